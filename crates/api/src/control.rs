@@ -1,0 +1,86 @@
+//! Verbs as messages to the node, each with the way back of its answer.
+
+use model::{Config, Epoch, InstanceId, ServiceName};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// The way back.
+pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What the node is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Make a standby the primary.
+    Promote {
+        /// Of which service.
+        service: ServiceName,
+        /// Which standby; the best one when absent.
+        instance: Option<InstanceId>,
+        /// Answer when traffic goes to it, not when the switch begins.
+        wait: bool,
+        /// The answer.
+        reply: Reply<Switched>,
+    },
+    /// Restart a service's instances one at a time.
+    Restart {
+        /// Which.
+        service: ServiceName,
+        /// The answer, when all are ready again.
+        reply: Reply<String>,
+    },
+    /// Put another configuration in force.
+    Apply {
+        /// The checked configuration.
+        config: Box<Config>,
+        /// The answer, when every change has been carried out or taken back.
+        reply: Reply<Applied>,
+    },
+}
+
+/// Why a verb was not carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Of which sort.
+    pub kind: RefusalKind,
+    /// Why, and what to do.
+    pub message: String,
+}
+
+/// Sorts of refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusalKind {
+    /// There is no such service or instance.
+    NotFound,
+    /// It would break a promise; nothing was changed.
+    Refused,
+    /// It was begun and failed; what ran before runs again.
+    Failed,
+}
+
+/// A switch of primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Switched {
+    /// The service.
+    pub service: ServiceName,
+    /// Its primary, or who will be.
+    pub primary: InstanceId,
+    /// Its epoch, once it is known.
+    pub epoch: Option<Epoch>,
+    /// True when traffic goes to it.
+    pub done: bool,
+}
+
+/// What an applied configuration changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// Services that are new.
+    pub added: Vec<ServiceName>,
+    /// Services that are gone.
+    pub removed: Vec<ServiceName>,
+    /// Services whose instances were replaced.
+    pub rolled: Vec<ServiceName>,
+    /// Services changed in place, without a restart.
+    pub changed: Vec<ServiceName>,
+    /// True when routes changed.
+    pub routes: bool,
+}

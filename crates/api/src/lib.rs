@@ -1,0 +1,106 @@
+//! The HTTP API on one page: what is served where. Status and metrics are open to this machine; everything that changes
+//! or reveals something needs authority, see [`authority`]. Handlers translate; decisions are made by the node.
+//! Deliberately absent: traffic of services (that is the gateway) and anything that waits for a store on the request path
+//! of a service.
+
+mod authority;
+mod control;
+mod events;
+mod kv;
+mod logs;
+mod problem;
+mod server;
+mod verbs;
+pub mod view;
+
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use data::Store;
+use observe::journal::Journal;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+
+pub use authority::Authority;
+pub use control::{Applied, Command, Refusal, RefusalKind, Switched};
+pub use server::{Server, serve};
+pub use verbs::{ApplyRequest, PromoteRequest};
+
+/// The largest body of a request that is no key-value write: a configuration with its includes.
+const MAX_BODY: usize = 16 << 20;
+
+/// What the handlers work with; the node fills it in.
+#[derive(Clone)]
+pub struct Context {
+    /// The newest status, replaced by the node.
+    pub status: watch::Receiver<Arc<view::Status>>,
+    /// Verbs, for the node to carry out.
+    pub commands: mpsc::Sender<Command>,
+    /// The store behind the key-value API.
+    pub store: Arc<dyn Store>,
+    /// The event journal.
+    pub journal: Journal,
+    /// Every metric.
+    pub registry: Arc<RwLock<Registry>>,
+    /// Called before metrics are written, to bring copied ones up to date.
+    pub refresh_metrics: Arc<dyn Fn() + Send + Sync>,
+    /// The folder of instance logs.
+    pub logs: PathBuf,
+    /// Who may do what.
+    pub authority: Arc<Authority>,
+}
+
+/// Every route of the API; `docs` of each are in the OpenAPI document, and a test compares the two.
+pub fn router(context: Context) -> Router {
+    let open = Router::new()
+        .route("/", get(root))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/openapi.json", get(openapi))
+        .route("/api/v1/status", get(verbs::status))
+        .route("/api/v1/health", get(verbs::health))
+        .route("/api/v1/events", get(events::list));
+    let guarded = Router::new()
+        .route("/api/v1/kv", get(kv::read_all))
+        .route("/api/v1/kv/{*key}", get(kv::read).put(kv::write).delete(kv::remove))
+        .route("/api/v1/logs/{service}", get(logs::read))
+        .route("/api/v1/config", get(verbs::config))
+        .route("/api/v1/apply", post(verbs::apply))
+        .route("/api/v1/services/{service}/promote", post(verbs::promote))
+        .route("/api/v1/services/{service}/restart", post(verbs::restart))
+        .route_layer(from_fn_with_state(context.clone(), authority::require));
+    open.merge(guarded)
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(map_response(problem::in_one_form))
+        .layer(from_fn_with_state(context.clone(), authority::same_site))
+        .with_state(context)
+}
+
+async fn root() -> &'static str {
+    "Seawall control API\n/api/v1/status  /api/v1/events  /api/v1/kv/KEY  /metrics  /api/v1/openapi.json\n"
+}
+
+async fn openapi() -> Response {
+    ([("content-type", "application/json")], OPENAPI).into_response()
+}
+
+/// The OpenAPI 3.1 document that is served.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+async fn metrics(State(context): State<Context>) -> Response {
+    (context.refresh_metrics)();
+    let mut text = String::new();
+    let registry = context.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => {
+            ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+        }
+        Err(error) => problem::Problem::internal(error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,129 @@
+//! Status and the control verbs: promote, restart, apply.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use model::{InstanceId, ServiceName};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::control::{Command, Refusal, RefusalKind, Reply};
+use crate::problem::Problem;
+use crate::{Context, view};
+
+/// The whole status.
+pub async fn status(State(context): State<Context>) -> Json<Arc<view::Status>> {
+    Json(context.status.borrow().clone())
+}
+
+/// 200 while the node serves, for load balancers and service managers; 503 otherwise.
+pub async fn health(State(context): State<Context>) -> Response {
+    let state = context.status.borrow().node.state.clone();
+    let code = if state == "serving" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "state": state }))).into_response()
+}
+
+/// The configuration in force.
+pub async fn config(State(context): State<Context>) -> Result<Response, Problem> {
+    let path = context.logs.parent().unwrap_or(Path::new("")).join("effective.json");
+    let text = tokio::fs::read_to_string(&path)
+        .await
+        .map_err(|error| Problem::internal(format!("{}: {error}", path.display())))?;
+    Ok(([("content-type", "application/json")], text).into_response())
+}
+
+/// The body of a promotion.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteRequest {
+    /// Which standby; the best one when absent.
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+    /// Answer when it is done.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// Makes a standby the primary, in good order.
+pub async fn promote(
+    State(context): State<Context>,
+    UrlPath(service): UrlPath<String>,
+    body: bytes::Bytes,
+) -> Response {
+    let request: PromoteRequest = match parse(&body) {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    let service = ServiceName::new(service);
+    ask(&context, |reply| Command::Promote { service, instance: request.instance, wait: request.wait, reply }).await
+}
+
+/// Restarts a service's instances one at a time; answers when all are ready again.
+pub async fn restart(State(context): State<Context>, UrlPath(service): UrlPath<String>) -> Response {
+    let service = ServiceName::new(service);
+    ask(&context, |reply| Command::Restart { service, reply }).await
+}
+
+/// The body of `apply`: a configuration with everything it includes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// The path of the main file, absolute.
+    pub main: PathBuf,
+    /// The texts of all files, by path.
+    pub files: BTreeMap<PathBuf, String>,
+}
+
+/// Puts a configuration in force, all or nothing.
+pub async fn apply(State(context): State<Context>, body: bytes::Bytes) -> Response {
+    let request: ApplyRequest = match parse(&body) {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    let mut read = |path: &Path| request.files.get(path).cloned().ok_or(io::Error::from(io::ErrorKind::NotFound));
+    let loaded = model::config::load(&request.main, &mut read);
+    let Some(config) = loaded.config else {
+        let report = loaded.diagnostics.render(&loaded.sources);
+        let body = json!({ "error": "the configuration has mistakes; nothing was changed", "cure": "the report names each with its cure", "report": report });
+        return (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response();
+    };
+    ask(&context, |reply| Command::Apply { config: Box::new(config), reply }).await
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Problem> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| {
+        Problem::bad_request(
+            format!("the body is not what this verb takes: {error}"),
+            "GET /api/v1/openapi.json describes it",
+        )
+    })
+}
+
+async fn ask<T: Serialize>(context: &Context, command: impl FnOnce(Reply<T>) -> Command) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if context.commands.send(command(reply)).await.is_err() {
+        return Problem::stopping().into_response();
+    }
+    match answer.await {
+        Ok(Ok(done)) => Json(done).into_response(),
+        Ok(Err(refusal)) => refused(refusal),
+        Err(_) => Problem::stopping().into_response(),
+    }
+}
+
+fn refused(refusal: Refusal) -> Response {
+    let status = match refusal.kind {
+        RefusalKind::NotFound => StatusCode::NOT_FOUND,
+        RefusalKind::Refused => StatusCode::CONFLICT,
+        RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, Json(json!({ "error": refusal.message, "cure": "" }))).into_response()
+}

@@ -1,0 +1,164 @@
+//! Status as it is shown: the same words on the wire, on screens and in scripts. Fields are only ever added.
+
+use model::{Epoch, InstanceId, NodeName, ServiceName, VersionName};
+use serde::{Deserialize, Serialize};
+
+/// Everything `seawall status` shows.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// This machine.
+    pub node: Node,
+    /// The seven layers, in order, as far as this version has them.
+    pub layers: Vec<Layer>,
+    /// The store.
+    pub store: StoreView,
+    /// The services, by name.
+    pub services: Vec<ServiceView>,
+    /// Background tasks.
+    pub tasks: Vec<Task>,
+}
+
+/// This machine.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its region.
+    pub region: String,
+    /// `starting`, `serving` or `stopping`.
+    pub state: String,
+    /// The node process.
+    pub pid: u32,
+    /// Its parent.
+    pub keeper_pid: u32,
+    /// Node processes started by this keeper; more than 1 means it has crashed.
+    pub node_starts: u32,
+    /// When this node process started serving.
+    pub since: String,
+    /// The version of the binary.
+    pub version: String,
+    /// Where state is kept.
+    pub data_dir: String,
+    /// The API's address.
+    pub api: String,
+    /// The gateway's addresses.
+    pub gateway: Vec<String>,
+    /// Resident memory of both processes, where the system tells.
+    pub resident_bytes: u64,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            name: "node".into(),
+            region: String::new(),
+            state: "starting".into(),
+            pid: 0,
+            keeper_pid: 0,
+            node_starts: 0,
+            since: String::new(),
+            version: String::new(),
+            data_dir: String::new(),
+            api: String::new(),
+            gateway: Vec::new(),
+            resident_bytes: 0,
+        }
+    }
+}
+
+/// One of the seven layers.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Layer {
+    /// Its name.
+    pub name: String,
+    /// `ok`, `degraded` or `down`.
+    pub state: String,
+    /// In one line, what is so.
+    pub detail: String,
+}
+
+/// The store.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreView {
+    /// True while it takes writes.
+    pub serving: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Its revision.
+    pub revision: u64,
+    /// `sync` or `async`.
+    pub durability: String,
+    /// Bytes of the write-ahead log on disk.
+    pub wal_bytes: u64,
+}
+
+/// A service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceView {
+    /// Its name.
+    pub name: ServiceName,
+    /// `active-active` or `primary-standby`.
+    pub mode: String,
+    /// `ready`, `degraded`, `down`, `switching`, `rolling`.
+    pub state: String,
+    /// The primary that gets traffic.
+    pub primary: Option<InstanceId>,
+    /// Its epoch.
+    pub epoch: Option<Epoch>,
+    /// How many instances are ready.
+    pub ready: u32,
+    /// How many there should be.
+    pub desired: u32,
+    /// Requests that wait for somebody to answer them.
+    pub held: u32,
+    /// What an operator should know, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The instances.
+    pub instances: Vec<InstanceView>,
+}
+
+/// An instance.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceView {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its process; absent while there is none.
+    pub pid: Option<u32>,
+    /// Where it listens.
+    pub address: String,
+    /// Its version, where the service has versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionName>,
+    /// `primary` or `standby`; absent in an active-active service.
+    pub role: Option<String>,
+    /// `starting`, `ready`, `unready`, `draining`, `stopping`, `back-off`, `stopped`, `stuck`.
+    pub state: String,
+    /// Starts after the first.
+    pub restarts: u32,
+    /// When it got into this state.
+    pub since: String,
+    /// The last thing worth knowing: a failed probe, how it ended, when it is started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A background task.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Task {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: String,
+    /// Its last error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}

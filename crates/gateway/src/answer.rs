@@ -1,0 +1,186 @@
+//! Answers the gateway makes itself: small, with a length, and with the reason in `Seawall-Reason`.
+//! The fallback step of the request walk, and what a malformed head gets. Deliberately absent: pages of the user's.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Instant, SystemTime};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::connection::Client;
+use crate::heads::{push_connection, push_length};
+use crate::http1::{Bad, Kind, Version};
+use crate::text::push_decimal;
+use crate::worker::Worker;
+
+/// An answer and why it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The word in `Seawall-Reason`.
+    pub(crate) reason: &'static str,
+    /// What exactly, for `bad-request`; empty otherwise.
+    pub(crate) detail: &'static str,
+    /// Whether trying again in a second makes sense.
+    retry: bool,
+}
+
+impl Answer {
+    pub(crate) const NO_ROUTE: Self = Self::new(404, "no-route");
+    pub(crate) const NO_INSTANCE: Self = Self { retry: true, ..Self::new(503, "no-ready-instance") };
+    pub(crate) const HELD_TOO_LONG: Self = Self { retry: true, ..Self::new(503, "held-too-long") };
+    pub(crate) const HOLD_FULL: Self = Self { retry: true, ..Self::new(503, "hold-full") };
+    pub(crate) const TIMEOUT: Self = Self::new(504, "timeout");
+    pub(crate) const CONNECT_FAILED: Self = Self::new(502, "connect-failed");
+    pub(crate) const INSTANCE_CLOSED: Self = Self::new(502, "instance-closed");
+    pub(crate) const HEAD_TIMEOUT: Self = Self { detail: "head-timeout", ..Self::new(408, "bad-request") };
+    pub(crate) const BODY_TIMEOUT: Self = Self { detail: "body-timeout", ..Self::new(408, "bad-request") };
+
+    const fn new(status: u16, reason: &'static str) -> Self {
+        Self { status, reason, detail: "", retry: false }
+    }
+
+    /// For a client that sent something no HTTP/1.1 server should guess about.
+    pub(crate) const fn bad(bad: Bad) -> Self {
+        Self { detail: bad.why, ..Self::new(bad.status, "bad-request") }
+    }
+
+    /// For an instance that answered something no client should get.
+    pub(crate) const fn bad_response(why: &'static str) -> Self {
+        Self { detail: why, ..Self::new(502, "bad-response") }
+    }
+
+    fn write(&self, out: &mut Vec<u8>, date: &str, form: Form, keep: bool) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_decimal(out, u64::from(self.status));
+        out.push(b' ');
+        out.extend_from_slice(phrase(self.status).as_bytes());
+        out.extend_from_slice(b"\r\nDate: ");
+        out.extend_from_slice(date.as_bytes());
+        out.extend_from_slice(b"\r\nSeawall-Reason: ");
+        self.push_reason(out);
+        let kind: &[u8] = if form.json { b"application/json" } else { b"text/plain; charset=utf-8" };
+        out.extend_from_slice(b"\r\nContent-Type: ");
+        out.extend_from_slice(kind);
+        out.extend_from_slice(b"\r\n");
+        if self.retry {
+            out.extend_from_slice(b"Retry-After: 1\r\n");
+        }
+        let mut body = Vec::with_capacity(96);
+        self.write_body(&mut body, form.json);
+        push_length(out, body.len() as u64);
+        push_connection(out, form.version, keep);
+        out.extend_from_slice(b"\r\n");
+        if !form.to_head {
+            out.extend_from_slice(&body);
+        }
+    }
+
+    fn push_reason(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.reason.as_bytes());
+        if !self.detail.is_empty() {
+            out.push(b':');
+            out.extend_from_slice(self.detail.as_bytes());
+        }
+    }
+
+    fn write_body(&self, out: &mut Vec<u8>, json: bool) {
+        if json {
+            out.extend_from_slice(b"{\"status\":");
+            push_decimal(out, u64::from(self.status));
+            out.extend_from_slice(b",\"reason\":\"");
+            self.push_reason(out);
+            out.extend_from_slice(b"\"}\n");
+        } else {
+            push_decimal(out, u64::from(self.status));
+            out.push(b' ');
+            out.extend_from_slice(phrase(self.status).as_bytes());
+            out.extend_from_slice(b": ");
+            self.push_reason(out);
+            out.push(b'\n');
+        }
+    }
+}
+
+/// What a client can take.
+#[derive(Clone, Copy)]
+struct Form {
+    version: Version,
+    json: bool,
+    to_head: bool,
+}
+
+/// Sends an answer; `keep` says whether the connection stays open. False if the client did not take it.
+pub(crate) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    answer: &Answer,
+    keep: bool,
+) -> bool {
+    let head = &client.head;
+    let accepts = head.fields.first(Kind::Accept).map(|accept| accept.get(head.bytes())).unwrap_or_default();
+    let json = accepts.windows(16).any(|window| window.eq_ignore_ascii_case(b"application/json"));
+    let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD" };
+    let out = &mut client.download.staged;
+    out.clear();
+    answer.write(out, worker.date.borrow_mut().at(SystemTime::now()), form, keep);
+    let until = Instant::now() + worker.options.stall_timeout;
+    let mut sent = 0;
+    poll_fn(|cx| {
+        while sent < client.download.staged.len() {
+            match Pin::new(&mut client.stream).poll_write(cx, &client.download.staged[sent..]) {
+                Poll::Ready(Ok(count @ 1..)) => sent += count,
+                Poll::Ready(_) => return Poll::Ready(false),
+                Poll::Pending => return client.timer.poll_at(cx, Some(until)).map(|()| false),
+            }
+        }
+        Pin::new(&mut client.stream).poll_flush(cx).map(|flushed| flushed.is_ok())
+    })
+    .await
+}
+
+fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Form};
+    use crate::http1::{Bad, Version};
+
+    #[test]
+    fn forms() {
+        let write = |answer: Answer, form| {
+            let mut out = Vec::new();
+            answer.write(&mut out, "D", form, false);
+            String::from_utf8(out).unwrap()
+        };
+        let form = Form { version: Version::Http11, json: false, to_head: false };
+        assert_eq!(
+            write(Answer::bad(Bad::request("bare-lf")), form),
+            "HTTP/1.1 400 Bad Request\r\nDate: D\r\nSeawall-Reason: bad-request:bare-lf\r\n\
+             Content-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\nConnection: close\r\n\r\n\
+             400 Bad Request: bad-request:bare-lf\n"
+        );
+        let json = write(Answer::NO_INSTANCE, Form { json: true, ..form });
+        assert!(json.ends_with("\r\n\r\n{\"status\":503,\"reason\":\"no-ready-instance\"}\n"), "{json}");
+        assert!(json.contains("Retry-After: 1\r\n"), "{json}");
+        let to_head = write(Answer::NO_ROUTE, Form { to_head: true, ..form });
+        assert!(to_head.contains("Content-Length: 24\r\n") && to_head.ends_with("\r\n\r\n"), "{to_head}");
+    }
+}

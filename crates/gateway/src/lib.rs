@@ -1,0 +1,40 @@
+//! The data plane: HTTP requests from listening sockets to live instances.
+//! `pipeline.rs` has the request walk on one page; `Table` is how the control plane speaks to it, `Signal` how it
+//! speaks back. The request path never waits for the control plane: it reads what was swapped in last.
+//! Deliberately absent: configuration types, probes, any decision about who is ready or primary.
+
+mod answer;
+mod balance;
+mod buffer;
+mod connection;
+mod forward;
+mod gateway;
+mod heads;
+mod hold;
+pub mod http1;
+mod listen;
+mod metrics;
+mod options;
+mod pipeline;
+mod pool;
+mod pump;
+mod record;
+mod routes;
+mod service;
+mod signal;
+mod table;
+mod text;
+mod timer;
+mod worker;
+
+pub use gateway::Gateway;
+pub use guard::{HoldPolicy, Release};
+pub use http1::Limits;
+pub use listen::Listener;
+pub use metrics::Metrics;
+pub use options::{Balance, Options, Trailers};
+pub use record::AccessRecord;
+pub use routes::{HostMatch, Match, PathMatch, Route, RouteError, Target, ValueMatch};
+pub use service::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch};
+pub use signal::{COALESCE_MS, Signal};
+pub use table::Table;

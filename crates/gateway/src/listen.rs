@@ -1,0 +1,96 @@
+//! Accepting connections: from a socket per worker, or from one whose connections go to the least-loaded worker.
+//! First step of the request walk. Sockets come bound from outside and may be shared with another process.
+//! Deliberately absent: binding.
+
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::worker::{Admission, Phase, Worker};
+
+/// An address and the sockets bound to it: one per worker (`SO_REUSEPORT`) or any other number.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it is bound to.
+    pub address: SocketAddr,
+    /// Bound and listening.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// One socket with what its acceptor needs.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    pub(crate) socket: TcpListener,
+    /// Connections of its listener.
+    pub(crate) count: Arc<AtomicUsize>,
+    /// Whether connections stay with the worker that accepts them.
+    pub(crate) own: bool,
+}
+
+/// Pause after an error such as "too many open files", which another attempt at once would only repeat.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Told to a client that is one too many.
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nSeawall-Reason: too-many-connections\r\n\
+    Retry-After: 1\r\nContent-Type: text/plain\r\nContent-Length: 21\r\nConnection: close\r\n\r\ntoo many connections\n";
+
+/// Accepts until draining begins.
+pub(crate) async fn accept(worker: Rc<Worker>, entrance: Entrance, mut phase: watch::Receiver<Phase>) {
+    let socket = match tokio::net::TcpListener::from_std(entrance.socket) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "listening socket not usable"),
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase != Phase::Run) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(&worker, &entrance.count, entrance.own, stream, peer),
+            Err(error) if is_of_one_connection(error.kind()) => {}
+            Err(error) => {
+                tracing::error!(%error, "accept failed");
+                worker.metrics.refused("accept-failed");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(worker: &Rc<Worker>, count: &Arc<AtomicUsize>, own: bool, stream: tokio::net::TcpStream, peer: SocketAddr) {
+    let target = if own { worker.index } else { least_loaded(worker) };
+    let Some(admission) = Admission::ask(&worker.shared, count, target) else {
+        worker.metrics.refused("too-many-connections");
+        return refuse(stream);
+    };
+    if target == worker.index {
+        return worker.serve(stream, peer, admission);
+    }
+    let handed = stream.into_std().map(|stream| worker.doors[target].sender.try_send((stream, peer, admission)));
+    if !matches!(handed, Ok(Ok(()))) {
+        worker.metrics.refused("hand-over-failed");
+    }
+}
+
+fn least_loaded(worker: &Worker) -> usize {
+    let loads = worker.doors.iter().map(|door| door.load.load(Ordering::Relaxed)).enumerate();
+    loads.min_by_key(|(_, load)| *load).map_or(worker.index, |(index, _)| index)
+}
+
+/// Best effort: a fresh socket's buffer takes so few bytes at once.
+fn refuse(stream: tokio::net::TcpStream) {
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write_all(REFUSAL);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// Errors of a connection that ended while it waited to be accepted.
+fn is_of_one_connection(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
+}

@@ -1,0 +1,391 @@
+//! The gateway's numbers: requests, errors and durations per service and instance, holds, pools, refusals.
+//! Last step of the request walk (record). Handles are resolved once into services and instances; a request only
+//! adds to atomics. Deliberately absent: the registry's endpoint and any log line.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+
+/// Every metric family of the gateway. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Arc<Families>);
+
+#[derive(Debug, Default)]
+struct Families {
+    requests: Family<ServiceCode, Counter>,
+    durations: Family<ServiceLabel, DurationHistogram>,
+    instance_requests: Family<InstanceCode, Counter>,
+    instance_durations: Family<InstanceLabel, DurationHistogram>,
+    in_flight: Family<InstanceLabel, Gauge>,
+    retries: Family<ServiceReason, Counter>,
+    held: Family<ServiceLabel, Gauge>,
+    holds: Family<ServiceReason, Counter>,
+    hold_durations: Family<ServiceLabel, DurationHistogram>,
+    pool: Family<PoolLabel, Gauge>,
+    bad_requests: Family<ReasonLabel, Counter>,
+    received: Family<ServiceLabel, Counter>,
+    sent: Family<ServiceLabel, Counter>,
+    connections: Gauge,
+    refused: Family<ReasonLabel, Counter>,
+    records_dropped: Counter,
+    signals_dropped: Counter,
+    unrouted: OnceLock<ServiceMetrics>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceLabel {
+    service: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceCode {
+    service: String,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceReason {
+    service: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct InstanceLabel {
+    service: String,
+    instance: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct InstanceCode {
+    service: String,
+    instance: String,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PoolLabel {
+    service: String,
+    instance: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers every family, named `seawall_gateway_…`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let all = &*metrics.0;
+        let registry = registry.sub_registry_with_prefix("seawall_gateway");
+        registry.register("requests", "Requests answered, by class of status", all.requests.clone());
+        registry.register("request_duration_seconds", "Head read to last byte written", all.durations.clone());
+        registry.register("instance_requests", "Requests an instance answered", all.instance_requests.clone());
+        registry.register(
+            "instance_request_duration_seconds",
+            "Last attempt's begin to last byte written",
+            all.instance_durations.clone(),
+        );
+        registry.register("in_flight_requests", "Requests at an instance now", all.in_flight.clone());
+        registry.register("retries", "Attempts made again, by reason", all.retries.clone());
+        registry.register("held_requests", "Requests waiting for a switch now", all.held.clone());
+        registry.register("holds", "Requests that waited, by how it ended", all.holds.clone());
+        registry.register("hold_duration_seconds", "Time spent waiting for a switch", all.hold_durations.clone());
+        registry.register("pool_connections", "Connections to an instance, by state", all.pool.clone());
+        registry.register("bad_requests", "Requests refused as malformed, by reason", all.bad_requests.clone());
+        registry.register("received_bytes", "Body bytes taken from clients", all.received.clone());
+        registry.register("sent_bytes", "Body bytes given to clients", all.sent.clone());
+        registry.register("connections", "Client connections open now", all.connections.clone());
+        registry.register("connections_refused", "Client connections turned away, by reason", all.refused.clone());
+        registry.register("access_records_dropped", "Access records nobody took in time", all.records_dropped.clone());
+        registry.register("signals_dropped", "Passive health signals nobody took in time", all.signals_dropped.clone());
+        metrics
+    }
+
+    pub(crate) fn service(&self, service: &str) -> ServiceMetrics {
+        let all = &*self.0;
+        let label = ServiceLabel { service: service.to_owned() };
+        let reason = |reason| ServiceReason { service: service.to_owned(), reason };
+        ServiceMetrics {
+            requests: CLASSES
+                .map(|code| all.requests.get_or_create_owned(&ServiceCode { service: service.to_owned(), code })),
+            duration: all.durations.get_or_create_owned(&label),
+            retries: RETRY_REASONS.map(|name| all.retries.get_or_create_owned(&reason(name))),
+            held: all.held.get_or_create_owned(&label),
+            holds: HOLD_ENDS.map(|name| all.holds.get_or_create_owned(&reason(name))),
+            hold_duration: all.hold_durations.get_or_create_owned(&label),
+            received: all.received.get_or_create_owned(&label),
+            sent: all.sent.get_or_create_owned(&label),
+        }
+    }
+
+    pub(crate) fn instance(&self, service: &str, instance: &str) -> InstanceMetrics {
+        let all = &*self.0;
+        let (service, instance) = (service.to_owned(), instance.to_owned());
+        let label = InstanceLabel { service: service.clone(), instance: instance.clone() };
+        let code = |code| InstanceCode { service: service.clone(), instance: instance.clone(), code };
+        let pool = |state| PoolLabel { service: service.clone(), instance: instance.clone(), state };
+        InstanceMetrics {
+            requests: CLASSES.map(|name| all.instance_requests.get_or_create_owned(&code(name))),
+            duration: all.instance_durations.get_or_create_owned(&label),
+            in_flight: all.in_flight.get_or_create_owned(&label),
+            pool_idle: all.pool.get_or_create_owned(&pool("idle")),
+            pool_busy: all.pool.get_or_create_owned(&pool("busy")),
+        }
+    }
+
+    /// Forgets a service that is gone, so that labels stay bounded.
+    pub(crate) fn remove_service(&self, service: &str) {
+        let all = &*self.0;
+        let label = ServiceLabel { service: service.to_owned() };
+        all.durations.remove(&label);
+        all.held.remove(&label);
+        all.hold_durations.remove(&label);
+        all.received.remove(&label);
+        all.sent.remove(&label);
+        for code in CLASSES {
+            all.requests.remove(&ServiceCode { service: service.to_owned(), code });
+        }
+        for reason in RETRY_REASONS {
+            all.retries.remove(&ServiceReason { service: service.to_owned(), reason });
+        }
+        for reason in HOLD_ENDS {
+            all.holds.remove(&ServiceReason { service: service.to_owned(), reason });
+        }
+    }
+
+    /// Forgets an instance that is gone, so that labels stay bounded.
+    pub(crate) fn remove_instance(&self, service: &str, instance: &str) {
+        let all = &*self.0;
+        let (service, instance) = (service.to_owned(), instance.to_owned());
+        let label = InstanceLabel { service: service.clone(), instance: instance.clone() };
+        all.instance_durations.remove(&label);
+        all.in_flight.remove(&label);
+        for code in CLASSES {
+            all.instance_requests.remove(&InstanceCode { service: service.clone(), instance: instance.clone(), code });
+        }
+        for state in ["idle", "busy"] {
+            all.pool.remove(&PoolLabel { service: service.clone(), instance: instance.clone(), state });
+        }
+    }
+
+    pub(crate) fn bad_request(&self, reason: &'static str) {
+        self.0.bad_requests.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.0.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// A request no route was for.
+    pub(crate) fn unrouted(&self, status: u16, took: Duration) {
+        self.0.unrouted.get_or_init(|| self.service("")).answered(status, took);
+    }
+
+    pub(crate) fn connections(&self) -> &Gauge {
+        &self.0.connections
+    }
+
+    pub(crate) fn record_dropped(&self) {
+        self.0.records_dropped.inc();
+    }
+
+    pub(crate) fn signal_dropped(&self) {
+        self.0.signals_dropped.inc();
+    }
+}
+
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
+const RETRY_REASONS: [&str; 3] = ["connect", "reset", "stale"];
+const HOLD_ENDS: [&str; 5] = ["released", "full", "timeout", "deadline", "gone"];
+
+/// Why an attempt was made again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Retried {
+    Connect,
+    Reset,
+    Stale,
+}
+
+/// How a hold ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HoldEnd {
+    Released,
+    Full,
+    Timeout,
+    Deadline,
+    Gone,
+}
+
+/// One service's handles.
+#[derive(Debug)]
+pub(crate) struct ServiceMetrics {
+    requests: [Counter; 6],
+    duration: DurationHistogram,
+    retries: [Counter; 3],
+    pub(crate) held: Gauge,
+    holds: [Counter; 5],
+    hold_duration: DurationHistogram,
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
+}
+
+impl ServiceMetrics {
+    /// `status` zero: the client left before an answer was complete.
+    pub(crate) fn answered(&self, status: u16, took: Duration) {
+        self.requests[class(status)].inc();
+        self.duration.observe(took);
+    }
+
+    pub(crate) fn retried(&self, reason: Retried) {
+        self.retries[reason as usize].inc();
+    }
+
+    pub(crate) fn hold_ended(&self, end: HoldEnd, took: Duration) {
+        self.holds[end as usize].inc();
+        if end != HoldEnd::Full {
+            self.hold_duration.observe(took);
+        }
+    }
+}
+
+/// One instance's handles.
+#[derive(Debug)]
+pub(crate) struct InstanceMetrics {
+    requests: [Counter; 6],
+    duration: DurationHistogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) pool_idle: Gauge,
+    pub(crate) pool_busy: Gauge,
+}
+
+impl InstanceMetrics {
+    pub(crate) fn answered(&self, status: u16, took: Duration) {
+        self.requests[class(status)].inc();
+        self.duration.observe(took);
+    }
+}
+
+fn class(status: u16) -> usize {
+    match status / 100 {
+        0 => 5,
+        hundred @ 1..=5 => usize::from(hundred) - 1,
+        _ => 4,
+    }
+}
+
+/// Upper edges in nanoseconds; 0.5 s is one of them because the alert table asks for it.
+const EDGES_NS: [u64; 13] = [
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+];
+
+/// A histogram of atomics: the registry crate's own takes a lock for each observation.
+#[derive(Clone, Debug, Default)]
+pub struct DurationHistogram(Arc<HistogramState>);
+
+#[derive(Debug, Default)]
+struct HistogramState {
+    buckets: [AtomicU64; EDGES_NS.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+impl DurationHistogram {
+    fn observe(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = EDGES_NS.iter().position(|&edge| ns <= edge).unwrap_or(EDGES_NS.len());
+        self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
+impl TypedMetric for DurationHistogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for DurationHistogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let edges = EDGES_NS.iter().map(|&edge| edge as f64 / 1e9).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> =
+            edges.zip(&self.0.buckets).map(|(edge, bucket)| (edge, bucket.load(Ordering::Relaxed))).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = self.0.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Metrics;
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+    use std::time::Duration;
+
+    #[test]
+    fn text_has_house_names_and_cumulative_buckets() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let service = metrics.service("order");
+        service.answered(200, Duration::from_millis(400));
+        service.answered(503, Duration::from_secs(60));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "seawall_gateway_requests_total{service=\"order\",code=\"2xx\"} 1",
+            "seawall_gateway_requests_total{service=\"order\",code=\"5xx\"} 1",
+            "seawall_gateway_request_duration_seconds_bucket{le=\"0.25\",service=\"order\"} 0",
+            "seawall_gateway_request_duration_seconds_bucket{le=\"0.5\",service=\"order\"} 1",
+            "seawall_gateway_request_duration_seconds_bucket{le=\"+Inf\",service=\"order\"} 2",
+            "seawall_gateway_request_duration_seconds_count{service=\"order\"} 2",
+        ] {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_removed_service_leaves_no_labels() {
+        let mut registry = Registry::default();
+        let table = crate::Table::new(Metrics::register(&mut registry));
+        table.service(&"order".into());
+        table.service(&"stock".into());
+        table.retain(|name| name.as_str() == "stock");
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(!text.contains("order") && text.contains("stock"), "{text}");
+    }
+
+    #[test]
+    fn a_removed_instance_leaves_no_labels() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.instance("order", "order-1").answered(200, Duration::ZERO);
+        metrics.remove_instance("order", "order-1");
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(!text.contains("order-1"), "{text}");
+    }
+}

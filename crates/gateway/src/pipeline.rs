@@ -1,0 +1,305 @@
+//! The request walk on one page:
+//!
+//! ```text
+//! listen -> route -> (limit, breaker: they join here) -> balance -> forward (deadline, retry, hold) -> fallback -> record
+//! ```
+//!
+//! Each step is a call in [`run`] or in [`attempts`]; what a step decides comes from the layers as a value, what it
+//! does is I/O of this crate. Deliberately absent: bytes.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::answer::{self, Answer};
+use crate::balance::{self, Choice, Taken, Tried};
+use crate::connection::Client;
+use crate::forward::{Done, Exchange, Failed, Start};
+use crate::heads::Identity;
+use crate::hold::{self, Wait};
+use crate::http1::{Bad, Framing};
+use crate::metrics::{HoldEnd, Retried};
+use crate::record::AccessRecord;
+use crate::routes::CompiledRoute;
+use crate::service::Instance;
+use crate::signal::SignalKind;
+use crate::worker::Worker;
+use std::sync::Arc;
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It waits for the next request.
+    Keep,
+    /// It is closed with care.
+    Close,
+    /// It is dropped, so that the client sees its answer cut.
+    Abort,
+}
+
+/// How a walk ended.
+enum End {
+    Done(Done),
+    /// The gateway answers itself.
+    Answer(Answer),
+    /// Nobody is there to answer.
+    Gone,
+    /// The answer broke off.
+    Cut,
+}
+
+/// What is known of a request when it is recorded.
+struct Walk {
+    begun: Instant,
+    route: Option<Arc<CompiledRoute>>,
+    instance: Option<Arc<Instance>>,
+    identity: Identity,
+}
+
+/// One request, from a head that has been read (listen) to its record.
+pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, client: &mut Client<S>) -> After {
+    let mut walk = Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default() };
+    let end = match route(worker, client) {
+        Ok(route) => {
+            walk.route = Some(route.clone());
+            attempts(worker, client, &route, &mut walk).await
+        }
+        Err(answer) => End::Answer(answer),
+    };
+    let (after, delivered) = fallback(worker, client, &end).await;
+    record(worker, client, &walk, &end, delivered);
+    after
+}
+
+/// Which service the request is for.
+fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Answer> {
+    if let (Some(most), Framing::Length(length)) = (worker.options.max_body_bytes, client.head.framing())
+        && length > most
+    {
+        return Err(Answer::bad(Bad::with(413, "body-too-large")));
+    }
+    worker.table.routes().find(&client.head).cloned().ok_or(Answer::NO_ROUTE)
+}
+
+/// Balance and forward, again and again, until there is an answer or no way left.
+async fn attempts<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    route: &CompiledRoute,
+    walk: &mut Walk,
+) -> End {
+    let service = &*route.service;
+    let deadline = Deadline::begin(walk.begun, route.timeout);
+    let idempotent = is_idempotent(client.head.method());
+    let mut exchange = Exchange::new(worker, client, deadline);
+    let mut guard = Guard { attempts: Attempts::new(worker.options.max_attempts), tried: Tried::default(), idempotent };
+    let (mut fresh, mut held_since) = (false, None);
+    let end = loop {
+        let seen = service.room.releases();
+        let now = Instant::now();
+        let choice =
+            balance::choose(service, route.version.as_ref(), &guard.tried, &worker.options, now, || worker.random());
+        let probe = match choice {
+            Choice::Take(taken) => {
+                walk.instance = Some(taken.instance().clone());
+                match attempt(worker, &mut exchange, route, taken, Start { now, fresh }, &mut guard).await {
+                    Ok(end) => break end,
+                    Err(needs_fresh) => fresh = needs_fresh,
+                }
+                continue;
+            }
+            Choice::Wait => None,
+            Choice::WaitUntil(instance) => Some(instance),
+        };
+        let Some(policy) = service.resolved().told.hold else { break End::Answer(Answer::NO_INSTANCE) };
+        let begun = *held_since.get_or_insert(now);
+        let terms = Wait { service, policy, seen, begun, deadline, probe };
+        let waited = hold::wait(worker, exchange.client, terms).await;
+        service.metrics.hold_ended(waited.err().unwrap_or(HoldEnd::Released), now.elapsed());
+        match waited {
+            Ok(()) | Err(HoldEnd::Released) => guard.tried.clear(),
+            Err(HoldEnd::Full) => break End::Answer(Answer::HOLD_FULL),
+            Err(HoldEnd::Timeout) => break End::Answer(Answer::HELD_TOO_LONG),
+            Err(HoldEnd::Deadline) => break End::Answer(Answer::TIMEOUT),
+            Err(HoldEnd::Gone) => break End::Gone,
+        }
+    };
+    walk.identity = exchange.identity;
+    service.metrics.received.inc_by(client.upload.passed);
+    end
+}
+
+/// What the guards know of a request's attempts.
+struct Guard {
+    attempts: Attempts,
+    tried: Tried,
+    idempotent: bool,
+}
+
+/// One attempt and its judgement. `Err` asks for another one, on a fresh connection if true.
+async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    exchange: &mut Exchange<'_, S>,
+    route: &CompiledRoute,
+    taken: Taken,
+    start: Start,
+    guard: &mut Guard,
+) -> Result<End, bool> {
+    let (service, instance) = (&*route.service, taken.instance());
+    let signal = |kind, status| worker.signal(service, instance, kind, status);
+    if taken.spilled {
+        signal(SignalKind::Spilled, 0);
+    }
+    if taken.replay_limit() > 0 && exchange.client.head.framing() != Framing::None {
+        // For any method: even a POST may go again if nothing of it was written.
+        exchange.client.upload.keep(taken.replay_limit());
+    }
+    let begun = start.now;
+    let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {
+        Ok(done) => {
+            instance.metrics.answered(done.status, begun.elapsed());
+            if instance.trust() {
+                service.room.release(Instant::now());
+            }
+            if done.status >= 500 {
+                signal(SignalKind::ServerError, done.status);
+            }
+            return Ok(End::Done(done));
+        }
+        Err(failed) => failed,
+    };
+    if !matches!(failed, Failed::Gone | Failed::Body(_) | Failed::BodyStalled) {
+        instance.metrics.answered(502, begun.elapsed());
+    }
+    match failed {
+        Failed::Before(failure) => return again(worker, exchange, route, &taken, failure, guard),
+        Failed::Closed | Failed::Cut => signal(SignalKind::Reset, 0),
+        Failed::Garbage(_) => signal(SignalKind::BadResponse, 0),
+        Failed::Deadline { .. } => signal(SignalKind::TimedOut, 0),
+        Failed::Gone | Failed::Body(_) | Failed::BodyStalled => {}
+    }
+    Ok(match failed {
+        Failed::Before(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
+        Failed::Garbage(why) => End::Answer(Answer::bad_response(why)),
+        Failed::Deadline { begun: false } => End::Answer(Answer::TIMEOUT),
+        Failed::Deadline { begun: true } | Failed::Cut => End::Cut,
+        Failed::Gone => End::Gone,
+        Failed::Body(bad) => End::Answer(Answer::bad(bad)),
+        Failed::BodyStalled => End::Answer(Answer::BODY_TIMEOUT),
+    })
+}
+
+/// No byte of a response came: the guard says whether the request may be sent again.
+fn again<S>(
+    worker: &Worker,
+    exchange: &Exchange<'_, S>,
+    route: &CompiledRoute,
+    taken: &Taken,
+    failure: Failure,
+    guard: &mut Guard,
+) -> Result<End, bool> {
+    let (service, instance, options) = (&*route.service, taken.instance(), &worker.options);
+    let stale = failure == Failure::StalePooled;
+    if !stale {
+        let kind = if failure == Failure::NothingWritten { SignalKind::ConnectFailed } else { SignalKind::Reset };
+        worker.signal(service, instance, kind, 0);
+        guard.tried.add(instance);
+    }
+    if failure == Failure::NothingWritten {
+        // A connection that ended says little of the instance; one that cannot be made says enough.
+        instance.suspect(Instant::now(), options.avoid, options.probe_interval);
+    }
+    let may_wait = service.resolved().told.hold.is_some();
+    let verdict = guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait);
+    if verdict == Verdict::GiveUp {
+        let connected = failure != Failure::NothingWritten;
+        return Ok(End::Answer(if connected { Answer::INSTANCE_CLOSED } else { Answer::CONNECT_FAILED }));
+    }
+    service.metrics.retried(match failure {
+        Failure::NothingWritten => Retried::Connect,
+        Failure::StalePooled => Retried::Stale,
+        Failure::Reset | Failure::Garbage => Retried::Reset,
+    });
+    Err(stale)
+}
+
+/// The gateway's own answer where no instance gave one; what becomes of the connection, and whether it was taken.
+async fn fallback<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    end: &End,
+) -> (After, bool) {
+    match end {
+        End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
+        End::Gone | End::Cut => (After::Abort, false),
+        End::Answer(answer) => {
+            if matches!(answer.reason, "bad-request") {
+                worker.metrics.bad_request(answer.detail);
+            }
+            // A body not read would be taken for the next request.
+            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
+            let sent = answer::send(worker, client, answer, keep).await;
+            (
+                if !sent {
+                    After::Abort
+                } else if keep {
+                    After::Keep
+                } else {
+                    After::Close
+                },
+                sent,
+            )
+        }
+    }
+}
+
+/// Metrics always, an access record if somebody listens.
+fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delivered: bool) {
+    let took = walk.begun.elapsed();
+    let (status, reason, bytes) = match end {
+        End::Done(done) => (done.status, None, client.download.passed),
+        End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
+        End::Answer(_) | End::Gone => (0, Some("client-gone"), 0),
+        End::Cut => (502, Some("instance-closed"), client.download.passed),
+    };
+    match &walk.route {
+        Some(route) => {
+            route.service.metrics.answered(status, took);
+            route.service.metrics.sent.inc_by(bytes);
+        }
+        None => worker.metrics.unrouted(status, took),
+    }
+    if let Some(log) = &worker.options.access_log {
+        let Ok(slot) = log.try_reserve() else { return worker.metrics.record_dropped() };
+        slot.send(access_record(client, walk, status, reason, bytes, took));
+    }
+}
+
+fn access_record<S>(
+    client: &Client<S>,
+    walk: &Walk,
+    status: u16,
+    reason: Option<&'static str>,
+    bytes: u64,
+    took: Duration,
+) -> AccessRecord {
+    let head = &client.head;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let traceparent = walk.identity.traceparent(head);
+    AccessRecord {
+        at: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
+        client: client.peer,
+        method: text(head.method()),
+        path: text(head.path_and_query()),
+        host: text(head.authority()),
+        status,
+        reason,
+        service: walk.route.as_ref().map(|route| route.service.name().clone()),
+        instance: walk.instance.as_ref().map(|instance| instance.id.clone()),
+        duration: took,
+        bytes,
+        trace_id: text(traceparent.get(3..35).unwrap_or_default()),
+        request_id: text(walk.identity.request_id(head)),
+    }
+}

@@ -1,0 +1,136 @@
+//! Keep-alive connections to instances, one pool per worker: no lock, no crossing of threads.
+//! Used at the begin and end of each forward. Bounded per instance and in age; a connection whose peer has closed is
+//! never handed out. Deliberately absent: making connections (`forward.rs`).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::buffer::{Buffer, Spares};
+use crate::service::Instance;
+
+/// A connection to an instance, in use.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) stream: TcpStream,
+    pub(crate) input: Buffer,
+    /// It has served a request before.
+    pub(crate) reused: bool,
+    address: SocketAddr,
+    instance: Arc<Instance>,
+}
+
+impl Link {
+    pub(crate) fn new(stream: TcpStream, address: SocketAddr, instance: Arc<Instance>) -> Self {
+        instance.metrics.pool_busy.inc();
+        Self { stream, input: Buffer::default(), reused: false, address, instance }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.instance.metrics.pool_busy.dec();
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    link: Link,
+    since: Instant,
+}
+
+impl Idle {
+    fn new(link: Link, since: Instant) -> Self {
+        link.instance.metrics.pool_idle.inc();
+        link.instance.metrics.pool_busy.dec();
+        Self { link, since }
+    }
+
+    fn into_link(self) -> Link {
+        self.link.instance.metrics.pool_busy.inc();
+        self.link.instance.metrics.pool_idle.dec();
+        self.link
+    }
+}
+
+/// A worker's idle connections, by instance.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    most: usize,
+    timeout: Duration,
+}
+
+impl Pool {
+    pub(crate) fn new(most: usize, timeout: Duration) -> Self {
+        Self { idle: RefCell::default(), most, timeout }
+    }
+
+    /// The connection used last, if one lives. `certain` asks the kernel itself, for requests that cannot be sent
+    /// twice; otherwise what the reactor has seen is enough.
+    pub(crate) fn take(&self, instance: &Instance, address: SocketAddr, certain: bool, now: Instant) -> Option<Link> {
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.get_mut(&instance.key)?;
+        while let Some(entry) = list.pop() {
+            let young = now.saturating_duration_since(entry.since) < self.timeout;
+            let mut link = entry.into_link();
+            if young && link.address == address && is_alive(&link.stream, certain) {
+                link.reused = true;
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection that can serve again.
+    pub(crate) fn put(&self, mut link: Link, spares: &Spares, now: Instant) {
+        link.input.release(spares);
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.entry(link.instance.key).or_default();
+        if list.len() < self.most && !link.instance.removed.load(Ordering::Relaxed) {
+            list.push(Idle::new(link, now));
+        }
+    }
+
+    /// Closes what is too old, closed by its peer, or to an instance that is gone.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|_, list| {
+            let keep = |idle: &Idle| {
+                now.saturating_duration_since(idle.since) < self.timeout
+                    && !idle.link.instance.removed.load(Ordering::Relaxed)
+                    && is_alive(&idle.link.stream, false)
+            };
+            for index in (0..list.len()).rev() {
+                if !keep(&list[index]) {
+                    drop(list.swap_remove(index).into_link());
+                }
+            }
+            !list.is_empty()
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for idle in self.idle.borrow_mut().drain().flat_map(|(_, list)| list) {
+            drop(idle.into_link());
+        }
+    }
+}
+
+/// An idle connection has nothing to say: bytes or an end mean that it is over.
+fn is_alive(stream: &TcpStream, certain: bool) -> bool {
+    let seen = if certain {
+        socket2::SockRef::from(stream).peek(&mut [MaybeUninit::uninit()])
+    } else {
+        stream.try_read(&mut [0])
+    };
+    matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}

@@ -1,0 +1,321 @@
+//! Which service a request is for: an ordered list, the first route that matches wins (Istio's rule).
+//! The route step of the request walk. Compiled once, swapped whole, never changed in place. Deliberately absent:
+//! path normalisation; what an instance gets is what was matched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{ServiceName, VersionName};
+use regex_lite::Regex;
+
+use crate::http1::RequestHead;
+use crate::service::Service;
+
+/// One route as its author wrote it. Empty lists match everything; within a list any entry suffices.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// What logs call it.
+    pub name: String,
+    /// Hosts it is for.
+    pub hosts: Vec<HostMatch>,
+    /// Conditions, of which one must hold.
+    pub matches: Vec<Match>,
+    /// Where the request goes.
+    pub target: Target,
+    /// The whole request's time, holding and retries included; beyond: 504. `None`: as long as it takes.
+    pub timeout: Option<Duration>,
+}
+
+/// A host, without port, in any case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostMatch {
+    /// This name.
+    Exact(String),
+    /// Any name below this one: `Suffix("example.com")` is `*.example.com`, one label or more.
+    Suffix(String),
+}
+
+impl HostMatch {
+    /// Reads `*.example.com` or `example.com`.
+    pub fn parse(host: &str) -> Self {
+        match host.strip_prefix("*.") {
+            Some(suffix) => Self::Suffix(suffix.to_owned()),
+            None => Self::Exact(host.to_owned()),
+        }
+    }
+}
+
+/// Conditions that must all hold.
+#[derive(Clone, Debug, Default)]
+pub struct Match {
+    /// On the path, without query.
+    pub path: Option<PathMatch>,
+    /// The method, exactly.
+    pub method: Option<String>,
+    /// On header fields, names in any case.
+    pub headers: Vec<(String, ValueMatch)>,
+}
+
+/// A path's condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// Whole segments, as the Kubernetes Gateway API's `PathPrefix`: `/a` matches `/a`, `/a/` and `/a/b`, not `/ab`.
+    /// A slash at the end is ignored; `/` matches everything.
+    Prefix(String),
+    /// A regular expression that must match the whole path (as RE2 in Istio).
+    Regex(String),
+}
+
+/// A header value's condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueMatch {
+    /// The field is there.
+    Present,
+    /// One field of the name has this value.
+    Exact(String),
+    /// One field of the name begins so.
+    Prefix(String),
+    /// One field of the name matches wholly.
+    Regex(String),
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The service.
+    pub service: ServiceName,
+    /// Only its instances of this version.
+    pub version: Option<VersionName>,
+}
+
+/// A route that cannot be compiled; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[error("route {route}: {expression:?} is no regular expression: {source}")]
+pub struct RouteError {
+    /// The route's name.
+    pub route: String,
+    /// What its author wrote.
+    pub expression: String,
+    /// What is wrong with it.
+    pub source: regex_lite::Error,
+}
+
+/// Routes ready for use.
+#[derive(Debug, Default)]
+pub struct Routes(Vec<Arc<CompiledRoute>>);
+
+/// One route with its service at hand.
+#[derive(Debug)]
+pub(crate) struct CompiledRoute {
+    pub(crate) service: Arc<Service>,
+    pub(crate) version: Option<VersionName>,
+    pub(crate) timeout: Option<Duration>,
+    hosts: Vec<HostMatch>,
+    matches: Vec<CompiledMatch>,
+}
+
+#[derive(Debug)]
+struct CompiledMatch {
+    path: Option<CompiledPath>,
+    method: Option<String>,
+    headers: Vec<(String, CompiledValue)>,
+}
+
+#[derive(Debug)]
+enum CompiledPath {
+    Exact(String),
+    Prefix(String),
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+enum CompiledValue {
+    Present,
+    Exact(String),
+    Prefix(String),
+    Regex(Regex),
+}
+
+impl Routes {
+    /// Compiles routes in their order; `service` gives each target's handle.
+    pub(crate) fn compile(
+        routes: Vec<Route>,
+        mut service: impl FnMut(&ServiceName) -> Arc<Service>,
+    ) -> Result<Self, RouteError> {
+        let mut compiled = Vec::with_capacity(routes.len());
+        for route in routes {
+            let matches =
+                route.matches.iter().map(|wanted| compile_match(&route.name, wanted)).collect::<Result<_, _>>()?;
+            compiled.push((matches, route));
+        }
+        // Services come into being only once every route is known to be good.
+        let finish = |(matches, route): (Vec<CompiledMatch>, Route)| {
+            Arc::new(CompiledRoute {
+                service: service(&route.target.service),
+                version: route.target.version,
+                timeout: route.timeout,
+                hosts: route.hosts,
+                matches,
+            })
+        };
+        Ok(Self(compiled.into_iter().map(finish).collect()))
+    }
+
+    /// The first route that matches.
+    pub(crate) fn find(&self, head: &RequestHead) -> Option<&Arc<CompiledRoute>> {
+        self.0.iter().find(|route| route.accepts(head))
+    }
+}
+
+impl CompiledRoute {
+    fn accepts(&self, head: &RequestHead) -> bool {
+        (self.hosts.is_empty() || self.hosts.iter().any(|host| host_matches(host, head.host())))
+            && (self.matches.is_empty() || self.matches.iter().any(|wanted| wanted.accepts(head)))
+    }
+}
+
+impl CompiledMatch {
+    fn accepts(&self, head: &RequestHead) -> bool {
+        self.method.as_ref().is_none_or(|method| method.as_bytes() == head.method())
+            && self.path.as_ref().is_none_or(|path| path.accepts(head.path()))
+            && self.headers.iter().all(|(name, value)| {
+                let bytes = head.bytes();
+                head.fields.headers.iter().any(|header| {
+                    header.name.get(bytes).eq_ignore_ascii_case(name.as_bytes())
+                        && value.accepts(header.value.get(bytes))
+                })
+            })
+    }
+}
+
+impl CompiledPath {
+    fn accepts(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => exact.as_bytes() == path,
+            Self::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+            }
+            Self::Regex(regex) => matches_wholly(regex, path),
+        }
+    }
+}
+
+impl CompiledValue {
+    fn accepts(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Exact(exact) => exact.as_bytes() == value,
+            Self::Prefix(prefix) => value.starts_with(prefix.as_bytes()),
+            Self::Regex(regex) => matches_wholly(regex, value),
+        }
+    }
+}
+
+fn matches_wholly(regex: &Regex, bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| regex.is_match(text))
+}
+
+fn host_matches(wanted: &HostMatch, host: &[u8]) -> bool {
+    match wanted {
+        HostMatch::Exact(exact) => host.eq_ignore_ascii_case(exact.as_bytes()),
+        HostMatch::Suffix(suffix) => {
+            let Some(label) = host.len().checked_sub(suffix.len() + 1) else { return false };
+            label > 0 && host[label] == b'.' && host[label + 1..].eq_ignore_ascii_case(suffix.as_bytes())
+        }
+    }
+}
+
+fn compile_match(route: &str, wanted: &Match) -> Result<CompiledMatch, RouteError> {
+    let regex = |expression: &str| {
+        Regex::new(&format!("^(?:{expression})$")).map_err(|source| RouteError {
+            route: route.to_owned(),
+            expression: expression.to_owned(),
+            source,
+        })
+    };
+    let path = match &wanted.path {
+        None => None,
+        Some(PathMatch::Exact(exact)) => Some(CompiledPath::Exact(exact.clone())),
+        Some(PathMatch::Prefix(prefix)) => Some(CompiledPath::Prefix(prefix.trim_end_matches('/').to_owned())),
+        Some(PathMatch::Regex(expression)) => Some(CompiledPath::Regex(regex(expression)?)),
+    };
+    let value = |wanted: &ValueMatch| {
+        Ok(match wanted {
+            ValueMatch::Present => CompiledValue::Present,
+            ValueMatch::Exact(exact) => CompiledValue::Exact(exact.clone()),
+            ValueMatch::Prefix(prefix) => CompiledValue::Prefix(prefix.clone()),
+            ValueMatch::Regex(expression) => CompiledValue::Regex(regex(expression)?),
+        })
+    };
+    let headers =
+        wanted.headers.iter().map(|(name, wanted)| Ok((name.clone(), value(wanted)?))).collect::<Result<_, _>>()?;
+    Ok(CompiledMatch { path, method: wanted.method.clone(), headers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HostMatch, Match, PathMatch, ValueMatch, compile_match, host_matches};
+    use crate::http1::{Limits, RequestHead};
+
+    fn accepts(wanted: &Match, head: &str) -> bool {
+        let mut request = RequestHead::default();
+        request.parse(head.as_bytes(), &Limits::default()).unwrap();
+        compile_match("r", wanted).unwrap().accepts(&request)
+    }
+
+    #[test]
+    fn paths() {
+        let prefix = |text: &str| PathMatch::Prefix(text.to_owned());
+        let regex = |text: &str| PathMatch::Regex(text.to_owned());
+        for (path, target, want) in [
+            (prefix("/"), "/", true),
+            (prefix("/"), "/x/y", true),
+            (prefix("/a"), "/a", true),
+            (prefix("/a"), "/a/", true),
+            (prefix("/a"), "/a/b?c", true),
+            (prefix("/a"), "/ab", false),
+            (prefix("/a"), "/A", false),
+            (prefix("/a/"), "/a", true),
+            (PathMatch::Exact("/a".into()), "/a?x", true),
+            (PathMatch::Exact("/a".into()), "/a/", false),
+            (regex("/v[0-9]+/.*"), "/v12/x", true),
+            (regex("/v[0-9]+"), "/v12/x", false),
+            (regex("/a|/b"), "/xb", false),
+        ] {
+            let wanted = Match { path: Some(path.clone()), ..Match::default() };
+            let got = accepts(&wanted, &format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+            assert_eq!(got, want, "{path:?} on {target}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for (pattern, host, want) in [
+            ("a.b", "A.b", true),
+            ("a.b", "x.a.b", false),
+            ("*.b", "a.b", true),
+            ("*.b", "x.A.B", true),
+            ("*.b", "b", false),
+            ("*.b", ".b", false),
+            ("*.b", "ab", false),
+        ] {
+            assert_eq!(host_matches(&HostMatch::parse(pattern), host.as_bytes()), want, "{pattern} on {host}");
+        }
+    }
+
+    #[test]
+    fn methods_and_headers() {
+        let head = "PUT / HTTP/1.1\r\nHost: h\r\nX-User: bob\r\nx-user: eve\r\n\r\n";
+        let with = |value| Match { headers: vec![("x-USER".into(), value)], ..Match::default() };
+        assert!(accepts(&with(ValueMatch::Present), head));
+        assert!(accepts(&with(ValueMatch::Exact("eve".into())), head));
+        assert!(accepts(&with(ValueMatch::Prefix("bo".into())), head));
+        assert!(!accepts(&with(ValueMatch::Regex("b".into())), head));
+        assert!(accepts(&Match { method: Some("PUT".into()), ..Match::default() }, head));
+        assert!(!accepts(&Match { method: Some("put".into()), ..Match::default() }, head));
+        let bad = Match { path: Some(PathMatch::Regex("(".into())), ..Match::default() };
+        assert_eq!(compile_match("r", &bad).unwrap_err().route, "r");
+    }
+}

@@ -1,0 +1,337 @@
+//! A service's stable handle and the endpoints behind it.
+//! What balance, hold and forward work on. Endpoints are swapped whole; requests in flight, suspicion, the waiting
+//! room and metric handles belong to the handle and its instances and survive every swap.
+//! Deliberately absent: who is ready or primary (told), which one to take (`balance.rs`).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use guard::HoldPolicy;
+use model::{Epoch, InstanceId, ServiceName, VersionName};
+
+use crate::hold::WaitingRoom;
+use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
+use crate::options::Balance;
+use crate::signal::{COALESCE_MS, SIGNAL_KINDS, SignalKind};
+
+/// Who may take a service's requests.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Selection {
+    /// Any ready instance (active-active).
+    #[default]
+    Any,
+    /// Only the primary of this epoch (primary-standby); `None`: nobody is primary at this moment.
+    Primary(Option<(InstanceId, Epoch)>),
+}
+
+/// Whether an instance takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It does.
+    Ready,
+    /// Its readiness probe fails, or it starts.
+    NotReady,
+    /// It finishes what it has.
+    Draining,
+}
+
+/// One instance as the control plane sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The version it runs.
+    pub version: Option<VersionName>,
+    /// Whether it takes requests.
+    pub readiness: Readiness,
+    /// Its share; zero takes none.
+    pub weight: u32,
+    /// On this node (or in this region): preferred.
+    pub local: bool,
+}
+
+/// Everything the gateway knows about a service at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Who may take requests.
+    pub selection: Selection,
+    /// All instances, ready or not.
+    pub endpoints: Vec<Endpoint>,
+    /// A promotion or switch is under way: requests wait even if an instance looks ready.
+    pub holding: bool,
+    /// How requests wait when nobody can take them; `None`: they are answered 503 at once.
+    pub hold: Option<HoldPolicy>,
+    /// Bodies up to so many bytes are kept so that the request can be sent again.
+    pub replay_limit: usize,
+    /// How instances share requests.
+    pub balance: Balance,
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self {
+            selection: Selection::Any,
+            endpoints: Vec::new(),
+            holding: false,
+            hold: None,
+            replay_limit: 64 * 1024,
+            balance: Balance::default(),
+        }
+    }
+}
+
+/// Endpoints of an older epoch than one already in force: refused, nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("endpoints of epoch {offered} refused: epoch {current} is in force")]
+pub struct StaleEpoch {
+    /// What came.
+    pub offered: Epoch,
+    /// What is in force.
+    pub current: Epoch,
+}
+
+/// A service's handle: one per name and gateway.
+#[derive(Debug)]
+pub struct Service {
+    name: ServiceName,
+    all_metrics: Metrics,
+    pub(crate) metrics: ServiceMetrics,
+    resolved: ArcSwap<Resolved>,
+    instances: Mutex<Instances>,
+    pub(crate) room: WaitingRoom,
+    pub(crate) turn: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Instances {
+    by_id: HashMap<InstanceId, Arc<Instance>>,
+    epoch: Epoch,
+}
+
+/// Endpoints with their instances' state at hand.
+#[derive(Debug, Default)]
+pub(crate) struct Resolved {
+    pub(crate) told: Endpoints,
+    /// Parallel to `told.endpoints`.
+    pub(crate) instances: Vec<Arc<Instance>>,
+}
+
+/// What the gateway keeps about one instance across swaps.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// Unique in this process: pools are kept by it.
+    pub(crate) key: u64,
+    pub(crate) id: InstanceId,
+    pub(crate) metrics: InstanceMetrics,
+    /// No endpoint names it any more.
+    pub(crate) removed: AtomicBool,
+    /// Milliseconds (of [`millis`]) until which it is avoided; zero: it is not.
+    suspect_until_ms: AtomicU64,
+    /// When a held request may try it again.
+    probe_at_ms: AtomicU64,
+    signalled_ms: [AtomicU64; SIGNAL_KINDS],
+}
+
+impl Service {
+    pub(crate) fn new(name: ServiceName, all_metrics: Metrics) -> Self {
+        Self {
+            metrics: all_metrics.service(name.as_str()),
+            name,
+            all_metrics,
+            resolved: ArcSwap::default(),
+            instances: Mutex::default(),
+            room: WaitingRoom::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    /// Puts endpoints in force and wakes held requests. Local suspicion of instances ends with it.
+    ///
+    /// # Errors
+    /// [`StaleEpoch`] if a primary's epoch is older than one seen before; then nothing has changed.
+    pub fn set_endpoints(&self, endpoints: Endpoints) -> Result<(), StaleEpoch> {
+        let mut known = self.lock();
+        if let Selection::Primary(Some((_, offered))) = endpoints.selection {
+            if offered < known.epoch {
+                return Err(StaleEpoch { offered, current: known.epoch });
+            }
+            known.epoch = offered;
+        }
+        let instances = endpoints.endpoints.iter().map(|endpoint| self.instance(&mut known, &endpoint.id)).collect();
+        for instance in known.by_id.values() {
+            let listed = endpoints.endpoints.iter().any(|endpoint| endpoint.id == instance.id);
+            instance.removed.store(!listed, Ordering::Relaxed);
+        }
+        self.resolved.store(Arc::new(Resolved { told: endpoints, instances }));
+        self.forget_removed(&mut known);
+        drop(known);
+        self.room.release(Instant::now());
+        Ok(())
+    }
+
+    /// Requests an instance has now, over all workers; zero for one never seen. Whoever drains waits for zero.
+    pub fn in_flight(&self, id: &InstanceId) -> usize {
+        self.lock().by_id.get(id).map_or(0, |instance| instance.in_flight())
+    }
+
+    /// Requests that wait for a switch now.
+    pub fn held(&self) -> usize {
+        self.room.waiting()
+    }
+
+    /// Takes the service's series out of the registry; handles in use go on unseen.
+    pub(crate) fn forget_metrics(&self) {
+        for id in self.lock().by_id.keys() {
+            self.all_metrics.remove_instance(self.name.as_str(), id.as_str());
+        }
+        self.all_metrics.remove_service(self.name.as_str());
+    }
+
+    pub(crate) fn resolved(&self) -> Arc<Resolved> {
+        self.resolved.load_full()
+    }
+
+    fn instance(&self, known: &mut Instances, id: &InstanceId) -> Arc<Instance> {
+        let instance = known.by_id.entry(id.clone()).or_insert_with(|| {
+            let metrics = self.all_metrics.instance(self.name.as_str(), id.as_str());
+            Arc::new(Instance::new(id.clone(), metrics))
+        });
+        instance.trust();
+        instance.clone()
+    }
+
+    /// Instances that are gone and have no request left.
+    fn forget_removed(&self, known: &mut Instances) {
+        known.by_id.retain(|id, instance| {
+            let keep = !instance.removed.load(Ordering::Relaxed) || instance.in_flight() > 0;
+            if !keep {
+                self.all_metrics.remove_instance(self.name.as_str(), id.as_str());
+            }
+            keep
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Instances> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Instance {
+    fn new(id: InstanceId, metrics: InstanceMetrics) -> Self {
+        static KEYS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            key: KEYS.fetch_add(1, Ordering::Relaxed),
+            id,
+            metrics,
+            removed: AtomicBool::new(false),
+            suspect_until_ms: AtomicU64::new(0),
+            probe_at_ms: AtomicU64::new(0),
+            signalled_ms: Default::default(),
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        usize::try_from(self.metrics.in_flight.get()).unwrap_or(0)
+    }
+
+    /// Local evidence against it: others are taken for a while.
+    pub(crate) fn suspect(&self, now: Instant, avoid: Duration, probe_interval: Duration) {
+        let now_ms = millis(now);
+        self.suspect_until_ms.store(now_ms + avoid.as_millis() as u64, Ordering::Relaxed);
+        self.probe_at_ms.store(now_ms + probe_interval.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// It answered, or the control plane spoke. Says whether it had been suspected.
+    pub(crate) fn trust(&self) -> bool {
+        // A load first: this runs for each response, and a store would pull the line away from other workers.
+        self.suspect_until_ms.load(Ordering::Relaxed) != 0 && self.suspect_until_ms.swap(0, Ordering::Relaxed) != 0
+    }
+
+    pub(crate) fn is_suspect(&self, now_ms: u64) -> bool {
+        self.suspect_until_ms.load(Ordering::Relaxed) > now_ms
+    }
+
+    /// When a held request may try it, in [`millis`].
+    pub(crate) fn probe_at_ms(&self) -> u64 {
+        self.probe_at_ms.load(Ordering::Relaxed)
+    }
+
+    /// Takes the one try that is due; everybody else waits for the next.
+    pub(crate) fn claim_probe(&self, now_ms: u64, probe_interval: Duration) -> bool {
+        let due = self.probe_at_ms();
+        let next = now_ms + probe_interval.as_millis() as u64;
+        due <= now_ms && self.probe_at_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether a signal of this kind may leave now.
+    pub(crate) fn may_signal(&self, kind: SignalKind, now_ms: u64) -> bool {
+        let last = &self.signalled_ms[kind as usize];
+        let before = last.load(Ordering::Relaxed);
+        (before == 0 || now_ms >= before + COALESCE_MS)
+            && last.compare_exchange(before, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// Milliseconds since some moment of this process's life, never zero: instants that fit an atomic.
+pub(crate) fn millis(now: Instant) -> u64 {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    now.saturating_duration_since(*BEGIN).as_millis() as u64 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch};
+    use crate::metrics::Metrics;
+    use model::{Epoch, InstanceId};
+
+    fn endpoints(ids: &[&str], selection: Selection) -> Endpoints {
+        let endpoint = |id: &&str| Endpoint {
+            id: InstanceId::from(*id),
+            address: ([127, 0, 0, 1], 1).into(),
+            version: None,
+            readiness: Readiness::Ready,
+            weight: 1,
+            local: true,
+        };
+        Endpoints { selection, endpoints: ids.iter().map(endpoint).collect(), ..Endpoints::default() }
+    }
+
+    #[test]
+    fn an_older_epoch_changes_nothing() {
+        let service = Service::new("s".into(), Metrics::default());
+        let primary = |id: &str, epoch| Selection::Primary(Some((id.into(), Epoch(epoch))));
+        service.set_endpoints(endpoints(&["a", "b"], primary("a", 7))).unwrap();
+        service.set_endpoints(endpoints(&["a", "b"], Selection::Primary(None))).unwrap();
+        let refused = service.set_endpoints(endpoints(&["a", "b"], primary("b", 6)));
+        assert_eq!(refused, Err(StaleEpoch { offered: Epoch(6), current: Epoch(7) }));
+        assert_eq!(service.resolved().told.selection, Selection::Primary(None));
+        service.set_endpoints(endpoints(&["a", "b"], primary("b", 8))).unwrap();
+    }
+
+    #[test]
+    fn an_instance_keeps_its_count_across_swaps_and_until_it_is_idle() {
+        let service = Service::new("s".into(), Metrics::default());
+        service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
+        let before = service.resolved();
+        before.instances[0].metrics.in_flight.inc();
+        service.set_endpoints(endpoints(&["b"], Selection::Any)).unwrap();
+        assert_eq!(service.in_flight(&"a".into()), 1, "removed, yet its request still counts");
+        service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
+        assert_eq!(service.resolved().instances[0].key, before.instances[0].key);
+        before.instances[0].metrics.in_flight.dec();
+        service.set_endpoints(endpoints(&["b"], Selection::Any)).unwrap();
+        service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
+        assert_ne!(service.resolved().instances[0].key, before.instances[0].key, "forgotten once idle");
+    }
+}

@@ -1,0 +1,66 @@
+//! What the control plane tells the data plane: routes, and a service's endpoints by stable handle.
+//! Read at the route step of the request walk, written by whoever watches the store. Readers never wait: routes and
+//! endpoints are swapped whole, while counters, holds and pools stay. Deliberately absent: any decision about them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
+use model::ServiceName;
+
+use crate::metrics::Metrics;
+use crate::routes::{Route, RouteError, Routes};
+use crate::service::Service;
+
+/// Routes and services of one gateway.
+#[derive(Debug)]
+pub struct Table {
+    routes: ArcSwap<Routes>,
+    services: Mutex<BTreeMap<ServiceName, Arc<Service>>>,
+    metrics: Metrics,
+}
+
+impl Table {
+    /// An empty table: every request gets 404 until routes come.
+    pub fn new(metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { routes: ArcSwap::default(), services: Mutex::default(), metrics })
+    }
+
+    /// The handle of a service, made at first sight; the same one ever after.
+    pub fn service(&self, name: &ServiceName) -> Arc<Service> {
+        let mut services = self.lock();
+        services
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(Service::new(name.clone(), self.metrics.clone())))
+            .clone()
+    }
+
+    /// Puts a new list of routes in force, for requests whose head is read from now on.
+    ///
+    /// # Errors
+    /// A regular expression that is none; then nothing has changed.
+    pub fn set_routes(&self, routes: Vec<Route>) -> Result<(), RouteError> {
+        let compiled = Routes::compile(routes, |name| self.service(name))?;
+        self.routes.store(Arc::new(compiled));
+        Ok(())
+    }
+
+    /// Forgets services not wanted, and their metrics; requests they have still end well.
+    pub fn retain(&self, mut wanted: impl FnMut(&ServiceName) -> bool) {
+        self.lock().retain(|name, service| {
+            let keep = wanted(name);
+            if !keep {
+                service.forget_metrics();
+            }
+            keep
+        });
+    }
+
+    pub(crate) fn routes(&self) -> arc_swap::Guard<Arc<Routes>> {
+        self.routes.load()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceName, Arc<Service>>> {
+        self.services.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,47 @@
+//! The configuration file as a value: what was written, with defaults filled in and places kept.
+//! Read by [`load`], which gathers every mistake. Deliberately no file access: the caller passes a reader,
+//! so the same code serves `up`, `check`, `apply` and tests.
+
+pub mod decode;
+mod load;
+mod node;
+mod probe;
+mod route;
+pub mod schema;
+mod service;
+pub mod validate;
+pub mod yaml;
+
+use std::collections::BTreeMap;
+
+pub use decode::Decode;
+pub use load::{Loaded, decode_effective, load};
+pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, NotifyKind, PortRange};
+pub use probe::{
+    ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
+};
+pub use route::{Match, Route, Target};
+pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
+
+use crate::id::ServiceName;
+use decode::record;
+
+record! {
+    /// One file says which programs to run and how traffic reaches them.
+    Config as "the file" {
+        /// This machine: its name, region and where it keeps its state.
+        node: NodeConfig = NodeConfig::default(),
+        /// The control API: status, events, key-value store, metrics.
+        api: Api = Api::default(),
+        /// Where traffic enters.
+        gateway: GatewayConfig = GatewayConfig::default(),
+        /// The programs to keep up, by name.
+        services: BTreeMap<ServiceName, Service> = BTreeMap::new(),
+        /// Which request goes to which service; the first that matches wins.
+        routes: Vec<Route> = Vec::new(),
+        /// More files with `services`, `routes` and `notify`, relative to this one.
+        include: Vec<String> = Vec::new(),
+        /// Who is told when something is wrong.
+        notify: Vec<Notify> = Vec::new(),
+    }
+}

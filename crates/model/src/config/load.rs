@@ -1,0 +1,162 @@
+//! Reading a file and what it includes into one [`Config`], with every mistake of all files at once.
+
+use std::collections::btree_map::Entry;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::decode::{Decode, Places};
+use super::yaml::{self, Kind, Node};
+use super::{Config, validate};
+use crate::diagnostic::{Diagnostics, Place, Sources};
+
+/// The most files one configuration may be made of.
+pub const MAX_FILES: usize = 256;
+
+/// The result of reading a configuration.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The files, for naming places.
+    pub sources: Sources,
+    /// Everything found wrong or suspicious.
+    pub diagnostics: Diagnostics,
+    /// The configuration; present exactly when nothing refuses it.
+    pub config: Option<Config>,
+}
+
+/// Reads `path` and everything it includes through `read`. `read` gets paths as written, joined to the including file's folder.
+pub fn load(path: &Path, read: &mut dyn FnMut(&Path) -> io::Result<String>) -> Loaded {
+    let mut loader = Loader { sources: Sources::default(), diagnostics: Diagnostics::default(), read };
+    let mut config = loader.file(path, None);
+    if let Some(main) = &mut config {
+        loader.includes(path, main);
+        validate::check(main, &mut loader.diagnostics);
+    }
+    let Loader { sources, diagnostics, .. } = loader;
+    let config = config.filter(|_| diagnostics.is_ok());
+    Loaded { sources, diagnostics, config }
+}
+
+/// Reads a configuration that [`Decode::encode`] wrote; it was checked before it was written.
+///
+/// # Errors
+/// The mistakes as text: the file was damaged, or written by a newer version.
+pub fn decode_effective(text: &str) -> Result<Config, String> {
+    let mut diagnostics = Diagnostics::default();
+    let mut sources = Sources::default();
+    let file = sources.add(Path::new("effective configuration"), text.to_owned());
+    let config = yaml::parse(text, file, &mut diagnostics).and_then(|node| Config::decode(&node, &mut diagnostics));
+    config.ok_or_else(|| diagnostics.render(&sources))
+}
+
+struct Loader<'r> {
+    sources: Sources,
+    diagnostics: Diagnostics,
+    read: &'r mut dyn FnMut(&Path) -> io::Result<String>,
+}
+
+impl Loader<'_> {
+    fn file(&mut self, path: &Path, included_at: Option<Place>) -> Option<Config> {
+        let text = match (self.read)(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let place = included_at.unwrap_or_else(|| Place {
+                    file: self.sources.add(path, String::new()),
+                    line: 0,
+                    column: 0,
+                });
+                let message = format!("cannot read {}: {error}", path.display());
+                self.diagnostics.error(place, message, "check the path and its permissions");
+                return None;
+            }
+        };
+        let file = self.sources.add(path, text);
+        let node = yaml::parse(self.sources.text(file), file, &mut self.diagnostics)?;
+        if matches!(node.kind, Kind::Null) {
+            let place = Place { file, line: 0, column: 0 };
+            self.diagnostics.error(
+                place,
+                "the file is empty",
+                "start with `services:`; `seawall schema` and docs/reference/config.md list every key",
+            );
+            return None;
+        }
+        if included_at.is_some() {
+            self.refuse_node_keys(&node);
+        }
+        let mut config = Config::decode(&node, &mut self.diagnostics)?;
+        resolve_paths(&mut config, path);
+        Some(config)
+    }
+
+    /// An included file may not move this machine's listeners or its data.
+    fn refuse_node_keys(&mut self, node: &Node) {
+        let places = Places::of(node);
+        for key in ["node", "api", "gateway"] {
+            if places.has(key) {
+                let message = format!("`{key}` in an included file");
+                self.diagnostics.error(
+                    places.field(key),
+                    message,
+                    "included files hold `services`, `routes`, `notify` and `include`; move it to the main file",
+                );
+            }
+        }
+    }
+
+    fn includes(&mut self, main_path: &Path, main: &mut Config) {
+        let mut queue: Vec<(PathBuf, String, Place)> = queue_of(main_path, main);
+        while let Some((folder, name, place)) = queue.pop() {
+            let path = folder.join(&name);
+            if self.sources.contains(&path) {
+                self.diagnostics.error(
+                    place,
+                    format!("{} is included twice or includes itself", path.display()),
+                    "include each file once",
+                );
+                continue;
+            }
+            if queue.len() >= MAX_FILES {
+                self.diagnostics.error(place, format!("more than {MAX_FILES} files"), "merge some of them");
+                return;
+            }
+            let Some(included) = self.file(&path, Some(place)) else { continue };
+            queue.extend(queue_of(&path, &included));
+            self.merge(main, included);
+        }
+    }
+
+    fn merge(&mut self, main: &mut Config, included: Config) {
+        for (name, service) in included.services {
+            let place = service.at.whole;
+            match main.services.entry(name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(service);
+                }
+                Entry::Occupied(entry) => {
+                    let message = format!("service `{}` is defined twice", entry.key());
+                    self.diagnostics.error(place, message, "rename or remove one of the two");
+                }
+            }
+        }
+        main.routes.extend(included.routes);
+        main.notify.extend(included.notify);
+    }
+}
+
+/// Relative paths are relative to the file they stand in; from here on they are relative to the process.
+fn resolve_paths(config: &mut Config, file: &Path) {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    // Through its components, so that `./data` does not leave a `.` in every message.
+    let join = |written: &str| folder.join(written).components().collect::<PathBuf>().to_string_lossy().into_owned();
+    config.node.data_dir = join(&config.node.data_dir);
+    for service in config.services.values_mut() {
+        let written = service.working_dir.as_deref().unwrap_or("");
+        service.working_dir = Some(join(written));
+    }
+}
+
+fn queue_of(path: &Path, config: &Config) -> Vec<(PathBuf, String, Place)> {
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let place = config.at.field("include");
+    config.include.iter().rev().map(|name| (folder.clone(), name.clone(), place)).collect()
+}

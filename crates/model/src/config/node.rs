@@ -1,0 +1,166 @@
+//! The parts of the file about this machine: `node`, `api`, `gateway`, `notify`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::decode::{Decode, Places, record, text, words, wrong};
+use super::yaml::Node;
+use crate::diagnostic::Diagnostics;
+use crate::id::NodeName;
+
+record! {
+    /// This machine.
+    NodeConfig as "`node`" {
+        /// The node's name; unique in a cluster.
+        name: NodeName = NodeName::from("node-1"),
+        /// The site it stands in.
+        region: String = "local".to_owned(),
+        /// Where state, logs and the write-ahead log are kept; relative to the file.
+        data_dir: String = "./seawall-data".to_owned(),
+        /// Ports handed to instances as `${port}` are taken from here: below the range the system uses for outgoing connections.
+        instance_ports: PortRange = PortRange { first: 20_000, last: 29_999 },
+        /// `sync`: a write is acknowledged once it is on disk. `async`: before; a crash may lose the last moments.
+        durability: Durability = Durability::Sync,
+        /// An instance's log file is rotated at this size, in mebibytes.
+        log_max_mib: u32 = 16,
+        /// How many rotated log files are kept for each instance.
+        log_keep: u32 = 3,
+    }
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+words! {
+    /// When a write is acknowledged.
+    Durability {
+        /// After it is on disk.
+        Sync = "sync",
+        /// Before it is on disk; named in every acknowledgement.
+        Async = "async",
+    }
+}
+
+record! {
+    /// The control API. It can stop and start everything, so it listens on loopback only.
+    Api as "`api`" {
+        /// Address and port; port 0 picks a free one.
+        listen: String = "127.0.0.1:8500".to_owned(),
+        /// More `Host` names that requests may carry, besides loopback's own.
+        allowed_hosts: Vec<String> = Vec::new(),
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+record! {
+    /// Where traffic enters, and its bounds.
+    GatewayConfig as "`gateway`" {
+        /// Addresses and ports; port 0 picks a free one.
+        listen: Vec<String> = vec!["127.0.0.1:8080".to_owned()],
+        /// Worker threads; 0 is one for each core.
+        workers: u32 = 0,
+        /// The most client connections at a time; more are refused.
+        max_connections: u32 = 65_536,
+        /// How long a client may take to send a request's head.
+        header_timeout: Duration = Duration::from_secs(10),
+        /// How long an idle keep-alive connection is kept.
+        idle_timeout: Duration = Duration::from_secs(75),
+        /// How long to wait for an instance to accept a connection.
+        connect_timeout: Duration = Duration::from_secs(1),
+        /// How long requests under way may finish when the node stops.
+        drain_timeout: Duration = Duration::from_secs(15),
+        /// One JSON line for each request.
+        access_log: AccessLog = AccessLog::default(),
+    }
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+record! {
+    /// One JSON line a request, in `access.log` under the data directory.
+    AccessLog as "`accessLog`" {
+        /// On or off.
+        enabled: bool = false,
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+record! {
+    /// A receiver of notices. Each notice is delivered at least once.
+    Notify as "an item of `notify`" {
+        /// The URL that gets a POST with a JSON body.
+        webhook: String,
+        /// Which notices; all when absent.
+        on: Vec<NotifyKind> = vec![NotifyKind::PrimaryLost, NotifyKind::CrashLoop, NotifyKind::NoReadyInstance],
+    }
+}
+
+words! {
+    /// What a notice is about.
+    NotifyKind {
+        /// A primary died or was given up.
+        PrimaryLost = "primary-lost",
+        /// An instance keeps exiting.
+        CrashLoop = "crash-loop",
+        /// A service has no ready instance left.
+        NoReadyInstance = "no-ready-instance",
+    }
+}
+
+/// An inclusive range of ports, written `20000-29999`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port.
+    pub last: u16,
+}
+
+impl Decode for PortRange {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        const EXPECTED: &str = "a range of ports such as 20000-29999";
+        let written = text(node, EXPECTED, diagnostics)?;
+        let parsed = written
+            .split_once('-')
+            .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+        match parsed {
+            Some((first, last)) if first > 0 && first <= last => Some(Self { first, last }),
+            _ => {
+                wrong(node, EXPECTED, diagnostics);
+                None
+            }
+        }
+    }
+
+    fn encode(&self) -> Value {
+        format!("{}-{}", self.first, self.last).into()
+    }
+
+    fn schema(_: &mut std::collections::BTreeMap<String, Value>) -> Value {
+        json!({ "type": "string", "pattern": "^[0-9]+-[0-9]+$" })
+    }
+}
+
+/// A record with nothing written: every field has its default.
+pub(super) fn default_of<T: Decode>() -> T {
+    let nothing = Node { kind: super::yaml::Kind::Null, place: Places::default().whole };
+    T::decode(&nothing, &mut Diagnostics::default()).expect("the record has a default for every field")
+}

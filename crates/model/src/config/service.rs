@@ -1,0 +1,129 @@
+//! A service: what to run, how many, how it is watched, restarted and stopped.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::decode::{record, words};
+use super::node::default_of;
+use super::probe::{Hook, Probe, StopHook};
+use crate::id::VersionName;
+
+record! {
+    /// A program kept up as replicas, or (with `endpoints`) somebody else's that is checked and routed to.
+    Service as "a service" {
+        /// Program and arguments, run without a shell. `${port}`, `${instance}`, `${service}`, `${index}` are replaced, `$${` is a literal `${`.
+        command: Vec<String> = Vec::new(),
+        /// Environment, added to the node's own. `PORT`, `SEAWALL_INSTANCE`, `SEAWALL_SERVICE` are always set.
+        env: BTreeMap<String, String> = BTreeMap::new(),
+        /// Where the program runs; relative to the file, whose folder is the default.
+        working_dir: Option<String> = None,
+        /// How many instances.
+        replicas: u32 = 1,
+        /// A planned restart or stop never leaves fewer ready instances than this. Default: one less than `replicas`.
+        min_available: Option<u32> = None,
+        /// All instances serve, or one does and the others stand by.
+        mode: Mode = Mode::ActiveActive,
+        /// Two or more versions side by side, each with its own command; `command` and `replicas` above are then their defaults.
+        versions: BTreeMap<VersionName, Version> = BTreeMap::new(),
+        /// Fixed ports, one for each instance in order; chosen by the node when absent.
+        ports: Vec<u16> = Vec::new(),
+        /// Addresses (`host:port`) of instances that run elsewhere; instead of `command`.
+        endpoints: Vec<String> = Vec::new(),
+        /// Decides whether an instance is alive; one that is not is restarted.
+        liveness_probe: Option<Probe> = None,
+        /// Decides whether an instance gets traffic.
+        readiness_probe: Option<Probe> = None,
+        /// Holds the other two back until the instance has started.
+        startup_probe: Option<Probe> = None,
+        /// What happens when an instance's process exits.
+        restart_policy: RestartPolicy = RestartPolicy::Always,
+        /// The pause before a restart.
+        restart_backoff: Backoff = Backoff::default(),
+        /// Seconds from being told to stop to being killed; `preStop` counts inside it.
+        termination_grace_period_seconds: u32 = 30,
+        /// Done before an instance is told to stop.
+        pre_stop: Option<StopHook> = None,
+        /// Done to a new primary before it gets traffic.
+        on_promote: Option<Hook> = None,
+        /// Done to a primary in a planned switch, after its traffic has drained.
+        on_demote: Option<Hook> = None,
+        /// Labels, for selection.
+        labels: BTreeMap<String, String> = BTreeMap::new(),
+        /// Requests wait while nobody can answer them, instead of failing.
+        hold: Hold = Hold::default(),
+        /// How long requests under way may finish before an instance is stopped or demoted on purpose.
+        drain_timeout: Duration = Duration::from_secs(10),
+        /// Request bodies up to this many bytes are kept, so that an idempotent request can be sent again.
+        replay_limit_bytes: u32 = 65_536,
+    }
+}
+
+words! {
+    /// Who serves.
+    Mode {
+        /// Every ready instance.
+        ActiveActive = "active-active",
+        /// One, chosen by promotion; the others stand by.
+        PrimaryStandby = "primary-standby",
+    }
+}
+
+words! {
+    /// What happens when an instance's process exits; Kubernetes' words.
+    RestartPolicy {
+        /// It is started again.
+        Always = "Always",
+        /// It is started again unless it exited with 0.
+        OnFailure = "OnFailure",
+        /// It stays stopped.
+        Never = "Never",
+    }
+}
+
+record! {
+    /// One version of a service.
+    Version as "a version" {
+        /// Instead of the service's.
+        command: Vec<String> = Vec::new(),
+        /// Added to the service's.
+        env: BTreeMap<String, String> = BTreeMap::new(),
+        /// Added to the service's.
+        labels: BTreeMap<String, String> = BTreeMap::new(),
+        /// Instead of the service's.
+        replicas: Option<u32> = None,
+    }
+}
+
+record! {
+    /// An exponential pause between restarts.
+    Backoff as "`restartBackoff`" {
+        /// The first pause; doubled with every exit in a row.
+        initial: Duration = Duration::from_millis(100),
+        /// The longest pause.
+        max: Duration = Duration::from_secs(30),
+        /// An instance that has run this long starts again from the first pause.
+        reset_after: Duration = Duration::from_secs(60),
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+record! {
+    /// Bounds of holding.
+    Hold as "`hold`" {
+        /// How long a request waits at most; 0 turns holding off.
+        max_wait: Duration = Duration::from_secs(10),
+        /// How many wait at a time; more are answered 503 at once.
+        max_requests: u32 = 1024,
+    }
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        default_of()
+    }
+}

@@ -1,0 +1,115 @@
+//! The event: one typed record of one state change, with a cause id that ties the links of a chain together.
+//! Written by whoever makes the change; read by `seawall events`, notices and, later, alerts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, InstanceId, NodeName, ServiceName};
+
+/// The kinds of event; the text in JSON and on screens is the kebab-case name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// The node is serving.
+    NodeStarted,
+    /// The node is stopping on purpose.
+    NodeStopping,
+    /// The node process had died and is back.
+    NodeRecovered,
+    /// A configuration was applied.
+    ConfigApplied,
+    /// A configuration was refused; nothing changed.
+    ConfigRejected,
+    /// An instance's process was started.
+    InstanceStarted,
+    /// A running instance was found and kept after a restart of the node process.
+    InstanceAdopted,
+    /// An instance's process could not be started.
+    InstanceStartFailed,
+    /// An instance turned ready.
+    InstanceReady,
+    /// An instance stopped being ready.
+    InstanceUnready,
+    /// An instance's process ended by itself or by somebody else's hand.
+    InstanceDied,
+    /// An instance was found hung or dead by its liveness or startup probe.
+    InstanceUnhealthy,
+    /// An instance is being stopped on purpose.
+    InstanceStopping,
+    /// An instance was stopped on purpose.
+    InstanceStopped,
+    /// An instance did not stop within its grace period and was killed.
+    InstanceKilled,
+    /// An instance's process tree could not be killed.
+    InstanceUnkillable,
+    /// An instance keeps exiting: it is started again only after a long pause.
+    CrashLoop,
+    /// A process left children behind; they were ended.
+    OrphansKilled,
+    /// A primary died or was found dead.
+    PrimaryLost,
+    /// First commit of a promotion: nobody is primary.
+    Fenced,
+    /// Second commit: the old primary has provably stopped.
+    FenceConfirmed,
+    /// Third commit: a new primary is chosen.
+    Promoted,
+    /// The new primary's hook succeeded and traffic goes to it.
+    Routed,
+    /// The new primary's hook failed.
+    PromoteHookFailed,
+    /// The old primary's hook, called in a planned switch, failed; the switch went on.
+    DemoteHookFailed,
+    /// A primary stopped being primary in a planned switch.
+    Demoted,
+    /// A planned switch was given up before anything changed; the primary stays.
+    SwitchCancelled,
+    /// No standby can be promoted now.
+    NoCandidate,
+    /// A service has no ready instance.
+    NoReadyInstance,
+    /// A service has a ready instance again.
+    ServiceReady,
+    /// A planned restart or roll began.
+    RollStarted,
+    /// It finished.
+    RollFinished,
+    /// It was given up; what ran before runs again.
+    RollAborted,
+    /// Traffic left the local instances for others.
+    Spilled,
+    /// The store stopped or resumed serving.
+    StoreState,
+    /// A notice could not be delivered in time and was given up.
+    NotifyFailed,
+}
+
+impl EventKind {
+    /// The kebab-case name.
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+/// One state change.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// When, RFC 3339 in UTC with microseconds.
+    pub at: String,
+    /// What happened.
+    pub kind: EventKind,
+    /// On which node.
+    pub node: NodeName,
+    /// To which service.
+    #[serde(default)]
+    pub service: Option<ServiceName>,
+    /// To which instance.
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+    /// In whose term.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
+    /// The chain it belongs to: the same for everything that one fault or one command led to.
+    pub cause: String,
+    /// What an operator should know, in one line.
+    pub message: String,
+}

@@ -1,0 +1,380 @@
+//! The controller: one task that owns everything the node knows, takes one input at a time and steps what it concerns.
+//! It never waits: what takes time is started in the shell and comes back as an input. So decisions are made in one
+//! place, one after the other, and a reader can follow any failure from its input to its event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::Command;
+use api::view::Status;
+use data::{Event as Change, WatchItem};
+use model::{Config, EventKind, InstanceId, NodeName, ServiceName};
+use runtime::protocol::{Order, Report};
+use tokio::sync::{mpsc, watch};
+
+use crate::applying::Applying;
+use crate::input::Input;
+use crate::instance::After;
+use crate::ports::Ports;
+use crate::service::{Service, events_prefix};
+use crate::shell::{Shell, Subject};
+use crate::showing::Facts;
+
+/// Instances that are not ready when the node has served for so long do not keep it from saying that it is ready.
+const READY_PATIENCE: Duration = Duration::from_secs(15);
+/// Inputs handled in a row before services are stepped.
+const BATCH: usize = 64;
+/// Without any input everything is looked at this often.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
+/// Changes of the status within this time are published together.
+const SHOW_GRAIN: Duration = Duration::from_millis(10);
+
+/// Memory is read this often.
+const RESIDENT_GRAIN: Duration = Duration::from_secs(5);
+
+/// The controller's state.
+pub struct Controller {
+    /// Handles on the world.
+    pub shell: Shell,
+    /// The configuration in force.
+    pub config: Config,
+    /// The services by name.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Ports of instances.
+    pub ports: Ports,
+    /// A configuration being put in force.
+    pub applying: Option<Applying>,
+    /// What does not change about this node.
+    pub facts: Facts,
+    /// The newest status.
+    pub status: watch::Sender<Arc<Status>>,
+    /// Notices, replaced when the configuration changes.
+    pub notifier: observe::notify::Notifier,
+    /// The running gateway; taken when it drains.
+    pub gateway: Option<gateway::Gateway>,
+    /// The gateway has drained.
+    pub drained: bool,
+    /// Asked to read the configuration file again.
+    pub reload: Option<mpsc::Sender<()>>,
+    /// When it began to serve.
+    pub began: Instant,
+    /// When the status was published last.
+    pub shown: Option<Instant>,
+    /// Resident memory of both processes, and when it was read.
+    pub resident: (u64, Instant),
+    /// Something may have changed since.
+    pub show_due: bool,
+    /// When the keeper was told last that this node is at work.
+    pub said_alive: Option<Instant>,
+    /// The ready line has been printed.
+    pub said_ready: bool,
+    /// The store's last problem that was told.
+    pub store_problem: Option<String>,
+    /// The last trouble with the lease.
+    pub lease_error: Option<String>,
+}
+
+impl Controller {
+    /// Runs until everything is stopped.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            let now = Instant::now();
+            self.step(now);
+            if self.shell.stopping && self.drained && self.services.values().all(Service::is_stopped) {
+                return;
+            }
+            let look = self.services.values().filter_map(|service| service.next_look(now)).min();
+            let longest = if self.show_due { SHOW_GRAIN } else { IDLE_LOOK };
+            let pause = look.map_or(longest, |at| at.saturating_duration_since(now).min(longest));
+            let Ok(received) = tokio::time::timeout(pause, inputs.recv()).await else { continue };
+            let Some(first) = received else { return };
+            self.handle(first, Instant::now());
+            for _ in 1..BATCH {
+                let Ok(next) = inputs.try_recv() else { break };
+                self.handle(next, Instant::now());
+            }
+        }
+    }
+
+    /// Tells the keeper that this node is at work, at most once in [`IDLE_LOOK`].
+    fn say_alive(&mut self, now: Instant) {
+        if self.said_alive.is_none_or(|said| now.saturating_duration_since(said) >= IDLE_LOOK) {
+            self.said_alive = Some(now);
+            self.shell.keeper.order(&Order::Alive);
+        }
+    }
+
+    fn step(&mut self, now: Instant) {
+        self.say_alive(now);
+        for service in self.services.values_mut() {
+            service.step(&mut self.shell, &mut self.ports, now);
+        }
+        self.finish_applying();
+        self.watch_store();
+        self.say_ready(now);
+        let answers = std::mem::take(&mut *self.shell.answers.borrow_mut());
+        self.show(now, !answers.is_empty());
+        for answer in answers {
+            answer();
+        }
+    }
+
+    /// Publishes the status: at once after an event or before an answer, else at most once in [`SHOW_GRAIN`].
+    fn show(&mut self, now: Instant, at_once: bool) {
+        let changed = self.shell.changed.take() || at_once;
+        if !changed && self.shown.is_some_and(|shown| now.saturating_duration_since(shown) < SHOW_GRAIN) {
+            self.show_due = true;
+            return;
+        }
+        (self.shown, self.show_due) = (Some(now), false);
+        if self.resident.0 == 0 || now.saturating_duration_since(self.resident.1) > RESIDENT_GRAIN {
+            let both = [std::process::id(), self.facts.keeper_pid];
+            self.resident = (both.into_iter().filter_map(platform::process::resident_bytes).sum(), now);
+        }
+        let status = Arc::new(self.view());
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            if changed {
+                *known = status;
+            }
+            changed
+        });
+    }
+
+    fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Keeper(report) => self.keeper(report, now),
+            Input::Probed { service, instance, incarnation, kind, result } => {
+                self.with(&service, |service, shell, _| {
+                    service.probed(shell, &instance, incarnation, kind, result, now)
+                });
+            }
+            Input::Noticed(signal) => self.noticed(signal, now),
+            Input::Proposed { service, outcome } => {
+                self.with(&service, |service, shell, _| service.proposed(shell, &outcome, now))
+            }
+            Input::RecordRead { service, result } => {
+                self.with(&service, |service, shell, _| service.record_read(shell, result, now))
+            }
+            Input::Watched(item) => self.watched(item, now),
+            Input::WatchEnded => {
+                for service in self.services.values().filter(|service| service.promotion.is_some()) {
+                    service.read_record(&self.shell);
+                }
+            }
+            Input::Promoted { service, holder, epoch, result } => {
+                self.with(&service, |service, shell, _| service.promoted(shell, &holder, epoch, result, now));
+            }
+            Input::Demoted { service, holder, result } => {
+                self.with(&service, |service, shell, _| service.demoted(shell, &holder, result, now))
+            }
+            Input::PreStopped { service, instance, incarnation, result } => {
+                self.with(&service, |service, shell, _| {
+                    service.pre_stopped(shell, &instance, incarnation, result, now)
+                });
+            }
+            Input::Resolved { service, instance, endpoint, result } => {
+                self.with(&service, |service, shell, _| service.resolved(shell, &instance, &endpoint, result));
+            }
+            Input::LeaseGood(until) => {
+                self.shell.lease_until = Some(until);
+                self.lease_error = None;
+                for service in self.services.values() {
+                    service.renew_deadline(&self.shell);
+                }
+            }
+            Input::ReloadRefused(first) => {
+                let cause = self.shell.new_cause();
+                let message = format!("the file has mistakes, nothing was changed: {first}; `seawall check` shows all");
+                self.shell.emit(EventKind::ConfigRejected, Subject::default(), &cause, message);
+            }
+            Input::LeaseFailed(error) => self.lease_error = Some(error),
+            Input::Command(command) => self.command(command, now),
+            Input::GatewayDrained { left } => {
+                if left > 0 {
+                    tracing::warn!(left, "requests were cut off: they did not finish within gateway.drainTimeout");
+                }
+                self.drained = true;
+                let cause = self.shell.new_cause();
+                for service in self.services.values_mut() {
+                    service.stop_all(&self.shell, After::Stay, &cause, now);
+                }
+            }
+        }
+    }
+
+    fn with(&mut self, name: &ServiceName, act: impl FnOnce(&mut Service, &mut Shell, &mut Ports)) {
+        if let Some(service) = self.services.get_mut(name) {
+            act(service, &mut self.shell, &mut self.ports);
+        }
+    }
+
+    /// The service that has an instance of this id.
+    fn owner(&self, id: &InstanceId) -> Option<ServiceName> {
+        self.services.iter().find(|(_, service)| service.instances.contains_key(id)).map(|(name, _)| name.clone())
+    }
+
+    fn keeper(&mut self, report: Report, now: Instant) {
+        match report {
+            Report::Hello { .. } => {}
+            Report::Started { id, incarnation, pid } => {
+                if let Some(name) = self.owner(&id) {
+                    self.with(&name, |service, shell, _| service.started(shell, &id, incarnation, pid));
+                }
+            }
+            Report::Exited { id, incarnation, exit } => match self.owner(&id) {
+                Some(name) => {
+                    self.with(&name, |service, shell, ports| service.exited(shell, ports, &id, incarnation, &exit, now))
+                }
+                None => self.shell.keeper.order(&Order::Forget { id, incarnation }),
+            },
+            Report::Unkillable { id, incarnation, message } => {
+                if let Some(name) = self.owner(&id) {
+                    self.with(&name, |service, shell, _| service.unkillable(shell, &id, incarnation, &message));
+                }
+            }
+            Report::StopRequested => self.begin_stop(),
+            Report::ReloadRequested => {
+                if let Some(reload) = &self.reload {
+                    // Ignored: a reload that is asked for twice is done once.
+                    let _ = reload.try_send(());
+                }
+            }
+        }
+    }
+
+    fn noticed(&mut self, signal: gateway::Signal, now: Instant) {
+        use gateway::Signal as S;
+        match signal {
+            S::ConnectFailed { service, instance } => {
+                self.with(&service, |service, shell, _| service.refused(shell, &instance, now))
+            }
+            S::Spilled { service, instance } => {
+                let cause = self.shell.new_cause();
+                let message = format!("no local instance of {service} is ready; traffic goes to {instance}");
+                self.shell.emit(EventKind::Spilled, Subject::instance(&service, &instance), &cause, message);
+            }
+            // Counted by the gateway's metrics; judged by probes.
+            S::Reset { .. } | S::BadResponse { .. } | S::ServerError { .. } | S::TimedOut { .. } => {}
+        }
+    }
+
+    fn watched(&mut self, item: WatchItem, now: Instant) {
+        let WatchItem::Events { revision, events } = item else { return };
+        for change in events.iter() {
+            let Change::Put(kv) = change else { continue };
+            let Some(key) = kv.key.as_str() else { continue };
+            if key.starts_with(events_prefix()) {
+                self.decision(&kv.value, revision);
+            } else if let Some(name) = key.strip_prefix("control/primary/") {
+                self.with(&ServiceName::from(name), |service, shell, _| {
+                    service.committed(shell, &kv.value, revision, now)
+                });
+            }
+        }
+    }
+
+    /// A decision event was committed.
+    pub fn decision(&mut self, value: &[u8], revision: model::Revision) {
+        if revision <= self.shell.journal.newest_revision() {
+            return;
+        }
+        match serde_json::from_slice::<model::Event>(value) {
+            Ok(mut event) => {
+                // The term of a fence is the revision at which it was committed.
+                event.epoch = event.epoch.or(Some(model::Epoch(revision.0)));
+                self.shell.record(event, Some(revision));
+            }
+            Err(error) => tracing::warn!(%error, revision = revision.0, "a stored event cannot be read"),
+        }
+    }
+
+    fn command(&mut self, command: Command, now: Instant) {
+        let no_service = |name: &ServiceName, services: &BTreeMap<ServiceName, Service>| {
+            let names: Vec<&str> = services.keys().map(ServiceName::as_str).collect();
+            let cure = model::diagnostic::nearest(name.as_str(), names.iter().copied())
+                .map_or_else(|| format!("there are: {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+            api::Refusal { kind: api::RefusalKind::NotFound, message: format!("no service `{name}`; {cure}") }
+        };
+        // Answers that nobody waits for any more are dropped.
+        match command {
+            Command::Promote { service: name, instance, wait, reply } => match self.services.get_mut(&name) {
+                Some(service) => service.begin_switch(&self.shell, instance.as_ref(), wait, reply, now),
+                None => drop(reply.send(Err(no_service(&name, &self.services)))),
+            },
+            Command::Restart { service: name, reply } => match self.services.get_mut(&name) {
+                Some(service) => service.begin_restart(&self.shell, reply),
+                None => drop(reply.send(Err(no_service(&name, &self.services)))),
+            },
+            Command::Apply { config, reply } => self.apply(*config, reply, now),
+        }
+    }
+
+    /// Stops in order: the gateway drains, then instances stop, then the rest.
+    fn begin_stop(&mut self) {
+        if std::mem::replace(&mut self.shell.stopping, true) {
+            return;
+        }
+        let cause = self.shell.new_cause();
+        self.shell.emit(
+            EventKind::NodeStopping,
+            Subject::default(),
+            &cause,
+            "asked to stop: the gateway finishes its requests, then instances stop",
+        );
+        let Some(gateway) = self.gateway.take() else {
+            self.drained = true;
+            return;
+        };
+        let patience = self.config.gateway.drain_timeout;
+        let inputs = self.shell.inputs.clone();
+        tokio::spawn(async move {
+            let left = gateway.drain(patience).await;
+            drop(gateway);
+            // Ignored: the controller has given up waiting.
+            let _ = inputs.send(Input::GatewayDrained { left }).await;
+        });
+    }
+
+    fn watch_store(&mut self) {
+        let problem = self.shell.store.status().not_serving.map(|problem| problem.to_string());
+        if problem == self.store_problem {
+            return;
+        }
+        let cause = self.shell.new_cause();
+        let message = match &problem {
+            Some(problem) => format!("{problem}; traffic goes on, promotions and writes wait"),
+            None => "the store serves again".to_owned(),
+        };
+        self.shell.emit(EventKind::StoreState, Subject::default(), &cause, message);
+        self.store_problem = problem;
+    }
+
+    fn say_ready(&mut self, now: Instant) {
+        if self.said_ready || self.shell.stopping {
+            return;
+        }
+        let waiting: Vec<&str> = self
+            .services
+            .values()
+            .filter(|service| !service.is_settled())
+            .map(|service| service.name.as_str())
+            .collect();
+        if !waiting.is_empty() && now.saturating_duration_since(self.began) < READY_PATIENCE {
+            return;
+        }
+        let mut line = serde_json::json!({ "api": self.facts.api, "gateway": self.facts.gateway });
+        if !waiting.is_empty() {
+            line["notReady"] = waiting.into();
+        }
+        self.said_ready = true;
+        self.shell.keeper.order(&Order::Ready { line: format!("ready {line}"), hints: self.hints() });
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &NodeName {
+        &self.config.node.name
+    }
+}

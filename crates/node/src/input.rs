@@ -1,0 +1,107 @@
+//! Everything that can happen to the controller, in one list.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use data::{KeyValue, StoreError, WatchItem};
+use health::decide::Holder;
+use health::detect::ProbeKind;
+use model::{Epoch, Incarnation, InstanceId, ServiceName};
+use runtime::protocol::Report;
+
+use crate::shell::Outcome;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The keeper reports.
+    Keeper(Report),
+    /// A probe came back.
+    Probed {
+        /// Of which service.
+        service: ServiceName,
+        /// Of which instance.
+        instance: InstanceId,
+        /// Of which start.
+        incarnation: Incarnation,
+        /// Which probe.
+        kind: ProbeKind,
+        /// An error says why it failed.
+        result: Result<(), String>,
+    },
+    /// The gateway noticed something.
+    Noticed(gateway::Signal),
+    /// A proposal got its reply.
+    Proposed {
+        /// Of which service.
+        service: ServiceName,
+        /// The reply.
+        outcome: Outcome,
+    },
+    /// A record was read.
+    RecordRead {
+        /// Of which service.
+        service: ServiceName,
+        /// The record.
+        result: Result<Option<KeyValue>, StoreError>,
+    },
+    /// The store's control state changed.
+    Watched(WatchItem),
+    /// The watch on the store ended and has to be begun again.
+    WatchEnded,
+    /// `onPromote` came back.
+    Promoted {
+        /// Of which service.
+        service: ServiceName,
+        /// Of whom.
+        holder: Holder,
+        /// In which term.
+        epoch: Epoch,
+        /// An error says why it failed.
+        result: Result<(), String>,
+    },
+    /// `onDemote` came back.
+    Demoted {
+        /// Of which service.
+        service: ServiceName,
+        /// Of whom.
+        holder: Holder,
+        /// An error says why it failed.
+        result: Result<(), String>,
+    },
+    /// `preStop` came back.
+    PreStopped {
+        /// Of which service.
+        service: ServiceName,
+        /// Of which instance.
+        instance: InstanceId,
+        /// Of which start.
+        incarnation: Incarnation,
+        /// An error says why it failed.
+        result: Result<(), String>,
+    },
+    /// The name of an endpoint that runs elsewhere was looked up.
+    Resolved {
+        /// Of which service.
+        service: ServiceName,
+        /// Which instance.
+        instance: InstanceId,
+        /// Its endpoint as written.
+        endpoint: String,
+        /// Its address, or why there is none.
+        result: Result<SocketAddr, String>,
+    },
+    /// The lease that primaries live on is good until then, on the clock since boot.
+    LeaseGood(Duration),
+    /// The lease could not be renewed.
+    LeaseFailed(String),
+    /// The configuration file was to be read again and has mistakes; the first of them.
+    ReloadRefused(String),
+    /// A verb from the API.
+    Command(api::Command),
+    /// The gateway has drained.
+    GatewayDrained {
+        /// Requests that were cut off.
+        left: usize,
+    },
+}

@@ -1,0 +1,57 @@
+//! The lease that this node's primaries live on: renewed through the store, and told to the keeper as a stop deadline.
+//! Deadline = when the renewal was sent + TTL - stop budget and margin, on the clock that counts suspend.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use data::{LeaseId, Store, StoreError};
+use tokio::sync::mpsc;
+
+use crate::input::Input;
+
+/// How long a primary may live without a renewal.
+pub const TTL: Duration = Duration::from_millis(1800);
+/// For the stop itself and for clocks that are read a little late.
+const MARGIN: Duration = Duration::from_millis(300);
+/// Between renewals.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Renews until the node ends.
+pub async fn renew(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>) {
+    let mut lease = None;
+    loop {
+        let sent = platform::clock::since_boot();
+        // A disk that stalls must not cost the primary its life either.
+        let renewed = tokio::time::timeout(EVERY, once(&*store, &mut lease)).await;
+        let problem = match renewed {
+            Ok(Ok(())) => None,
+            Ok(Err(StoreError::Closed)) => return,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("the store did not answer within {} ms: the disk is slow", EVERY.as_millis())),
+        };
+        let input = match problem {
+            None => Input::LeaseGood(sent + TTL - MARGIN),
+            Some(error) => {
+                // The only voter cannot be replaced by another while its store does not serve, so nobody else can be
+                // primary: stopping this one would protect nothing. A cluster must ask the other members here.
+                let _ = inputs.send(Input::LeaseFailed(error)).await;
+                Input::LeaseGood(platform::clock::since_boot() + TTL - MARGIN)
+            }
+        };
+        if inputs.send(input).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn once(store: &dyn Store, lease: &mut Option<LeaseId>) -> Result<(), StoreError> {
+    if let Some(known) = *lease {
+        match store.lease_keep_alive(known).await {
+            Err(StoreError::LeaseNotFound(_)) => *lease = None,
+            other => return other.map(drop),
+        }
+    }
+    *lease = Some(store.lease_grant(TTL).await?.lease);
+    Ok(())
+}

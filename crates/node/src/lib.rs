@@ -1,0 +1,493 @@
+//! The node process, from its first line to its last: the one place where everything is put together.
+//! Start in order: hello -> configuration -> journal -> store -> services and what the keeper still holds -> gateway -> API.
+//! Then the controller runs; then everything stops in the opposite order.
+
+mod access_log;
+mod applying;
+mod controller;
+mod input;
+mod instance;
+mod lease;
+mod link;
+mod ports;
+mod service;
+mod shell;
+mod showing;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use api::view::Status;
+use data::{Consistency, KeyRange, RangeRequest, Revision, Store, WatchItem};
+use model::config::{Config, Durability};
+use model::{EventKind, ServiceName};
+use observe::journal::Journal;
+use observe::metrics::ControlMetrics;
+use observe::notify::Notifier;
+use prometheus_client::registry::Registry;
+use runtime::protocol::{Held, Order, Report};
+
+/// The exit code that tells the keeper not to try again.
+pub const CANNOT_START: u8 = runtime::protocol::CANNOT_START as u8;
+
+use tokio::sync::{mpsc, watch};
+
+use controller::Controller;
+use input::Input;
+use link::Keeper;
+use ports::Ports;
+use service::{Adopted, Service, adopt, events_prefix};
+use shell::{Shell, Subject};
+use showing::Facts;
+
+/// Inputs that may wait for the controller; more make their senders wait.
+const INPUTS: usize = 8192;
+/// Requests of the API that may finish when the node stops.
+const API_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the node process is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file given to `up`.
+    pub config: PathBuf,
+    /// Instead of `node.dataDir`.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Why the node cannot start; the keeper must not try again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CannotStart(String);
+
+/// Reads the configuration file given to `up`.
+///
+/// # Errors
+/// The report of everything wrong with it.
+pub fn load(options: &Options) -> Result<Config, String> {
+    let loaded = model::config::load(&options.config, &mut |path| std::fs::read_to_string(path));
+    let report = loaded.diagnostics.render(&loaded.sources);
+    let mut config = loaded.config.ok_or(report)?;
+    if let Some(data_dir) = &options.data_dir {
+        config.node.data_dir = data_dir.to_string_lossy().into_owned();
+    }
+    check_routes(&config)?;
+    Ok(config)
+}
+
+/// Checks what only the gateway can: the regular expressions of routes.
+///
+/// # Errors
+/// Which one, where, and what is wrong with it.
+pub fn check_routes(config: &Config) -> Result<(), String> {
+    let metrics = gateway::Metrics::register(&mut Registry::default());
+    gateway::Table::new(metrics).set_routes(applying::routes(config)).map_err(|error| error.to_string())
+}
+
+/// Runs the node process until the keeper or the operator stops it.
+///
+/// # Errors
+/// What keeps it from starting at all.
+pub fn run(options: &Options) -> Result<(), CannotStart> {
+    let cannot = |what: &str, error: &dyn std::fmt::Display| CannotStart(format!("{what}: {error}"));
+    let hello = link::read_hello().map_err(|error| cannot("the keeper", &error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .thread_name("node-blocking")
+        .build()
+        .map_err(|error| cannot("starting the event loop", &error))?;
+    runtime.block_on(async {
+        platform::signal::leave_to_keeper().map_err(|error| cannot("signals", &error))?;
+        let stopped = Start::new(options, hello)?.run().await;
+        if stopped.is_ok() {
+            Keeper.order(&Order::Shutdown);
+        }
+        stopped
+    })
+}
+
+/// Everything known before the first part is started.
+struct Start {
+    options: Options,
+    config: Config,
+    keeper_pid: u32,
+    node_starts: u32,
+    previous_exit: Option<String>,
+    tree_prefix: String,
+    api: Vec<String>,
+    gateway: Vec<Vec<String>>,
+    inventory: Vec<Held>,
+}
+
+impl Start {
+    fn new(options: &Options, hello: Report) -> Result<Self, CannotStart> {
+        let Report::Hello { keeper_pid, node_starts, previous_exit, tree_prefix, api, gateway, inventory, .. } = hello
+        else {
+            return Err(CannotStart("the keeper did not say hello".into()));
+        };
+        let config = if node_starts > 1 { effective(options) } else { load(options).map_err(CannotStart) }?;
+        Ok(Self {
+            options: options.clone(),
+            config,
+            keeper_pid,
+            node_starts,
+            previous_exit,
+            tree_prefix,
+            api,
+            gateway,
+            inventory,
+        })
+    }
+
+    async fn run(self) -> Result<(), CannotStart> {
+        let data_dir = PathBuf::from(&self.config.node.data_dir);
+        let journal = Journal::open(&data_dir)
+            .map_err(|error| CannotStart(format!("the event journal in {}: {error}", data_dir.display())))?;
+        let store = self.open_store(&data_dir)?;
+        let mut registry = Registry::default();
+        let gateway_metrics = gateway::Metrics::register(&mut registry);
+        let metrics = ControlMetrics::register(&mut registry);
+        metrics.node_starts.set(i64::from(self.node_starts));
+        let table = gateway::Table::new(gateway_metrics.clone());
+        table.set_routes(applying::routes(&self.config)).map_err(|error| CannotStart(error.to_string()))?;
+        let (inputs, received) = mpsc::channel(INPUTS);
+        platform::process::mark_trees(&self.tree_prefix);
+        link::follow(inputs.clone(), self.tree_prefix.clone()).map_err(|error| CannotStart(error.to_string()))?;
+        let shell = Shell {
+            keeper: Keeper,
+            inputs: inputs.clone(),
+            store: Arc::clone(&store),
+            journal: journal.clone(),
+            metrics: metrics.clone(),
+            table: Arc::clone(&table),
+            node: self.config.node.clone(),
+            stopping: false,
+            lease_until: None,
+            changed: Cell::new(false),
+            answers: RefCell::default(),
+            ended_rolls: Vec::new(),
+        };
+        let (services, ports) = self.services(&shell);
+        let (status, shown) = watch::channel(Arc::new(Status::default()));
+        let (commands, asked) = mpsc::channel(64);
+        let (api_listener, listeners) = self.sockets()?;
+        let api_address = address_of(&api_listener);
+        let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
+        let authority = Arc::new(self.authority(&data_dir)?);
+        let context = api::Context {
+            status: shown,
+            commands,
+            store: Arc::clone(&store),
+            journal: journal.clone(),
+            registry: Arc::new(RwLock::new(registry)),
+            refresh_metrics: refresher(Arc::clone(&store), metrics),
+            logs: data_dir.join("logs"),
+            authority,
+        };
+        let gateway = self.start_gateway(listeners, table, gateway_metrics, &inputs, &data_dir)?;
+        let server =
+            api::serve(api_listener, api::router(context)).map_err(|error| CannotStart(format!("the API: {error}")))?;
+        let facts = Facts {
+            keeper_pid: self.keeper_pid,
+            node_starts: self.node_starts,
+            api: api_address,
+            gateway: gateway_addresses,
+            since: observe::now(),
+        };
+        let notifier = Notifier::start(&self.config.notify, &journal, &data_dir);
+        applying::save_effective(&self.config);
+        let mut controller = Controller {
+            shell,
+            config: self.config.clone(),
+            services,
+            ports,
+            applying: None,
+            facts,
+            status,
+            notifier,
+            gateway: Some(gateway),
+            drained: false,
+            reload: Some(self.reloader(inputs.clone())),
+            began: Instant::now(),
+            shown: None,
+            resident: (0, Instant::now()),
+            show_due: false,
+            said_alive: None,
+            said_ready: false,
+            store_problem: None,
+            lease_error: None,
+        };
+        self.say_started(&controller.shell);
+        catch_up(&mut controller, &inputs).await;
+        tokio::spawn(lease::renew(Arc::clone(&store), inputs.clone()));
+        tokio::spawn(pass_on(asked, inputs, Input::Command));
+        controller.run(received).await;
+        server.stop(API_PATIENCE).await;
+        if let Err(error) = store.close().await {
+            tracing::warn!(%error, "the store did not close cleanly; the next start replays its log");
+        }
+        Ok(())
+    }
+
+    fn open_store(&self, data_dir: &Path) -> Result<Arc<dyn Store>, CannotStart> {
+        let mut options = data_raft::Options::new(data_dir.join("store"));
+        options.durability = match self.config.node.durability {
+            Durability::Sync => data::Durability::Sync,
+            Durability::Async => data::Durability::Async,
+        };
+        let store = data_raft::RaftStore::open(options).map_err(|error| CannotStart(error.to_string()))?;
+        Ok(store)
+    }
+
+    /// The services, with what the keeper still holds taken over, and the gateway told of it before it starts.
+    fn services(&self, shell: &Shell) -> (BTreeMap<ServiceName, Service>, Ports) {
+        let now = Instant::now();
+        let mut ports = Ports::new(self.config.node.instance_ports);
+        let new = |(name, definition): (&ServiceName, &model::Service)| {
+            (name.clone(), Service::new(name.clone(), definition.clone(), applying::is_routed(&self.config, name)))
+        };
+        let mut services: BTreeMap<ServiceName, Service> = self.config.services.iter().map(new).collect();
+        for held in &self.inventory {
+            let Some(service) = services.get_mut(&held.tag.service) else {
+                discard(held);
+                continue;
+            };
+            match adopt(service, held, shell, &mut ports, now) {
+                Adopted::Kept => {}
+                Adopted::Ended(exit) => service.exited(shell, &mut ports, &held.id, held.incarnation, &exit, now),
+                Adopted::Unwanted => discard(held),
+            }
+        }
+        for service in services.values_mut() {
+            service.replace_outdated(shell);
+            service.tell_gateway(shell);
+        }
+        (services, ports)
+    }
+
+    fn sockets(&self) -> Result<(TcpListener, Vec<gateway::Listener>), CannotStart> {
+        let import = |exported: &String| {
+            platform::socket::import(exported)
+                .map_err(|error| CannotStart(format!("a socket of the keeper cannot be used: {error}")))
+        };
+        let api = self
+            .api
+            .first()
+            .map(import)
+            .ok_or_else(|| CannotStart("the keeper has no socket for the API".into()))??;
+        let mut listeners = Vec::new();
+        for group in &self.gateway {
+            let sockets = group.iter().map(import).collect::<Result<Vec<_>, _>>()?;
+            let address = sockets
+                .first()
+                .and_then(|socket| socket.local_addr().ok())
+                .ok_or_else(|| CannotStart("the keeper has no socket for the gateway".into()))?;
+            listeners.push(gateway::Listener { address, sockets });
+        }
+        Ok((api, listeners))
+    }
+
+    /// The token lives as long as the data directory, so that an operator can keep it.
+    fn authority(&self, data_dir: &Path) -> Result<api::Authority, CannotStart> {
+        let path = data_dir.join("api-token");
+        let token = match std::fs::read_to_string(&path).map(|token| token.trim().to_owned()) {
+            Ok(token) if token.len() >= 32 => token,
+            _ => {
+                let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+                platform::identity::write_private(&path, token.as_bytes())
+                    .map_err(|error| CannotStart(format!("{}: {error}", path.display())))?;
+                token
+            }
+        };
+        Ok(api::Authority { token, allowed_hosts: self.config.api.allowed_hosts.clone() })
+    }
+
+    fn start_gateway(
+        &self,
+        listeners: Vec<gateway::Listener>,
+        table: Arc<gateway::Table>,
+        metrics: gateway::Metrics,
+        inputs: &mpsc::Sender<Input>,
+        data_dir: &Path,
+    ) -> Result<gateway::Gateway, CannotStart> {
+        let written = &self.config.gateway;
+        let access_log = if written.access_log.enabled {
+            Some(access_log::start(data_dir).map_err(|error| CannotStart(format!("the access log: {error}")))?)
+        } else {
+            None
+        };
+        let options = gateway::Options {
+            workers: workers(&self.config),
+            max_connections: written.max_connections as usize,
+            header_timeout: written.header_timeout,
+            idle_timeout: written.idle_timeout,
+            connect_timeout: written.connect_timeout,
+            access_log,
+            ..gateway::Options::default()
+        };
+        let (signals, noticed) = mpsc::channel(1024);
+        tokio::spawn(pass_on(noticed, inputs.clone(), Input::Noticed));
+        gateway::Gateway::start(options, listeners, table, metrics, signals)
+            .map_err(|error| CannotStart(format!("the gateway: {error}")))
+    }
+
+    /// Reads the configuration file again whenever it is asked to (SIGHUP).
+    fn reloader(&self, inputs: mpsc::Sender<Input>) -> mpsc::Sender<()> {
+        let (reload, mut asked) = mpsc::channel(1);
+        let options = self.options.clone();
+        tokio::spawn(async move {
+            while asked.recv().await.is_some() {
+                let reading = options.clone();
+                let loaded = tokio::task::spawn_blocking(move || load(&reading)).await;
+                match loaded {
+                    Ok(Ok(config)) => {
+                        let (reply, done) = tokio::sync::oneshot::channel();
+                        let command = api::Command::Apply { config: Box::new(config), reply };
+                        if inputs.send(Input::Command(command)).await.is_err() {
+                            return;
+                        }
+                        // Events tell how it went.
+                        let _ = done.await;
+                    }
+                    Ok(Err(report)) => {
+                        let first = report.lines().next().unwrap_or_default().to_owned();
+                        if inputs.send(Input::ReloadRefused(first)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::error!(%error, "reading the configuration failed"),
+                }
+            }
+        });
+        reload
+    }
+
+    fn say_started(&self, shell: &Shell) {
+        let cause = shell.new_cause();
+        match &self.previous_exit {
+            None => shell.emit(
+                EventKind::NodeStarted,
+                Subject::default(),
+                &cause,
+                format!("node {} started", self.config.node.name),
+            ),
+            Some(status) => {
+                let message = format!(
+                    "the node process had ended ({status}) and is back; {} instances went on",
+                    self.inventory.iter().filter(|held| held.exit.is_none()).count()
+                );
+                shell.emit(EventKind::NodeRecovered, Subject::default(), &cause, message);
+            }
+        }
+    }
+}
+
+/// The gateway's worker threads that `config` asks for.
+pub fn workers(config: &Config) -> usize {
+    match config.gateway.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
+        workers => workers as usize,
+    }
+}
+
+/// The configuration in force when the previous node process died; the file may have been edited since.
+fn effective(options: &Options) -> Result<Config, CannotStart> {
+    let from_file = || load(options).map_err(CannotStart);
+    let data_dir = match &options.data_dir {
+        Some(data_dir) => data_dir.clone(),
+        None => PathBuf::from(from_file()?.node.data_dir),
+    };
+    let kept = std::fs::read_to_string(data_dir.join("effective.json")).map_err(|error| error.to_string());
+    match kept.and_then(|text| model::config::decode_effective(&text)) {
+        Ok(config) => Ok(config),
+        Err(error) => {
+            tracing::warn!(
+                error,
+                "the configuration in force cannot be read back; the file given to `up` is read again"
+            );
+            from_file()
+        }
+    }
+}
+
+/// Nothing wants this instance any more.
+fn discard(held: &Held) {
+    let (id, incarnation) = (held.id.clone(), held.incarnation);
+    Keeper.order(&if held.exit.is_some() {
+        Order::Forget { id, incarnation }
+    } else {
+        Order::Stop { id, incarnation, grace_ms: 10_000 }
+    });
+}
+
+fn address_of(listener: &TcpListener) -> String {
+    listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
+}
+
+fn refresher(store: Arc<dyn Store>, metrics: ControlMetrics) -> Arc<dyn Fn() + Send + Sync> {
+    Arc::new(move || {
+        let (status, counted, gauges) = (store.status(), store.metrics(), &metrics.store);
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        gauges.revision.set(whole(status.revision.0));
+        gauges.serving.set(i64::from(status.not_serving.is_none()));
+        gauges.wal_bytes.set(whole(status.wal_bytes));
+        gauges.used_bytes.set(whole(status.used_bytes));
+        gauges.fsyncs.set(whole(counted.fsync_micros.count()));
+        gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
+    })
+}
+
+/// Reads decisions that were committed before, then follows the control state.
+async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>) {
+    let store = Arc::clone(&controller.shell.store);
+    let mut from = None;
+    match store.range(RangeRequest::prefix(events_prefix()), Consistency::Linearizable).await {
+        Ok(mut found) => {
+            from = Some(Revision(found.revision.0 + 1));
+            found.kvs.sort_by_key(|kv| kv.mod_revision);
+            for kv in found.kvs {
+                controller.decision(&kv.value, kv.mod_revision);
+            }
+        }
+        Err(error) => tracing::error!(%error, "decisions made before cannot be read"),
+    }
+    for service in controller.services.values() {
+        service.begin(&controller.shell);
+    }
+    tokio::spawn(follow(store, inputs.clone(), from));
+}
+
+/// Follows the control state; begins again whenever the watch ends.
+async fn follow(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>, mut from: Option<Revision>) {
+    loop {
+        let Ok(mut watch) = store.watch(KeyRange::prefix("control/"), from) else { return };
+        while let Some(item) = watch.next().await {
+            match &item {
+                WatchItem::Events { revision, .. } | WatchItem::Progress(revision) => {
+                    from = Some(Revision(revision.0 + 1))
+                }
+                WatchItem::Compacted(_) => from = None,
+                WatchItem::Lagged => {}
+            }
+            if inputs.send(Input::Watched(item)).await.is_err() {
+                return;
+            }
+        }
+        if inputs.send(Input::WatchEnded).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn pass_on<T>(mut from: mpsc::Receiver<T>, inputs: mpsc::Sender<Input>, wrap: impl Fn(T) -> Input) {
+    while let Some(item) = from.recv().await {
+        if inputs.send(wrap(item)).await.is_err() {
+            return;
+        }
+    }
+}

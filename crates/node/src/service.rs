@@ -1,0 +1,171 @@
+//! One service under control: its instances, its primary, its roll. A step looks at everything once and starts what is due.
+//! The failure walk runs through here: lifecycle (an exit, a verdict) -> promotion (decide, commit) -> routing (the gateway).
+
+mod elsewhere;
+mod ending;
+mod lifecycle;
+mod promotion;
+mod rolling;
+mod routing;
+mod showing;
+mod switching;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use model::config::Mode;
+use model::{EventKind, InstanceId, Service as Definition, ServiceName};
+use runtime::plan;
+
+use crate::instance::{After, Instance, Stage};
+use crate::ports::Ports;
+use crate::shell::{Shell, Subject};
+pub use lifecycle::{Adopted, adopt};
+pub use promotion::{Promotion, events_prefix};
+pub use rolling::{Roll, RollKind};
+
+/// A service that has no ready instance so long after its start is reported.
+const START_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A service and everything the node knows of it.
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its definition in force.
+    pub definition: Definition,
+    /// A route leads to it.
+    pub is_routed: bool,
+    /// Its instances, by id.
+    pub instances: BTreeMap<InstanceId, Instance>,
+    /// Its primary, in primary-standby mode.
+    pub promotion: Option<Promotion>,
+    /// A planned restart or roll under way.
+    pub roll: Option<Roll>,
+    /// It had a ready instance when last looked at.
+    had_ready: bool,
+    /// When the node began to look after it.
+    since: Instant,
+    /// That it does not come up has been said.
+    said_overdue: bool,
+    /// It has ever had one.
+    ever_ready: bool,
+    /// What the gateway was told last.
+    told: Option<gateway::Endpoints>,
+}
+
+impl Service {
+    /// A service whose instances are all to be started.
+    pub fn new(name: ServiceName, definition: Definition, is_routed: bool) -> Self {
+        let instances = new_instances(&name, &definition);
+        let promotion = (definition.mode == Mode::PrimaryStandby).then(Promotion::default);
+        Self {
+            name,
+            definition,
+            is_routed,
+            instances,
+            promotion,
+            roll: None,
+            had_ready: false,
+            since: Instant::now(),
+            said_overdue: false,
+            ever_ready: false,
+            told: None,
+        }
+    }
+
+    /// Looks at everything once: starts, probes, drains, promotes, rolls, and tells the gateway what changed.
+    pub fn step(&mut self, shell: &mut Shell, ports: &mut Ports, now: Instant) {
+        // First what an input has changed: nobody is stopped before the gateway knows.
+        self.tell_gateway(shell);
+        self.step_instances(shell, ports, now);
+        if !shell.stopping {
+            self.step_switch(shell, now);
+            self.step_promotion(shell, now);
+            self.step_roll(shell, now);
+            self.watch_readiness(shell);
+        }
+        self.tell_gateway(shell);
+    }
+
+    /// When it should be stepped again, apart from inputs.
+    pub fn next_look(&self, now: Instant) -> Option<Instant> {
+        let instances = self.instances.values().filter_map(|instance| instance.next_look(now));
+        let promotion = self.promotion.as_ref().and_then(|promotion| promotion.next_look(now));
+        let roll = self.roll.as_ref().and_then(|roll| roll.deadline);
+        instances.chain(promotion).chain(roll).min()
+    }
+
+    /// How many instances are ready.
+    pub fn ready(&self) -> usize {
+        self.instances.values().filter(|instance| instance.is_ready()).count()
+    }
+
+    /// Every instance is ready, and in primary-standby mode traffic goes to the primary.
+    pub fn is_settled(&self) -> bool {
+        let all_ready = self.instances.values().all(Instance::is_ready);
+        all_ready && self.promotion.as_ref().is_none_or(|promotion| promotion.routed_primary().is_some())
+    }
+
+    /// Says when the last ready instance is lost, and when there is one again.
+    fn watch_readiness(&mut self, shell: &Shell) {
+        let ready = self.ready() > 0;
+        // One that has not come up in good time is as bad as one that was lost.
+        let overdue = !ready && !self.ever_ready && !self.said_overdue && self.since.elapsed() > START_PATIENCE;
+        if ready == self.had_ready && !overdue {
+            return;
+        }
+        self.said_overdue |= overdue;
+        self.had_ready = ready;
+        let cause = self.instances.values().map(|instance| &instance.cause).max().cloned().unwrap_or_default();
+        let subject = Subject::service(&self.name);
+        if ready && self.ever_ready {
+            shell.emit(EventKind::ServiceReady, subject, &cause, format!("{} has a ready instance again", self.name));
+        } else if !ready && !self.definition.endpoints.is_empty() {
+            shell.emit(
+                EventKind::NoReadyInstance,
+                subject,
+                &cause,
+                format!("no endpoint of {} is ready; requests wait or get 503", self.name),
+            );
+        } else if !ready && self.instances.values().any(|instance| !instance.is_leaving()) {
+            shell.emit(
+                EventKind::NoReadyInstance,
+                subject,
+                &cause,
+                format!(
+                    "no instance of {} is ready; requests wait or get 503: see `seawall logs {}`",
+                    self.name, self.name
+                ),
+            );
+        }
+        self.ever_ready |= ready;
+    }
+
+    /// Begins to stop every instance; `after` says what becomes of them.
+    pub fn stop_all(&mut self, shell: &Shell, after: After, cause: &str, now: Instant) {
+        let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
+        for id in ids {
+            self.begin_stop(shell, &id, after, cause, now);
+        }
+    }
+
+    /// No process of it is left, and nothing that could not be ended.
+    pub fn is_stopped(&self) -> bool {
+        let ended = |instance: &Instance| instance.process.is_none() || instance.elsewhere.is_some();
+        // What cannot be ended must not keep everything else from stopping; the keeper reports it.
+        self.instances.values().all(|instance| ended(instance) || instance.stage == Stage::Stuck)
+    }
+}
+
+fn new_instances(name: &ServiceName, definition: &Definition) -> BTreeMap<InstanceId, Instance> {
+    let mut endpoints = definition.endpoints.iter();
+    let new = |plan: plan::Instance| {
+        let mut instance = Instance::new(plan);
+        if let Some(endpoint) = endpoints.next() {
+            instance.elsewhere = Some(endpoint.clone());
+            instance.stage = Stage::Running;
+        }
+        (instance.id().clone(), instance)
+    };
+    plan::instances(name, definition).into_iter().map(new).collect()
+}

@@ -1,0 +1,444 @@
+//! The primary of a service: what is committed, what is decided next, and the reactions to what was committed.
+//! Second half of the failure walk. The watch on the store is the only source of the record; a proposal's own reply
+//! only says whether to try again. Three commits, then `onPromote`, then the route.
+
+mod serving;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use data::{Compare, Key, KeyRange, Op, Revision, Txn, TxnOutcome};
+use health::decide::{Holder, Phase, Record, Step, View, decide};
+use model::{Epoch, EventKind, InstanceId, ServiceName};
+use observe::metrics::ServiceLabels;
+use runtime::protocol::Order;
+
+use super::Service;
+use super::switching::Switching;
+use crate::Input;
+use crate::instance::{After, Instance, Stage};
+use crate::shell::{Outcome, Shell, Subject};
+
+/// How often `onPromote` is tried before another standby is.
+const HOOK_TRIES: u32 = 3;
+/// Between two tries.
+const HOOK_PAUSE: Duration = Duration::from_millis(200);
+/// An instance whose `onPromote` failed is not chosen again for so long, while others can be.
+const AVOID: Duration = Duration::from_secs(10);
+/// After a proposal that got no answer, or a store that does not serve.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Terms whose decision events are kept in the store.
+const KEPT_TERMS: usize = 50;
+
+/// Where the record of a service's primary is stored.
+fn record_key(service: &ServiceName) -> Key {
+    Key::new(format!("control/primary/{service}").into_bytes()).expect("a service's name is short")
+}
+
+/// Where decision events of all services are stored.
+pub fn events_prefix() -> &'static str {
+    "control/events/"
+}
+
+/// Reads a stored record.
+///
+/// # Errors
+/// The record is damaged or of a newer format.
+fn decode_record(value: &[u8]) -> Result<Record, serde_json::Error> {
+    serde_json::from_slice(value)
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+enum HookState {
+    #[default]
+    Idle,
+    Running,
+    Again(Instant),
+}
+
+/// The state of a service's primary.
+#[derive(Debug, Default)]
+pub struct Promotion {
+    record: Option<(Record, Revision)>,
+    /// The record has been read at least once: before that nothing may be decided.
+    known: bool,
+    proposing: bool,
+    not_before: Option<Instant>,
+    hook: HookState,
+    hook_tries: u32,
+    routed: Option<Epoch>,
+    avoided: Vec<(InstanceId, Instant)>,
+    no_candidate: bool,
+    /// The chain of events that the switch under way belongs to.
+    cause: String,
+    lost_at: Option<Instant>,
+    terms: VecDeque<Epoch>,
+    /// What had ended before the record was known, with the chain of events: one of them may have been the primary.
+    ended_early: Vec<(Holder, String)>,
+    pub(super) switching: Option<Switching>,
+}
+
+impl Promotion {
+    /// The term, once there is one.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.record.as_ref().map(|(record, at)| record.epoch(*at))
+    }
+
+    /// The committed primary, whether traffic goes to it yet or not.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.record.as_ref().filter(|(record, _)| record.phase == Phase::Primary)?.0.holder.as_ref()
+    }
+
+    /// Who is not primary any more by the newest record, and so lives without a deadline again.
+    fn stepped_down(&self) -> Option<&Holder> {
+        self.record.as_ref().filter(|(record, _)| record.phase != Phase::Primary)?.0.previous.as_ref()
+    }
+
+    /// Whether `id` has just refused to be primary.
+    pub fn has_refused(&self, id: &InstanceId) -> bool {
+        self.avoided.iter().any(|(known, _)| known == id)
+    }
+
+    /// The primary that gets traffic.
+    pub fn routed_primary(&self) -> Option<(&Holder, Epoch)> {
+        let epoch = self.epoch()?;
+        Some((self.holder()?, epoch)).filter(|_| self.routed == Some(epoch) && self.switching.is_none())
+    }
+
+    /// The chain of events that the switch under way belongs to.
+    pub(super) fn cause(&self) -> &str {
+        &self.cause
+    }
+
+    pub(super) fn set_cause(&mut self, cause: String) {
+        self.cause = cause;
+    }
+
+    /// A process ended while the record was not known yet; when it is read, it tells whether this was the primary.
+    pub(super) fn note_early_end(&mut self, holder: Holder, cause: String) {
+        if !self.known {
+            self.ended_early.push((holder, cause));
+        }
+    }
+
+    /// From now on the service has no primary that gets traffic.
+    pub(super) fn mark_lost(&mut self, now: Instant) {
+        self.lost_at.get_or_insert(now);
+    }
+
+    pub(super) fn not_lost(&mut self) {
+        self.lost_at = None;
+    }
+
+    /// When to look again, apart from inputs.
+    pub fn next_look(&self, now: Instant) -> Option<Instant> {
+        let again = if let HookState::Again(at) = self.hook { Some(at) } else { None };
+        let avoided = self.avoided.iter().map(|(_, until)| *until).min();
+        let draining = self.switching.as_ref().map(|_| now + crate::instance::DRAIN_LOOK);
+        [self.not_before, again, avoided, draining].into_iter().flatten().min()
+    }
+}
+
+impl Service {
+    /// Whether `id`'s running process is the committed primary.
+    pub(super) fn is_holder(&self, id: &InstanceId) -> bool {
+        let holder = self.promotion.as_ref().and_then(Promotion::holder);
+        holder.is_some_and(|holder| {
+            holder.instance == *id
+                && self
+                    .instances
+                    .get(id)
+                    .and_then(|instance| instance.process.as_ref())
+                    .is_some_and(|process| process.incarnation == holder.incarnation)
+        })
+    }
+
+    /// A primary died, or is being killed because it hangs.
+    pub(super) fn primary_lost(&mut self, shell: &Shell, id: &InstanceId, cause: &str, why: &str, now: Instant) {
+        let Some(promotion) = &mut self.promotion else { return };
+        let epoch = promotion.epoch().unwrap_or_default();
+        promotion.lost_at.get_or_insert(now);
+        cause.clone_into(&mut promotion.cause);
+        let subject = Subject::instance(&self.name, id).epoch(epoch);
+        shell.emit(
+            EventKind::PrimaryLost,
+            subject,
+            cause,
+            format!("{} has lost its primary {id} (epoch {epoch}): {why}", self.name),
+        );
+    }
+
+    pub(super) fn step_promotion(&mut self, shell: &Shell, now: Instant) {
+        let views = self.views(now);
+        let Some(promotion) = &mut self.promotion else { return };
+        promotion.avoided.retain(|(_, until)| *until > now);
+        if promotion.not_before.is_some_and(|at| at > now) || promotion.proposing || !promotion.known {
+            return;
+        }
+        promotion.not_before = None;
+        // A switch is over for the decision once its old primary is not the committed one any more.
+        let switching = promotion.switching.as_ref().filter(|switching| promotion.holder() == Some(switching.from()));
+        let switch = switching.map(Switching::as_switch);
+        let step = decide(promotion.record.as_ref().map(|(record, _)| record), &views, switch.as_ref());
+        if step != Step::NoCandidate {
+            promotion.no_candidate = false;
+        }
+        match step {
+            Step::Stay => self.serve_term(shell, now),
+            Step::Fence => self.fence(shell, false),
+            Step::FencePlanned => self.fence(shell, true),
+            Step::AwaitEnd(holder) => self.end_previous(shell, &holder),
+            Step::Fenced => self.propose_fenced(shell),
+            Step::Promote(holder) => self.propose_primary(shell, holder),
+            Step::NoCandidate => self.say_no_candidate(shell),
+        }
+    }
+
+    fn views(&self, now: Instant) -> Vec<View> {
+        let avoided = |holder: &Holder| {
+            self.promotion.as_ref().is_some_and(|promotion| {
+                promotion.avoided.iter().any(|(known, until)| *known == holder.instance && *until > now)
+            })
+        };
+        let view = |instance: &Instance| {
+            let incarnation = instance.process.as_ref()?.incarnation;
+            let holder = Holder { instance: instance.id().clone(), incarnation };
+            Some(View {
+                alive: instance.is_alive(),
+                present: true,
+                ready: instance.is_ready(),
+                avoided: avoided(&holder),
+                holder,
+            })
+        };
+        self.instances.values().filter_map(view).collect()
+    }
+
+    fn fence(&mut self, shell: &Shell, planned: bool) {
+        let Some(promotion) = &mut self.promotion else { return };
+        let previous = promotion.record.as_ref().and_then(|(record, _)| record.holder.clone());
+        if promotion.cause.is_empty() {
+            promotion.cause = shell.new_cause();
+        }
+        let wanted = promotion.switching.as_ref().filter(|_| planned).map(|switching| switching.target.clone());
+        let who = previous.as_ref().map_or_else(|| "nobody yet".to_owned(), |holder| holder.instance.to_string());
+        let record = Record {
+            version: 1,
+            phase: Phase::Fence,
+            epoch: Epoch(0),
+            holder: None,
+            previous,
+            wanted,
+            cause: promotion.cause.clone(),
+        };
+        self.propose(shell, record, EventKind::Fenced, format!("{}: nobody is primary (was: {who})", self.name));
+    }
+
+    /// Unplanned: kill the tree without hooks or grace. Planned stops are left to their grace.
+    fn end_previous(&mut self, shell: &Shell, holder: &Holder) {
+        let running =
+            self.instances.get(&holder.instance).is_some_and(|instance| matches!(instance.stage, Stage::Running));
+        if running {
+            self.kill(shell, &holder.instance, After::Start);
+        }
+    }
+
+    fn propose_fenced(&mut self, shell: &Shell) {
+        let Some((record, at)) = self.promotion.as_ref().and_then(|promotion| promotion.record.clone()) else { return };
+        let epoch = record.epoch(at);
+        let how = if record.wanted.is_some() { "stepped down in good order" } else { "has provably ended" };
+        let message = match &record.previous {
+            Some(previous) => format!("{}: {} {how}", self.name, previous.instance),
+            None => format!("{}: there was no primary before", self.name),
+        };
+        self.propose(shell, Record { phase: Phase::Fenced, epoch, ..record }, EventKind::FenceConfirmed, message);
+    }
+
+    fn propose_primary(&mut self, shell: &Shell, holder: Holder) {
+        let Some((record, at)) = self.promotion.as_ref().and_then(|promotion| promotion.record.clone()) else { return };
+        let epoch = record.epoch(at);
+        let message = format!("{} is primary of {} in epoch {epoch}", holder.instance, self.name);
+        let record = Record { phase: Phase::Primary, epoch, holder: Some(holder), wanted: None, ..record };
+        self.propose(shell, record, EventKind::Promoted, message);
+    }
+
+    /// Commits a record with its event, if the record before is still what it was.
+    fn propose(&mut self, shell: &Shell, record: Record, kind: EventKind, message: String) {
+        let name = self.name.clone();
+        let Some(promotion) = &mut self.promotion else { return };
+        promotion.proposing = true;
+        let key = record_key(&name);
+        let compare = match &promotion.record {
+            Some((_, at)) => Compare::mod_revision(key.clone(), *at),
+            None => Compare::absent(key.clone()),
+        };
+        let instance = record.holder.as_ref().or(record.previous.as_ref()).map(|holder| holder.instance.clone());
+        let epoch = Some(record.epoch).filter(|epoch| epoch.0 > 0);
+        let subject = Subject { service: Some(&name), instance: instance.as_ref(), epoch };
+        let event = shell.event(kind, subject, &record.cause, message);
+        let event_key = Key::new(
+            format!("{}{name}/{:020}/{}", events_prefix(), record.epoch.0, phase_number(record.phase)).into_bytes(),
+        )
+        .expect("a short key");
+        let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
+        let event = serde_json::to_vec(&event).expect("an event always becomes JSON");
+        let mut txn = Txn::put(key, value).when(compare).then(Op::put(event_key, event));
+        if let Some(oldest) = promotion.terms.front().filter(|_| promotion.terms.len() > KEPT_TERMS) {
+            let start = format!("{}{name}/{:020}", events_prefix(), 1).into_bytes();
+            let end = format!("{}{name}/{:020}/~", events_prefix(), oldest.0).into_bytes();
+            txn = txn.then(Op::Delete { range: KeyRange::between(start, Some(end.into())) });
+        }
+        shell.commit(name, txn);
+    }
+
+    /// A proposal got its reply. The record itself comes by the watch.
+    pub fn proposed(&mut self, shell: &Shell, outcome: &Outcome, now: Instant) {
+        let Some(promotion) = &mut self.promotion else { return };
+        match outcome {
+            Ok(TxnOutcome::Committed { .. }) => {}
+            Ok(TxnOutcome::Rejected { .. } | TxnOutcome::Unknown) => {
+                // Either somebody else wrote, or nobody knows: the record decides.
+                promotion.not_before = Some(now + RETRY_PAUSE);
+                self.read_record(shell);
+            }
+            Err(error) => {
+                tracing::error!(service = %self.name, %error, "a decision about the primary could not be committed; trying again");
+                promotion.proposing = false;
+                promotion.not_before = Some(now + RETRY_PAUSE);
+            }
+        }
+    }
+
+    /// Asks the store for the record.
+    pub fn read_record(&self, shell: &Shell) {
+        let (store, service) = (std::sync::Arc::clone(&shell.store), self.name.clone());
+        shell.spawn(async move {
+            let request = data::RangeRequest::key(&record_key(&service));
+            let result = store.range(request, data::Consistency::Linearizable).await;
+            Input::RecordRead { service, result: result.map(|found| found.kvs.into_iter().next()) }
+        });
+    }
+
+    /// The store's answer to [`Service::read_record`].
+    pub fn record_read(
+        &mut self,
+        shell: &Shell,
+        result: Result<Option<data::KeyValue>, data::StoreError>,
+        now: Instant,
+    ) {
+        match result {
+            Ok(Some(kv)) => self.committed(shell, &kv.value, kv.mod_revision, now),
+            Ok(None) => {
+                if let Some(promotion) = &mut self.promotion {
+                    promotion.known = true;
+                    promotion.proposing = false;
+                }
+            }
+            Err(_) => {
+                if let Some(promotion) = &mut self.promotion {
+                    promotion.proposing = false;
+                    promotion.not_before = Some(now + RETRY_PAUSE);
+                }
+                self.read_record(shell);
+            }
+        }
+    }
+
+    /// The store has a record for this service.
+    pub fn committed(&mut self, shell: &Shell, value: &[u8], at: Revision, now: Instant) {
+        let name = self.name.clone();
+        let Some(promotion) = &mut self.promotion else { return };
+        let record = match decode_record(value) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!(service = %name, %error, "the stored record of the primary cannot be read; nothing is decided for this service");
+                return;
+            }
+        };
+        promotion.known = true;
+        // An older epoch, or the same revision a second time, changes nothing.
+        if promotion.record.as_ref().is_some_and(|(_, known)| *known >= at) {
+            promotion.proposing = false;
+            return;
+        }
+        promotion.proposing = false;
+        promotion.not_before = None;
+        promotion.cause.clone_from(&record.cause);
+        match record.phase {
+            Phase::Fence => {
+                promotion.terms.push_back(Epoch(at.0));
+                if let Some(switching) = &mut promotion.switching {
+                    switching.fenced();
+                }
+            }
+            Phase::Primary => {
+                promotion.hook = HookState::Idle;
+                promotion.hook_tries = 0;
+            }
+            Phase::Fenced => {}
+        }
+        while promotion.terms.len() > KEPT_TERMS + 1 {
+            promotion.terms.pop_front();
+        }
+        let epoch = record.epoch(at);
+        promotion.record = Some((record, at));
+        let labels = ServiceLabels { service: name.to_string() };
+        shell.metrics.epoch.get_or_create(&labels).set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
+        if let Some(previous) = self.promotion.as_ref().and_then(Promotion::stepped_down) {
+            let (id, incarnation) = (previous.instance.clone(), previous.incarnation);
+            shell.keeper.order(&Order::Deadline { id, incarnation, at_boot_ms: None });
+        }
+        let ended_early = self.promotion.as_mut().map(|promotion| std::mem::take(&mut promotion.ended_early));
+        if let Some(holder) = self.promotion.as_ref().and_then(Promotion::holder).cloned() {
+            self.give_deadline(shell, &holder);
+            if let Some((_, cause)) = ended_early.into_iter().flatten().find(|(ended, _)| *ended == holder) {
+                self.primary_lost(shell, &holder.instance, &cause, "it died while the node process was away", now);
+            }
+        }
+        self.step_promotion(shell, now);
+    }
+
+    /// Tells the keeper until when the primary may live without being heard of.
+    pub(super) fn give_deadline(&self, shell: &Shell, holder: &Holder) {
+        let Some(until) = shell.lease_until else { return };
+        let at_boot_ms = Some(u64::try_from(until.as_millis()).unwrap_or(u64::MAX));
+        shell.keeper.order(&Order::Deadline {
+            id: holder.instance.clone(),
+            incarnation: holder.incarnation,
+            at_boot_ms,
+        });
+    }
+
+    /// The lease was renewed.
+    pub fn renew_deadline(&self, shell: &Shell) {
+        if let Some(holder) = self.promotion.as_ref().and_then(Promotion::holder) {
+            self.give_deadline(shell, holder);
+        }
+    }
+
+    fn say_no_candidate(&mut self, shell: &Shell) {
+        let name = self.name.clone();
+        let Some(promotion) = &mut self.promotion else { return };
+        // While instances are only starting up, as after a restart of Seawall, nobody has been lost yet.
+        let first_start = promotion.record.is_none() || !self.ever_ready;
+        if std::mem::replace(&mut promotion.no_candidate, true) || first_start {
+            return;
+        }
+        let cause = promotion.cause.clone();
+        let subject = Subject { service: Some(&name), instance: None, epoch: promotion.epoch() };
+        shell.emit(
+            EventKind::NoCandidate,
+            subject,
+            &cause,
+            format!("{name} has no primary and no ready standby; requests wait or get 503 until an instance is ready"),
+        );
+    }
+}
+
+fn phase_number(phase: Phase) -> u8 {
+    match phase {
+        Phase::Fence => 1,
+        Phase::Fenced => 2,
+        Phase::Primary => 3,
+    }
+}

@@ -1,0 +1,78 @@
+//! What the gateway is told of a service. Last link of the failure walk: the swap that moves traffic.
+
+use gateway::{Balance, Endpoint, Endpoints, HoldPolicy, Readiness, Selection};
+use model::config::Mode;
+use observe::metrics::InstanceLabels;
+
+use super::Service;
+use crate::instance::{Instance, Stage};
+use crate::shell::Shell;
+
+/// Every instance has the same share until weights come.
+const WEIGHT: u32 = 100;
+
+impl Service {
+    /// Tells the gateway, if anything it must know has changed.
+    pub fn tell_gateway(&mut self, shell: &Shell) {
+        let endpoints = self.endpoints();
+        if self.told.as_ref() == Some(&endpoints) {
+            return;
+        }
+        self.set_gauges(shell);
+        match shell.table.service(&self.name).set_endpoints(endpoints.clone()) {
+            Ok(()) => self.told = Some(endpoints),
+            Err(error) => tracing::error!(service = %self.name, %error, "the gateway refused new endpoints"),
+        }
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        let endpoint = |instance: &Instance| {
+            let readiness = match instance.stage {
+                Stage::Running if instance.is_ready() => Readiness::Ready,
+                Stage::Draining(..) => Readiness::Draining,
+                _ => Readiness::NotReady,
+            };
+            Some(Endpoint {
+                id: instance.id().clone(),
+                address: instance.address?,
+                version: instance.plan.version.clone(),
+                readiness,
+                weight: WEIGHT,
+                local: instance.elsewhere.is_none(),
+            })
+        };
+        let selection = match self.definition.mode {
+            Mode::ActiveActive => Selection::Any,
+            Mode::PrimaryStandby => Selection::Primary(self.primary_to_route()),
+        };
+        let hold = &self.definition.hold;
+        Endpoints {
+            holding: matches!(selection, Selection::Primary(None)),
+            selection,
+            endpoints: self.instances.values().filter_map(endpoint).collect(),
+            hold: (!hold.max_wait.is_zero())
+                .then_some(HoldPolicy { max_wait: hold.max_wait, max_requests: hold.max_requests as usize }),
+            replay_limit: self.definition.replay_limit_bytes as usize,
+            balance: Balance::LeastRequests,
+        }
+    }
+
+    /// The primary with its epoch; nobody while it is dead, dying or handing over: local evidence is enough to stop using it.
+    fn primary_to_route(&self) -> Option<(model::InstanceId, model::Epoch)> {
+        let (holder, epoch) = self.promotion.as_ref()?.routed_primary()?;
+        let instance = self.instances.get(&holder.instance)?;
+        let same = instance.process.as_ref().is_some_and(|process| process.incarnation == holder.incarnation);
+        (same && instance.stage == Stage::Running).then(|| (holder.instance.clone(), epoch))
+    }
+
+    fn set_gauges(&self, shell: &Shell) {
+        let primary = self.primary_to_route().map(|(primary, _)| primary);
+        for instance in self.instances.values() {
+            let labels = InstanceLabels { service: self.name.to_string(), instance: instance.id().to_string() };
+            shell.metrics.ready.get_or_create(&labels).set(i64::from(instance.is_ready()));
+            if self.promotion.is_some() {
+                shell.metrics.primary.get_or_create(&labels).set(i64::from(primary.as_ref() == Some(instance.id())));
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A service as `seawall status` shows it.
+
+use api::view::{InstanceView, ServiceView};
+
+use super::Service;
+use crate::instance::Instance;
+use crate::shell::Shell;
+
+impl Service {
+    /// The view of this moment.
+    pub fn view(&self, shell: &Shell) -> ServiceView {
+        let routed = self.promotion.as_ref().and_then(|promotion| promotion.routed_primary());
+        let primary = routed.as_ref().map(|(holder, _)| holder.instance.clone());
+        let ready = u32::try_from(self.ready()).unwrap_or(u32::MAX);
+        let desired = self.definition.total_replicas();
+        let state = if self.roll.is_some() {
+            "rolling"
+        } else if ready == 0 && desired > 0 {
+            "down"
+        } else if self.promotion.is_some() && primary.is_none() {
+            "switching"
+        } else if ready < desired {
+            "degraded"
+        } else {
+            "ready"
+        };
+        ServiceView {
+            name: self.name.clone(),
+            mode: self.definition.mode.as_str().to_owned(),
+            state: state.to_owned(),
+            epoch: self.promotion.as_ref().and_then(|promotion| promotion.epoch()),
+            ready,
+            desired,
+            held: u32::try_from(shell.table.service(&self.name).held()).unwrap_or(u32::MAX),
+            note: self.note(ready),
+            instances: self.instances.values().map(|instance| self.instance_view(instance, primary.as_ref())).collect(),
+            primary,
+        }
+    }
+
+    /// The worst that is so, in one line.
+    fn note(&self, ready: u32) -> Option<String> {
+        let looping = self.instances.values().find(|instance| instance.streak.is_loop() && !instance.is_ready());
+        let stuck = self.instances.values().find(|instance| instance.stage == crate::instance::Stage::Stuck);
+        if let Some(instance) = stuck.or(looping) {
+            return Some(format!("{}: {}", instance.id(), instance.note.clone().unwrap_or_default()));
+        }
+        if self.promotion.as_ref().is_some_and(|promotion| promotion.routed_primary().is_none()) && ready == 0 {
+            return Some("no standby is ready to be promoted".into());
+        }
+        None
+    }
+
+    fn instance_view(&self, instance: &Instance, primary: Option<&model::InstanceId>) -> InstanceView {
+        let role = self.promotion.as_ref().map(|_| if primary == Some(instance.id()) { "primary" } else { "standby" });
+        InstanceView {
+            id: instance.id().clone(),
+            pid: instance.process.as_ref().and_then(|process| process.pid),
+            address: instance
+                .address
+                .map(|address| address.to_string())
+                .or(instance.elsewhere.clone())
+                .unwrap_or_default(),
+            version: instance.plan.version.clone(),
+            role: role.map(str::to_owned),
+            state: instance.state_word().to_owned(),
+            restarts: instance.restarts,
+            since: instance.since.clone(),
+            note: instance.note.clone(),
+        }
+    }
+}

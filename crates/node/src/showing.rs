@@ -1,0 +1,170 @@
+//! The node as `seawall status` shows it: the seven layers in order, as far as this version has them.
+
+use api::view::{Layer, Node, Status, StoreView, Task};
+
+use crate::controller::Controller;
+use crate::service::Service;
+
+/// What does not change about this node process.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// The keeper's process id.
+    pub keeper_pid: u32,
+    /// Node processes of this keeper.
+    pub node_starts: u32,
+    /// The API's address.
+    pub api: String,
+    /// The gateway's addresses.
+    pub gateway: Vec<String>,
+    /// When this process began to serve.
+    pub since: String,
+}
+
+impl Controller {
+    /// The status of this moment.
+    pub fn view(&self) -> Status {
+        let services: Vec<_> = self.services.values().map(|service| service.view(&self.shell)).collect();
+        let store = self.shell.store.status();
+        let own = std::process::id();
+        Status {
+            node: Node {
+                name: self.node().clone(),
+                region: self.config.node.region.clone(),
+                state: self.state_word().to_owned(),
+                pid: own,
+                keeper_pid: self.facts.keeper_pid,
+                node_starts: self.facts.node_starts,
+                since: self.facts.since.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                data_dir: self.config.node.data_dir.clone(),
+                api: self.facts.api.clone(),
+                gateway: self.facts.gateway.clone(),
+                // Rounded, so that status does not change with every page.
+                resident_bytes: self.resident.0 >> 20 << 20,
+            },
+            layers: self.layers(),
+            store: StoreView {
+                serving: store.not_serving.is_none(),
+                problem: store.not_serving.map(|problem| problem.to_string()),
+                revision: store.revision.0,
+                durability: store.durability.to_string(),
+                wal_bytes: store.wal_bytes,
+            },
+            services,
+            tasks: self.tasks(),
+        }
+    }
+
+    /// What to try, for somebody who has just started it: an address for each route, what to kill, where to look.
+    pub fn hints(&self) -> Vec<String> {
+        let Some(gateway) = self.facts.gateway.first() else { return Vec::new() };
+        let api = &self.facts.api;
+        let other_api = if api == "127.0.0.1:8500" { String::new() } else { format!(" --api {api}") };
+        let mut hints = vec![String::new()];
+        for route in &self.config.routes {
+            let written = &route.matches;
+            let path = written.path.as_ref().or(written.path_prefix.as_ref()).map_or("/", String::as_str);
+            let host = written
+                .host
+                .as_ref()
+                .map_or_else(String::new, |host| format!(" -H 'Host: {}'", host.replace('*', "any")));
+            hints.push(format!("  try    curl{host} http://{gateway}{path}    ({})", route.to.service));
+        }
+        let running = |service: &Service| {
+            let primary = service
+                .promotion
+                .as_ref()
+                .and_then(|promotion| promotion.routed_primary())
+                .map(|(holder, _)| holder.instance.clone());
+            let victim = service
+                .instances
+                .values()
+                .find(|instance| primary.as_ref().is_none_or(|primary| primary == instance.id()))?;
+            let role = if primary.is_some() { "the primary" } else { "one instance" };
+            Some(format!(
+                "  kill   kill -9 {}    ({role} of {}: {})",
+                victim.process.as_ref()?.pid?,
+                service.name,
+                victim.id()
+            ))
+        };
+        hints.extend(self.services.values().filter_map(running));
+        hints.push(format!(
+            "  kill   kill -9 {}    (Seawall's own node process: nothing is refused, nothing restarts)",
+            std::process::id()
+        ));
+        hints.push(format!("  look   seawall{other_api} status    seawall{other_api} events --follow"));
+        hints.push(String::new());
+        hints
+    }
+
+    fn state_word(&self) -> &'static str {
+        match (self.shell.stopping, self.said_ready) {
+            (true, _) => "stopping",
+            (false, true) => "serving",
+            (false, false) => "starting",
+        }
+    }
+
+    fn layers(&self) -> Vec<Layer> {
+        let layer = |name: &str, state: &str, detail: String| Layer { name: name.into(), state: state.into(), detail };
+        let instances = || self.services.values().flat_map(|service| service.instances.values());
+        let (total, ready) = (instances().count(), instances().filter(|instance| instance.is_ready()).count());
+        let looping = instances().filter(|instance| instance.streak.is_loop() && !instance.is_ready()).count();
+        let state = |good: bool| if good { "ok" } else { "degraded" };
+        let held: usize = self.services.values().map(|service| self.shell.table.service(&service.name).held()).sum();
+        let standing: Vec<&Service> = self.services.values().filter(|service| service.promotion.is_some()).collect();
+        let primaries = standing
+            .iter()
+            .filter(|service| service.promotion.as_ref().is_some_and(|promotion| promotion.routed_primary().is_some()))
+            .count();
+        let health = if standing.is_empty() {
+            format!("{ready} of {total} instances ready")
+        } else {
+            format!("{ready} of {total} instances ready, {primaries} of {} services have their primary", standing.len())
+        };
+        let store = self.shell.store.status();
+        let data = match &store.not_serving {
+            None => layer("data", "ok", format!("revision {}, durability {}", store.revision, store.durability)),
+            Some(problem) => layer("data", "down", problem.to_string()),
+        };
+        vec![
+            layer(
+                "runtime",
+                state(looping == 0),
+                if looping == 0 {
+                    format!("{total} instances")
+                } else {
+                    format!("{looping} of {total} instances in a crash loop")
+                },
+            ),
+            layer("guard", state(held == 0), format!("{held} requests held")),
+            layer("discovery", "ok", format!("{} services, {} routes", self.services.len(), self.config.routes.len())),
+            layer("health", state(ready == total && primaries == standing.len()), health),
+            data,
+            layer("traffic", "ok", format!("gateway on {}", self.facts.gateway.join(", "))),
+            layer("region", "ok", format!("{}, alone", self.config.node.region)),
+        ]
+    }
+
+    fn tasks(&self) -> Vec<Task> {
+        let task =
+            |name: &str, state: String, last_error: Option<String>| Task { name: name.into(), state, last_error };
+        let rolls: Vec<&str> = self
+            .services
+            .values()
+            .filter(|service| service.roll.is_some())
+            .map(|service| service.name.as_str())
+            .collect();
+        vec![
+            task("store", self.shell.store.status().role.to_string(), self.store_problem.clone()),
+            task(
+                "lease",
+                if self.lease_error.is_none() { "good".into() } else { "failing".into() },
+                self.lease_error.clone(),
+            ),
+            task("rolls", if rolls.is_empty() { "none".into() } else { rolls.join(", ") }, None),
+            task("notices", format!("{} webhooks", self.config.notify.len()), None),
+        ]
+    }
+}

@@ -1,0 +1,137 @@
+//! The control plane's metrics, in the OpenMetrics text format. Labels are bounded: services, instances and kinds only.
+//! The gateway registers its own in the same registry.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// A service and one of its instances.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct InstanceLabels {
+    /// The service.
+    pub service: String,
+    /// The instance.
+    pub instance: String,
+}
+
+/// A probe of an instance with its result.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ProbeLabels {
+    /// The service.
+    pub service: String,
+    /// The instance.
+    pub instance: String,
+    /// `livenessProbe`, `readinessProbe` or `startupProbe`.
+    pub probe: &'static str,
+    /// `success` or `failure`.
+    pub result: &'static str,
+}
+
+/// A service.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ServiceLabels {
+    /// The service.
+    pub service: String,
+}
+
+/// An event's kind.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct EventLabels {
+    /// Its kebab-case name.
+    pub kind: String,
+}
+
+/// Handles on every metric of the control plane.
+#[derive(Clone, Debug, Default)]
+pub struct ControlMetrics {
+    /// Starts of an instance after its first.
+    pub restarts: Family<InstanceLabels, Counter>,
+    /// 1 while an instance is ready.
+    pub ready: Family<InstanceLabels, Gauge>,
+    /// 1 for the primary.
+    pub primary: Family<InstanceLabels, Gauge>,
+    /// Probe results.
+    pub probes: Family<ProbeLabels, Counter>,
+    /// Promotions completed.
+    pub promotions: Family<ServiceLabels, Counter>,
+    /// The current epoch.
+    pub epoch: Family<ServiceLabels, Gauge>,
+    /// How long the last switch of primary took, from the loss to the route.
+    pub switch_seconds: Family<ServiceLabels, Gauge<f64, AtomicU64>>,
+    /// Events by kind.
+    pub events: Family<EventLabels, Counter>,
+    /// Node processes started by this keeper.
+    pub node_starts: Gauge,
+    /// The store's figures.
+    pub store: StoreGauges,
+}
+
+/// The store's figures, copied when metrics are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct StoreGauges {
+    /// Its revision.
+    pub revision: Gauge,
+    /// 1 while it serves.
+    pub serving: Gauge,
+    /// Bytes of the write-ahead log on disk.
+    pub wal_bytes: Gauge,
+    /// Flushes so far.
+    pub fsyncs: Gauge,
+    /// The last flush.
+    pub last_fsync_seconds: Gauge<f64, AtomicU64>,
+    /// Bytes of keys and values.
+    pub used_bytes: Gauge,
+}
+
+impl ControlMetrics {
+    /// Registers everything under `seawall_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let m = &metrics;
+        registry.register("seawall_instance_restarts", "Starts of an instance after its first", m.restarts.clone());
+        registry.register("seawall_instance_ready", "1 while the instance is ready for traffic", m.ready.clone());
+        registry.register("seawall_instance_primary", "1 for the primary of its service", m.primary.clone());
+        registry.register("seawall_probe_results", "Probe results", m.probes.clone());
+        registry.register("seawall_promotions", "Promotions completed", m.promotions.clone());
+        registry.register("seawall_service_epoch", "The epoch of the service's primary", m.epoch.clone());
+        registry.register_with_unit(
+            "seawall_switch",
+            "The last switch of primary, from the loss to the route",
+            Unit::Seconds,
+            m.switch_seconds.clone(),
+        );
+        registry.register("seawall_events", "Events by kind", m.events.clone());
+        registry.register("seawall_node_starts", "Node processes started by this keeper", m.node_starts.clone());
+        let s = &m.store;
+        registry.register("seawall_store_revision", "The store's revision", s.revision.clone());
+        registry.register("seawall_store_serving", "1 while the store serves", s.serving.clone());
+        registry.register_with_unit(
+            "seawall_wal_size",
+            "Size of the write-ahead log on disk",
+            Unit::Bytes,
+            s.wal_bytes.clone(),
+        );
+        registry.register(
+            "seawall_wal_fsyncs",
+            "Flushes of the write-ahead log since the start of the node process",
+            s.fsyncs.clone(),
+        );
+        registry.register_with_unit(
+            "seawall_wal_last_fsync",
+            "The last flush of the write-ahead log",
+            Unit::Seconds,
+            s.last_fsync_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "seawall_store_used",
+            "Keys and values in the store",
+            Unit::Bytes,
+            s.used_bytes.clone(),
+        );
+        metrics
+    }
+}

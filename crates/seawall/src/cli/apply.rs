@@ -1,0 +1,58 @@
+//! `seawall apply -f FILE`: another configuration for the running node.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::{Failure, Outcome};
+
+/// What `apply` takes.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Seconds to wait until every changed instance is ready
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+/// Checks the file here, sends it with everything it includes, and says what changed.
+pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
+    let main = std::path::absolute(&arguments.file)?;
+    let files: RefCell<BTreeMap<PathBuf, String>> = RefCell::default();
+    let loaded = model::config::load(&main, &mut |path| {
+        let text = std::fs::read_to_string(path)?;
+        files.borrow_mut().insert(path.to_owned(), text.clone());
+        Ok(text)
+    });
+    eprint!("{}", loaded.diagnostics.render(&loaded.sources));
+    let Some(config) = loaded.config else {
+        return Err(Failure::bad_input(anyhow!("the configuration has mistakes; nothing was changed")));
+    };
+    node::check_routes(&config)
+        .map_err(|error| Failure::bad_input(anyhow!("{}: {error}; nothing was changed", main.display())))?;
+    let body = json!({ "main": main, "files": files.into_inner() });
+    let applied = client.post("/api/v1/apply", &body, Duration::from_secs(arguments.timeout))?;
+    for (what, word) in [
+        ("added", "added"),
+        ("removed", "removed"),
+        ("rolled", "rolled, all instances ready"),
+        ("changed", "changed in place"),
+    ] {
+        for name in applied[what].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            writeln!(std::io::stdout(), "{name}: {word}")?;
+        }
+    }
+    if applied["routes"] == true {
+        writeln!(std::io::stdout(), "routes: changed")?;
+    }
+    writeln!(std::io::stdout(), "applied {}", arguments.file.display())?;
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! `seawall check FILE`: every mistake at once.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::anyhow;
+use model::diagnostic::Severity;
+
+use super::{Failure, Outcome};
+
+/// Reports everything wrong or suspicious; exit code 2 when something refuses the file.
+pub fn run(file: &Path) -> Outcome {
+    let loaded = model::config::load(file, &mut |path| std::fs::read_to_string(path));
+    write!(std::io::stdout(), "{}", loaded.diagnostics.render(&loaded.sources))?;
+    let (errors, warnings) = (loaded.diagnostics.count(Severity::Error), loaded.diagnostics.count(Severity::Warning));
+    let Some(config) = loaded.config else {
+        return Err(Failure::bad_input(anyhow!(
+            "{}: {}, {}",
+            file.display(),
+            count(errors, "error"),
+            count(warnings, "warning")
+        )));
+    };
+    node::check_routes(&config).map_err(|error| Failure::bad_input(anyhow!("{}: {error}", file.display())))?;
+    let (services, routes) = (count(config.services.len(), "service"), count(config.routes.len(), "route"));
+    writeln!(std::io::stdout(), "{}: ok, {services}, {routes}, {}", file.display(), count(warnings, "warning"))?;
+    Ok(())
+}
+
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,15 @@
+//! The product as a whole: the real binary, real sockets, real kills. Each test has its own folder, ports and processes.
+//! Figures are printed: `cargo test -p seawall --test it -- --nocapture`.
+#![cfg(unix)] // The one place outside `platform`: these tests send signals and read `/proc`.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod active;
+mod api;
+mod apply;
+mod crash;
+mod faults;
+mod primary;
+mod refusals;
+mod stop;
+mod support;
+mod verbs;

@@ -1,0 +1,106 @@
+//! Expiry of leases: while this node leads, it proposes the end of each lease whose time is up.
+
+use std::sync::Arc;
+
+use data::{Command, LeaseId, Response};
+use openraft::async_runtime::watch::WatchReceiver;
+
+use crate::machine::Shared;
+use crate::types::{Proposal, Raft};
+use crate::wal::lock;
+
+/// Runs until the engine stops.
+pub(crate) async fn expire(raft: Raft, shared: Arc<Shared>) {
+    let mut server = raft.server_metrics();
+    loop {
+        while !server.borrow_watched().state.is_leader() {
+            if server.changed().await.is_err() {
+                return;
+            }
+        }
+        lead(&raft, &shared).await;
+        // Not leading any more, or the engine stopped: wait for news.
+        if server.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A new leader first restarts every lease, by a committed entry that outdates the expiries of the leader before it.
+async fn lead(raft: &Raft, shared: &Shared) {
+    let any = lock(&shared.view).state.leases().next().is_some();
+    if any && propose(raft, Command::LeaseRenewAll).await.is_none() {
+        return;
+    }
+    loop {
+        let changed = shared.leases_changed.notified();
+        let due = lock(&shared.leases).take_due(std::time::Instant::now());
+        for (lease, renewal) in due {
+            if !expire_one(raft, shared, lease, renewal).await {
+                return;
+            }
+        }
+        let next = lock(&shared.leases).next_deadline();
+        match next {
+            Some(at) => tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(at.into()) => {}
+            },
+            None => changed.await,
+        }
+    }
+}
+
+async fn expire_one(raft: &Raft, shared: &Shared, lease: LeaseId, renewal: u64) -> bool {
+    if propose(raft, Command::LeaseExpire { lease, renewal }).await.is_some() {
+        return true;
+    }
+    lock(&shared.leases).retry(lease);
+    false
+}
+
+async fn propose(raft: &Raft, command: Command) -> Option<Response> {
+    match raft.client_write(Proposal(Arc::new(command))).await {
+        Ok(written) => Some(written.data),
+        Err(error) => {
+            tracing::warn!(%error, "a lease change was not committed");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crate::node::Node;
+    use crate::options::Options;
+    use crate::types::Proposal;
+    use crate::wal::lock;
+    use data::{Command, LeaseId, Response};
+
+    fn renewal(node: &Node) -> u64 {
+        lock(&node.shared.view).state.lease(LeaseId(1)).expect("granted below").0.renewal
+    }
+
+    #[tokio::test]
+    async fn a_new_leader_renews_every_lease_by_a_committed_entry_that_outdates_older_expiries() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = || Options { segment_bytes: 8192, reserve_bytes: 0, ..Options::new(directory.path()) };
+        let node = Node::start(options()).unwrap();
+        let propose =
+            async |node: &Node, command: Command| node.raft.client_write(Proposal(command.into())).await.unwrap().data;
+        propose(&node, Command::LeaseGrant { ttl: Duration::from_secs(3600) }).await;
+        assert_eq!(renewal(&node), 0);
+        drop(node);
+
+        let node = Node::start(options()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while renewal(&node) != 1 {
+            assert!(Instant::now() < deadline, "the new leader did not renew");
+            tokio::task::yield_now().await;
+        }
+        let stale = propose(&node, Command::LeaseExpire { lease: LeaseId(1), renewal: 0 }).await;
+        assert_eq!(stale, Response::LeaseKept { lease: LeaseId(1) });
+    }
+}

@@ -1,0 +1,35 @@
+//! The embedded `Store`: Raft (one voter is the one-machine default) over our own write-ahead log.
+//! Stands in the write walk between `Store::txn` and the watchers: propose, log and flush, commit, apply, reply.
+//! Openraft stays hidden: no type of it is public or on disk. Deliberately absent: peers (a cluster comes later) and
+//! domain rules.
+//!
+//! On disk, in one directory:
+//! - `lock`, `owner`: who has it open;
+//! - `superblock`: identity, vote and markers, kept twice;
+//! - `wal-NNNNNNNNNNNNNNNN`: log segments, preallocated, records chained by CRC;
+//! - `snapshot-a`, `snapshot-b`: the newest snapshot and the one before or being written;
+//! - `reserve`: space given up when the disk is full, so that the node can stop in good order.
+
+mod abort;
+mod disk;
+mod leases;
+mod lock;
+mod log_store;
+mod machine;
+mod network;
+mod node;
+mod open_error;
+mod options;
+mod record;
+mod snapshot;
+mod snapshots;
+mod store;
+mod superblock;
+mod types;
+mod wal;
+mod wire;
+
+pub use disk::{Disk, DiskFile, FaultyDisk, Operation, RealDisk};
+pub use open_error::OpenError;
+pub use options::Options;
+pub use store::RaftStore;

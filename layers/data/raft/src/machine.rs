@@ -1,0 +1,214 @@
+//! Apply: committed entries in log order onto the state machine, then events to watchers, then the reply.
+//! A panic in here aborts the process: a replica that skipped an entry must not go on.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use data::{Applied, Key, LeaseClock, LeaseId, Response, StateMachine, WatchHub};
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+
+use crate::abort::AbortOnPanic;
+use crate::options::Options;
+use crate::snapshot::{self, Image};
+use crate::snapshots::{self, Snapshots};
+use crate::superblock::SnapshotPointerV1;
+use crate::types::{self, Entry, LogId, StoredMembership, Types};
+use crate::wal::{Wal, lock};
+
+/// What apply writes and readers read.
+pub(crate) struct View {
+    pub state: StateMachine,
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+}
+
+/// Everything apply touches; shared with the store's handle.
+pub(crate) struct Shared {
+    pub options: Options,
+    pub view: Mutex<View>,
+    pub hub: WatchHub,
+    pub leases: Mutex<LeaseClock>,
+    pub leases_changed: tokio::sync::Notify,
+    pub wal: Arc<Wal>,
+    pub snapshots: Snapshots,
+}
+
+impl Shared {
+    /// Starts from a snapshot, or empty.
+    pub(crate) fn new(options: Options, wal: Arc<Wal>, image: Option<Image>) -> Self {
+        let view = image.map_or_else(
+            || View { state: StateMachine::default(), applied: None, membership: StoredMembership::default() },
+            view_of,
+        );
+        let hub = WatchHub::new(view.state.revision(), options.history);
+        let shared = Self {
+            options,
+            view: Mutex::new(view),
+            hub,
+            leases: Mutex::default(),
+            leases_changed: tokio::sync::Notify::new(),
+            wal,
+            snapshots: Snapshots::default(),
+        };
+        shared.restart_leases();
+        shared
+    }
+
+    /// Gives every lease its full time.
+    fn restart_leases(&self) {
+        let state = lock(&self.view).state.clone();
+        let mut leases = lock(&self.leases);
+        leases.clear();
+        for record in state.leases() {
+            leases.start(record.lease, record.ttl, record.renewal, Instant::now());
+        }
+        self.leases_changed.notify_one();
+    }
+
+    /// Keeps the leader's clock in step with what was applied.
+    fn follow_leases(&self, response: &Response) {
+        match response {
+            Response::LeaseGranted { lease, ttl } => lock(&self.leases).start(*lease, *ttl, 0, Instant::now()),
+            Response::LeaseEnded { lease, .. } => lock(&self.leases).remove(*lease),
+            Response::LeaseKept { lease } => lock(&self.leases).retry(*lease),
+            Response::LeasesRenewed => return self.restart_leases(),
+            Response::Txn { .. } | Response::Nothing | Response::Failed(_) => return,
+        }
+        self.leases_changed.notify_one();
+    }
+
+    /// A lease's time to live and keys, as applied.
+    pub(crate) fn view_lease(&self, lease: LeaseId) -> Option<(Duration, Vec<Key>)> {
+        lock(&self.view).state.lease(lease).map(|(record, keys)| (record.ttl, keys))
+    }
+
+    pub(crate) fn image(&self) -> Option<Image> {
+        let view = lock(&self.view);
+        Some(Image {
+            last: types::log_id_dto(view.applied.as_ref()?),
+            membership_log: view.membership.log_id().as_ref().map(types::log_id_dto),
+            membership: types::membership_dto(view.membership.membership()),
+            state: view.state.clone(),
+        })
+    }
+}
+
+fn view_of(image: Image) -> View {
+    let membership_log = image.membership_log.map(types::log_id);
+    View {
+        state: image.state,
+        applied: Some(types::log_id(image.last)),
+        membership: StoredMembership::new(membership_log, types::membership(image.membership)),
+    }
+}
+
+/// The engine's state machine.
+pub(crate) struct Machine {
+    shared: Arc<Shared>,
+}
+
+impl Machine {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn apply_entry(&self, entry: &Entry) -> Response {
+        let _guard = AbortOnPanic { doing: "applying the log" };
+        let mut view = lock(&self.shared.view);
+        view.applied = Some(entry.log_id);
+        self.shared.snapshots.count_entry(self.shared.options.snapshot_entries);
+        let Applied { response, revision, events } = match &entry.payload {
+            EntryPayload::Blank => return Response::Nothing,
+            EntryPayload::Normal(proposal) => view.state.apply(&proposal.0),
+            EntryPayload::Membership(membership) => {
+                view.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                return Response::Nothing;
+            }
+        };
+        drop(view);
+        self.shared.hub.publish(revision, events);
+        self.shared.follow_leases(&response);
+        response
+    }
+}
+
+/// The current snapshot, by its place on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotFile(SnapshotPointerV1);
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let view = lock(&self.shared.view);
+        Ok((view.applied, view.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let response = self.apply_entry(&entry);
+            if let Some(responder) = responder {
+                responder.send(response);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { shared: self.shared.clone(), image: self.shared.image() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<Types>,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let image = snapshot::read(&*self.shared.options.disk, &self.shared.options.directory, snapshot.0)
+            .map_err(io::Error::other)?;
+        self.shared.hub.reset(image.state.revision());
+        *lock(&self.shared.view) = view_of(image);
+        self.shared.restart_leases();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, SnapshotFile>>, io::Error> {
+        current_snapshot(&self.shared)
+    }
+}
+
+/// Holds the state as it was when the snapshot was asked for.
+pub(crate) struct Builder {
+    shared: Arc<Shared>,
+    image: Option<Image>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    /// Names the newest snapshot: `snapshots` writes them, because there a failure to write one stops nothing.
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotFile>, io::Error> {
+        if self.shared.wal.superblock().snapshot.is_none() {
+            let image = self.image.take().ok_or_else(|| io::Error::other("nothing is applied yet"))?;
+            snapshots::write(&self.shared, image).await?;
+        }
+        current_snapshot(&self.shared)?.ok_or_else(|| io::Error::other("there is no snapshot"))
+    }
+}
+
+fn current_snapshot(shared: &Shared) -> io::Result<Option<SnapshotOf<Types, SnapshotFile>>> {
+    let Some(pointer) = shared.wal.superblock().snapshot else { return Ok(None) };
+    let meta =
+        snapshot::read_meta(&*shared.options.disk, &shared.options.directory, pointer).map_err(io::Error::other)?;
+    let membership_log = meta.membership_log.map(types::log_id);
+    let last_membership = StoredMembership::new(membership_log, types::membership(meta.membership));
+    let meta = openraft::SnapshotMeta { last_log_id: Some(types::log_id(pointer.last)), last_membership };
+    Ok(Some(openraft::Snapshot { meta, snapshot: SnapshotFile(pointer) }))
+}

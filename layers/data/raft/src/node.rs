@@ -1,0 +1,230 @@
+//! Start and stop of one voter: recovery in order, then the engine on a thread and runtime of its own, so that no
+//! busy caller can starve it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use data::NotServing;
+use openraft::{BasicNode, Config, ReadPolicy, SnapshotPolicy};
+use tokio::sync::{oneshot, watch};
+
+use crate::lock;
+use crate::log_store::LogStore;
+use crate::machine::{Machine, Shared};
+use crate::network::NoPeers;
+use crate::open_error::OpenError;
+use crate::options::Options;
+use crate::snapshot;
+use crate::snapshots;
+use crate::superblock::{self, Superblock, SuperblockV1};
+use crate::types::Raft;
+use crate::wal::{Order, Wal, need_bytes};
+use crate::{leases, wal};
+
+/// Longest wait for the one voter to elect itself; only a stuck disk takes that long.
+const ELECTION_WAIT: Duration = Duration::from_secs(30);
+/// Entries kept in the log behind a snapshot.
+const ENTRIES_BEHIND_SNAPSHOT: u64 = 0;
+
+/// A running voter.
+pub(crate) struct Node {
+    pub raft: Raft,
+    pub shared: Arc<Shared>,
+    pub snapshot_requests: tokio::sync::mpsc::Sender<snapshots::Request>,
+    stop: std::sync::Mutex<Option<oneshot::Sender<()>>>,
+    /// True once everything is flushed and released.
+    pub stopped: watch::Receiver<bool>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Node {
+    /// Recovers the directory and returns once the node serves.
+    pub(crate) fn start(options: Options) -> Result<Self, OpenError> {
+        let lock = lock::lock_directory(&options.directory, &*options.disk)?;
+        let superblock = open_superblock(&options)?;
+        lock::reserve(&options)?;
+        let pointer = superblock.content().snapshot;
+        let image = pointer.map(|pointer| snapshot::read(&*options.disk, &options.directory, pointer)).transpose()?;
+        let wal = Arc::new(Wal::open(&options, superblock)?);
+        let shared = Arc::new(Shared::new(options, wal, image));
+
+        let (ready, started) = mpsc::channel();
+        let (snapshot_requests, requests) = tokio::sync::mpsc::channel(1);
+        let (stop, stopping) = oneshot::channel();
+        let (finished, stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(OpenError::io("make a runtime for", &shared.options.directory))?;
+        let body = {
+            let shared = shared.clone();
+            move || {
+                runtime.block_on(run(shared, requests, ready, stopping));
+                drop(runtime);
+                drop(lock);
+                finished.send_replace(true);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("seawall-raft".into())
+            .spawn(body)
+            .map_err(OpenError::io("start a thread for", &shared.options.directory))?;
+        let raft = match started.recv() {
+            Ok(Ok(raft)) => raft,
+            Ok(Err(error)) => {
+                // The thread releases the directory; its result is already told.
+                let _ = thread.join();
+                return Err(error);
+            }
+            Err(mpsc::RecvError) => return Err(OpenError::Engine("its thread died".into())),
+        };
+        Ok(Self { raft, shared, snapshot_requests, stop: Some(stop).into(), stopped, thread: Some(thread).into() })
+    }
+
+    /// Begins the orderly stop; `stopped` tells when it is done.
+    pub(crate) fn begin_stop(&self) {
+        if let Some(stop) = wal::lock(&self.stop).take() {
+            // The thread may have died: then there is nothing to stop.
+            let _ = stop.send(());
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.begin_stop();
+        let thread = wal::lock(&self.thread).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the consensus thread panicked");
+        }
+    }
+}
+
+fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
+    let directory = &options.directory;
+    if let Some(superblock) = Superblock::read(&*options.disk, directory)? {
+        let SuperblockV1 { node_id, group, .. } = superblock.content();
+        if (*node_id, *group) != (options.node_id, options.group) {
+            return Err(OpenError::ForeignFile { file: superblock.path().to_path_buf() });
+        }
+        return Ok(superblock);
+    }
+    let names = options.disk.list(directory).map_err(OpenError::io("list", directory))?;
+    if names.iter().any(|name| name.starts_with("wal-") || name.starts_with("snapshot-")) {
+        let path = directory.join(superblock::FILE_NAME);
+        return Err(OpenError::corrupt(
+            &path,
+            0,
+            "there is a log but both copies of the superblock are invalid or gone",
+        ));
+    }
+    let content = SuperblockV1 {
+        store_id: *uuid::Uuid::new_v4().as_bytes(),
+        node_id: options.node_id,
+        group: options.group,
+        vote: None,
+        purged: None,
+        snapshot: None,
+        newest_segment: 0,
+        clean_end: None,
+    };
+    Superblock::create(&*options.disk, directory, content).map_err(|source| match source.kind() {
+        io::ErrorKind::StorageFull => {
+            OpenError::DiskFull { directory: directory.clone(), need_bytes: need_bytes(options) }
+        }
+        _ => OpenError::Io { action: "make the superblock in", file: directory.clone(), source },
+    })
+}
+
+/// The body of the consensus thread.
+async fn run(
+    shared: Arc<Shared>,
+    requests: tokio::sync::mpsc::Receiver<snapshots::Request>,
+    ready: mpsc::Sender<Result<Raft, OpenError>>,
+    stop: oneshot::Receiver<()>,
+) {
+    match start_engine(&shared).await {
+        Ok(raft) => {
+            let expiry = tokio::spawn(leases::expire(raft.clone(), shared.clone()));
+            let snapshots = tokio::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
+            // If nobody waits any more, the stop below follows at once.
+            let _ = ready.send(Ok(raft.clone()));
+            let _ = stop.await;
+            expiry.abort();
+            snapshots.abort();
+            if let Err(error) = raft.shutdown().await {
+                tracing::error!(%error, "the consensus engine did not stop cleanly");
+            }
+            close(&shared).await;
+        }
+        Err(error) => {
+            close(&shared).await;
+            let _ = ready.send(Err(error));
+        }
+    }
+}
+
+async fn close(shared: &Shared) {
+    shared.hub.close();
+    if let Err(error) = shared.wal.order_and_wait(|done| Order::Close { done }).await {
+        tracing::warn!(%error, "the log was not closed in good order");
+    }
+    shared.wal.join();
+}
+
+async fn start_engine(shared: &Arc<Shared>) -> Result<Raft, OpenError> {
+    let id = shared.options.node_id;
+    let log = LogStore::new(shared.wal.clone());
+    let engine = |error: &dyn std::fmt::Display| start_error(shared, error);
+    let config = Arc::new(config(&shared.options).map_err(|error| OpenError::Engine(error.to_string()))?);
+    let raft =
+        Raft::new(id, config, NoPeers, log, Machine::new(shared.clone())).await.map_err(|error| engine(&error))?;
+    if raft.is_initialized().await.map_err(|error| engine(&error))? {
+        raft.trigger().elect(false).await.map_err(|error| engine(&error))?;
+    } else {
+        let alone = BTreeMap::from([(id, BasicNode::default())]);
+        raft.initialize(alone).await.map_err(|error| engine(&error))?;
+    }
+    let wait = raft.wait(Some(ELECTION_WAIT));
+    let _ =
+        wait.state(openraft::ServerState::Leader, "one voter elects itself").await.map_err(|error| engine(&error))?;
+    let _ = raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map_err(|error| engine(&error))?;
+    Ok(raft)
+}
+
+/// The log's own reason says more than the engine's.
+fn start_error(shared: &Shared, error: &dyn std::fmt::Display) -> OpenError {
+    match shared.wal.health() {
+        Some(NotServing::DiskFull { need_bytes, .. }) => {
+            OpenError::DiskFull { directory: shared.options.directory.clone(), need_bytes }
+        }
+        Some(reason) => OpenError::Engine(reason.to_string()),
+        None => OpenError::Engine(error.to_string()),
+    }
+}
+
+fn config(options: &Options) -> Result<Config, openraft::ConfigError> {
+    Config {
+        cluster_name: format!("group-{}", options.group),
+        election_timeout_min: 150,
+        election_timeout_max: 300,
+        heartbeat_interval: 50,
+        // `snapshots` decides.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: ENTRIES_BEHIND_SNAPSHOT,
+        enable_pre_vote: Some(options.pre_vote),
+        // One voter needs no heartbeat and no timeout: an idle store wakes nobody.
+        enable_tick: false,
+        enable_heartbeat: false,
+        enable_elect: false,
+        // A new term at every start, so that no entry of the old term can be confused with one that was cut off.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    }
+    .validate()
+}

@@ -1,0 +1,61 @@
+//! What a store is opened with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data::{DEFAULT_QUOTA_BYTES, Durability, HistoryLimits};
+
+use crate::{Disk, RealDisk};
+
+/// Options of a [`RaftStore`](crate::RaftStore). Start from [`Options::new`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory; made if absent.
+    pub directory: PathBuf,
+    /// This node's number in the group; never reused for another directory.
+    pub node_id: u64,
+    /// The Raft group (0: control and KV).
+    pub group: u16,
+    /// What an acknowledgement is worth.
+    pub durability: Durability,
+    /// With [`Durability::Async`]: the longest time until a write is flushed.
+    pub flush_interval: Duration,
+    /// Size of a log segment, reserved when it is begun.
+    pub segment_bytes: u64,
+    /// A snapshot is taken after this many log entries,
+    pub snapshot_entries: u64,
+    /// or after this many bytes of log, whichever comes first.
+    pub snapshot_log_bytes: u64,
+    /// Most bytes of keys and values.
+    pub quota_bytes: u64,
+    /// Space held back for an orderly stop when the disk is full; 0 holds back none.
+    pub reserve_bytes: u64,
+    /// History kept for watches from a past revision.
+    pub history: HistoryLimits,
+    /// Ask before an election whether it could be won (no effect with one voter).
+    pub pre_vote: bool,
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Options {
+    /// The defaults, on a directory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            node_id: 1,
+            group: 0,
+            durability: Durability::Sync,
+            flush_interval: Duration::from_millis(50),
+            segment_bytes: 16 * 1024 * 1024,
+            snapshot_entries: 50_000,
+            snapshot_log_bytes: 32 * 1024 * 1024,
+            quota_bytes: DEFAULT_QUOTA_BYTES,
+            reserve_bytes: 4 * 1024 * 1024,
+            history: HistoryLimits::default(),
+            pre_vote: true,
+            disk: Arc::new(RealDisk),
+        }
+    }
+}

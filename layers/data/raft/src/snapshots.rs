@@ -1,0 +1,111 @@
+//! When snapshots are taken. A background task writes them, then tells the engine, which purges the log behind.
+//! A snapshot that cannot be written is counted, logged and tried again later: the log still holds everything.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::machine::Shared;
+use crate::snapshot::{self, Image};
+use crate::superblock::SnapshotPointerV1;
+use crate::types::Raft;
+use crate::wal::Order;
+
+/// Pause after a snapshot that failed.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
+
+/// Longest wait for the engine to purge the log behind a snapshot.
+const PURGE_WAIT: Duration = Duration::from_secs(30);
+
+/// What decides when the next snapshot is due.
+#[derive(Default)]
+pub(crate) struct Snapshots {
+    entries: AtomicU64,
+    entries_due: Notify,
+    pub failures: AtomicU64,
+}
+
+impl Snapshots {
+    /// Counts an applied entry.
+    pub(crate) fn count_entry(&self, limit: u64) {
+        if self.entries.fetch_add(1, Ordering::Relaxed) + 1 >= limit {
+            self.entries_due.notify_one();
+        }
+    }
+}
+
+/// Someone waits for a snapshot.
+pub(crate) type Request = oneshot::Sender<io::Result<()>>;
+
+/// The background task: by entries, by bytes of log, or on request.
+pub(crate) async fn run(raft: Raft, shared: Arc<Shared>, mut requests: mpsc::Receiver<Request>) {
+    loop {
+        let request = tokio::select! {
+            request = requests.recv() => match request {
+                Some(request) => Some(request),
+                None => return,
+            },
+            () = shared.snapshots.entries_due.notified() => None,
+            () = shared.wal.snapshot_due() => None,
+        };
+        if request.is_none() && !due(&shared) {
+            continue;
+        }
+        let taken = take(&raft, &shared).await;
+        if let Err(error) = &taken {
+            shared.snapshots.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%error, "no snapshot could be taken: the log grows until one can");
+        }
+        let failed = taken.is_err();
+        match request {
+            // The caller may have gone.
+            Some(request) => drop(request.send(taken)),
+            None if failed => {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                shared.snapshots.entries_due.notify_one();
+            }
+            None => {}
+        }
+    }
+}
+
+/// A poke may be old: a snapshot was taken since.
+fn due(shared: &Shared) -> bool {
+    shared.snapshots.entries.load(Ordering::Relaxed) >= shared.options.snapshot_entries
+        || shared.wal.unsnapshotted_bytes() >= shared.options.snapshot_log_bytes
+}
+
+async fn take(raft: &Raft, shared: &Arc<Shared>) -> io::Result<()> {
+    let image = shared.image().ok_or_else(|| io::Error::other("nothing is applied yet"))?;
+    let last = crate::types::log_id(image.last);
+    write(shared, image).await?;
+    shared.snapshots.entries.store(0, Ordering::Relaxed);
+    raft.trigger().snapshot().await.map_err(io::Error::other)?;
+    let wait = raft.wait(Some(PURGE_WAIT));
+    let purged = wait.metrics(|metrics| metrics.purged >= Some(last), "the log behind the snapshot is purged");
+    purged.await.map(drop).map_err(io::Error::other)
+}
+
+/// Writes a snapshot, durably, and makes it the current one.
+pub(crate) async fn write(shared: &Arc<Shared>, image: Image) -> io::Result<()> {
+    let pointer = write_on_its_own_thread(shared.clone(), image).await?;
+    shared.wal.order_and_wait(|done| Order::SaveSnapshot { pointer, done }).await
+}
+
+/// Encoding and writing take long: not on the engine's thread.
+async fn write_on_its_own_thread(shared: Arc<Shared>, image: Image) -> io::Result<SnapshotPointerV1> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new().name("seawall-snapshot".into()).spawn(move || {
+        let superblock = shared.wal.superblock();
+        let (slot, sequence) = superblock.snapshot.map_or((0, 1), |current| (1 - current.slot, current.sequence + 1));
+        let options = &shared.options;
+        let identity = (superblock.store_id, superblock.group);
+        let written = snapshot::write(&*options.disk, &options.directory, identity, (slot, sequence), &image);
+        // The engine may have shut down meanwhile.
+        let _ = sender.send(written);
+    })?;
+    receiver.await.unwrap_or_else(|_| Err(io::Error::other("the snapshot thread died")))
+}

@@ -1,0 +1,77 @@
+//! The engine's types, chosen once. Nothing outside this crate sees them and none of them is on disk.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use data::{Command, Response};
+use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
+use openraft::vote::RaftLeaderId;
+use openraft::{BasicNode, Membership};
+
+use crate::wire::{LogIdV1, MembershipV1, VoteV1};
+
+openraft::declare_raft_types!(
+    /// The engine's configuration.
+    pub(crate) Types:
+        D = Proposal,
+        R = Response,
+        NodeId = u64,
+        Node = BasicNode,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = openraft::impls::TokioRuntime,
+);
+
+pub(crate) type Raft = openraft::Raft<Types, crate::machine::Machine>;
+pub(crate) type Entry = EntryOf<Types>;
+pub(crate) type LogId = LogIdOf<Types>;
+pub(crate) type Vote = VoteOf<Types>;
+pub(crate) type StoredMembership = StoredMembershipOf<Types>;
+type CommittedLeader = <openraft::impls::leader_id_std::LeaderId<u64, u64> as RaftLeaderId>::Committed;
+
+/// A command on its way through the log; shared, never copied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Proposal(pub Arc<Command>);
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secret and large: logs name the kind only.
+        f.write_str(match &*self.0 {
+            Command::Txn { .. } => "txn",
+            Command::LeaseGrant { .. } => "lease grant",
+            Command::LeaseRevoke { .. } => "lease revoke",
+            Command::LeaseExpire { .. } => "lease expire",
+            Command::LeaseRenewAll => "lease renew all",
+        })
+    }
+}
+
+pub(crate) fn log_id(id: LogIdV1) -> LogId {
+    LogId { leader_id: CommittedLeader::new(id.term), index: id.index }
+}
+
+pub(crate) fn log_id_dto(id: &LogId) -> LogIdV1 {
+    LogIdV1 { term: id.leader_id.term, index: id.index }
+}
+
+pub(crate) fn vote(vote: VoteV1) -> Vote {
+    if vote.committed { Vote::new_committed(vote.term, vote.node) } else { Vote::new(vote.term, vote.node) }
+}
+
+pub(crate) fn vote_dto(vote: &Vote) -> VoteV1 {
+    VoteV1 { term: vote.leader_id.term, node: vote.leader_id.voted_for, committed: vote.committed }
+}
+
+pub(crate) fn membership(dto: MembershipV1) -> Membership<u64, BasicNode> {
+    let configs = dto.configs.into_iter().map(|voters| voters.into_iter().collect()).collect();
+    let nodes: BTreeMap<u64, BasicNode> =
+        dto.nodes.into_iter().map(|(node, addr)| (node, BasicNode { addr })).collect();
+    Membership::new(configs, nodes).unwrap_or_default()
+}
+
+pub(crate) fn membership_dto(membership: &Membership<u64, BasicNode>) -> MembershipV1 {
+    MembershipV1 {
+        configs: membership.get_joint_config().iter().map(|voters| voters.iter().copied().collect()).collect(),
+        nodes: membership.nodes().map(|(node, basic)| (*node, basic.addr.clone())).collect(),
+    }
+}

@@ -1,0 +1,373 @@
+//! The log's thread: takes orders, writes, flushes, answers. Appends that wait together share one flush.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
+
+use data::{Durability, NotServing};
+
+use super::positions::Position;
+use super::recover::Tail;
+use super::{Done, Order, Segment, Shared, lock, segment_path};
+use crate::open_error::OpenError;
+use crate::options::Options;
+use crate::record::{Kind, Place, Record, SEGMENT_HEADER, SegmentHeader, encode};
+use crate::superblock::{CleanEndV1, Superblock, SuperblockV1};
+use crate::wire::{self, LogIdV1};
+
+/// Orders taken into one round.
+const ROUND_ORDERS: usize = 1024;
+/// Bytes gathered before a write.
+const WRITE_BYTES: usize = 1024 * 1024;
+
+pub(crate) struct Writer {
+    options: Options,
+    shared: Arc<Shared>,
+    superblock: Superblock,
+    segment: Arc<Segment>,
+    /// Where the next record goes.
+    offset: u64,
+    /// CRC of the last record.
+    crc: u32,
+    /// Everything before this offset of the segment is flushed.
+    synced: u64,
+    /// Encoded, not yet written; ends at `offset`.
+    buffer: Vec<u8>,
+    /// What to note once the buffer is written.
+    unwritten: Vec<Note>,
+    /// Records written since the last flush.
+    unflushed_records: u64,
+    /// When the oldest unflushed write happened (async durability).
+    dirty_since: Option<Instant>,
+    waiting: Vec<Done>,
+}
+
+enum Note {
+    Entry(u64, Position),
+    TruncateAfter(Option<u64>),
+}
+
+impl Writer {
+    /// Continues at `tail`, or begins the first segment.
+    pub(crate) fn new(
+        options: Options,
+        mut superblock: Superblock,
+        shared: Arc<Shared>,
+        tail: Option<Tail>,
+    ) -> Result<Self, OpenError> {
+        let tail = match tail {
+            Some(tail) => tail,
+            None => begin_segment(&options, &mut superblock, &shared, 1, 0, 0).map_err(|error| {
+                if error.kind() == io::ErrorKind::StorageFull {
+                    return OpenError::DiskFull {
+                        directory: options.directory.clone(),
+                        need_bytes: need_bytes(&options),
+                    };
+                }
+                OpenError::Io { action: "begin the log in", file: options.directory.clone(), source: error }
+            })?,
+        };
+        Ok(Self {
+            options,
+            shared,
+            superblock,
+            segment: tail.segment,
+            offset: tail.offset,
+            crc: tail.crc,
+            synced: tail.offset,
+            buffer: Vec::new(),
+            unwritten: Vec::new(),
+            unflushed_records: 0,
+            dirty_since: None,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Until [`Order::Close`], or until every handle is gone.
+    pub(crate) fn run(mut self, inbox: &Receiver<Order>) {
+        loop {
+            let first = match self.flush_deadline() {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            };
+            match first {
+                Ok(order) => {
+                    let rest = std::iter::from_fn(|| inbox.try_recv().ok()).take(ROUND_ORDERS);
+                    for order in std::iter::once(order).chain(rest) {
+                        if let Order::Close { done } = order {
+                            return self.close(done);
+                        }
+                        self.take(order);
+                    }
+                    self.attempt(Self::commit);
+                }
+                Err(RecvTimeoutError::Timeout) => self.attempt(Self::flush),
+                Err(RecvTimeoutError::Disconnected) => return self.attempt(Self::flush),
+            }
+        }
+    }
+
+    fn flush_deadline(&self) -> Option<Instant> {
+        if self.shared.health.get().is_some() {
+            return None;
+        }
+        self.dirty_since.map(|since| since + self.options.flush_interval)
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Append { records, done } => {
+                self.waiting.push(done);
+                self.attempt(|writer| records.iter().try_for_each(|record| writer.push(record)));
+            }
+            Order::TruncateAfter { last, done } => self.alone(done, |writer| writer.truncate_after(last)),
+            Order::SaveVote { vote, done } => self.alone(done, |writer| {
+                writer.update(|content| {
+                    content.vote = Some(vote);
+                    content.clean_end = None;
+                })
+            }),
+            Order::SaveSnapshot { pointer, done } => self.alone(done, |writer| {
+                writer.update(|content| content.snapshot = Some(pointer))?;
+                writer.shared.unsnapshotted_bytes.store(0, Ordering::Relaxed);
+                lock(&writer.shared.metrics).snapshots += 1;
+                Ok(())
+            }),
+            Order::Purge { upto, done } => self.alone(done, |writer| writer.purge(upto)),
+            Order::Close { .. } => unreachable!("handled in run"),
+        }
+    }
+
+    /// Carries out an order that shares no flush: everything before it is made durable first.
+    fn alone(&mut self, done: Done, action: impl FnOnce(&mut Self) -> io::Result<()>) {
+        self.attempt(Self::commit);
+        self.waiting.push(done);
+        self.attempt(action);
+        self.answer();
+    }
+
+    /// Runs a step, unless the log is closed for good; an error closes it.
+    fn attempt(&mut self, step: impl FnOnce(&mut Self) -> io::Result<()>) {
+        if self.shared.health.get().is_none()
+            && let Err(error) = step(self)
+        {
+            self.fail(&error, false);
+        }
+        if self.shared.health.get().is_some() {
+            self.answer();
+        }
+    }
+
+    /// Tells everyone who waits how it went.
+    fn answer(&mut self) {
+        let health = self.shared.health.get();
+        for done in self.waiting.drain(..) {
+            done(health.map_or(Ok(()), |reason| Err(io::Error::other(reason.clone()))));
+        }
+    }
+
+    /// Closes the log for good and says why.
+    fn fail(&mut self, error: &io::Error, flushing: bool) {
+        let (file, text) = (self.segment.path.display().to_string().into(), error.to_string().into());
+        let reason = if error.kind() == io::ErrorKind::StorageFull {
+            // Room for the rest of the node to stop in good order.
+            let reserve = self.options.directory.join(crate::lock::RESERVE);
+            if let Err(error) = self.options.disk.remove(&reserve) {
+                tracing::warn!(%error, "cannot give up the reserve file");
+            }
+            let directory = self.options.directory.display().to_string().into();
+            NotServing::DiskFull { directory, need_bytes: need_bytes(&self.options) }
+        } else if flushing {
+            NotServing::FlushFailed { file, error: text }
+        } else {
+            NotServing::WriteFailed { file, error: text }
+        };
+        if self.shared.health.set(reason.clone()).is_ok() {
+            tracing::error!(%reason, "the log is closed for good");
+        }
+        self.buffer.clear();
+        self.unwritten.clear();
+    }
+
+    fn push(&mut self, record: &Record) -> io::Result<()> {
+        let length = record.encoded_length();
+        if self.offset + length as u64 > self.segment.length {
+            self.write()?;
+            self.flush()?;
+            self.begin_segment(length)?;
+        }
+        let offset = u32::try_from(self.offset).map_err(io::Error::other)?;
+        let synced = u32::try_from(self.synced).map_err(io::Error::other)?;
+        let place = Place { seed: self.segment.seed, group: self.options.group, previous: self.crc, synced };
+        self.crc = encode(record, place, &mut self.buffer);
+        self.offset += length as u64;
+        self.unflushed_records += 1;
+        if record.kind != Kind::Truncate {
+            let length = u32::try_from(length).map_err(io::Error::other)?;
+            let position = Position { term: record.term, segment: self.segment.sequence, offset, length };
+            self.unwritten.push(Note::Entry(record.index, position));
+        }
+        if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    /// Writes the buffer; from here on its entries can be read.
+    fn write(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        if self.superblock.content().clean_end.is_some() {
+            self.update(|content| content.clean_end = None)?;
+        }
+        let bytes = self.buffer.len() as u64;
+        self.segment.file.write_all_at(&self.buffer, self.offset - bytes)?;
+        self.buffer.clear();
+        // A burst of large values must not stay resident.
+        self.buffer.shrink_to(WRITE_BYTES);
+        self.dirty_since.get_or_insert_with(Instant::now);
+        let mut state = self.shared.state();
+        for note in self.unwritten.drain(..) {
+            match note {
+                Note::Entry(index, position) => {
+                    let pushed = state.positions.push(index, position);
+                    assert!(pushed, "the engine appends consecutive entries");
+                }
+                Note::TruncateAfter(last) => state.positions.truncate_after(last),
+            }
+        }
+        drop(state);
+        self.count(bytes);
+        Ok(())
+    }
+
+    fn count(&self, bytes: u64) {
+        lock(&self.shared.metrics).appended_bytes += bytes;
+        let before = self.shared.unsnapshotted_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes >= self.options.snapshot_log_bytes {
+            self.shared.snapshot_due.notify_one();
+        }
+    }
+
+    /// Makes what was written durable. The one place that decides the fate of a failed flush.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.dirty_since.take().is_none() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        if let Err(error) = self.segment.file.sync() {
+            self.fail(&error, true);
+            return Err(error);
+        }
+        let took = start.elapsed();
+        self.synced = self.offset;
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX - 1);
+        self.shared.last_fsync_micros.store(micros, Ordering::Relaxed);
+        let mut metrics = lock(&self.shared.metrics);
+        metrics.fsync_micros.record_duration(took);
+        metrics.batch_records.record(self.unflushed_records);
+        metrics.appended_records += self.unflushed_records;
+        self.unflushed_records = 0;
+        Ok(())
+    }
+
+    /// Ends a round: everything is written and, with sync durability, flushed; then everyone is answered.
+    fn commit(&mut self) -> io::Result<()> {
+        self.write()?;
+        let overdue = self.dirty_since.is_some_and(|since| since.elapsed() >= self.options.flush_interval);
+        if self.options.durability == Durability::Sync || overdue {
+            self.flush()?;
+        }
+        self.answer();
+        Ok(())
+    }
+
+    fn truncate_after(&mut self, last: Option<LogIdV1>) -> io::Result<()> {
+        let (term, index) = last.map_or((0, 0), |last| (last.term, last.index));
+        self.push(&Record { kind: Kind::Truncate, term, index, payload: wire::encode(&last) })?;
+        self.unwritten.push(Note::TruncateAfter(last.map(|last| last.index)));
+        self.write()?;
+        self.flush()
+    }
+
+    fn purge(&mut self, upto: LogIdV1) -> io::Result<()> {
+        self.update(|content| content.purged = content.purged.max(Some(upto)))?;
+        let mut state = self.shared.state();
+        state.positions.purge(upto.index);
+        let oldest = state.positions.oldest_segment().unwrap_or(self.segment.sequence);
+        let kept = state.segments.split_off(&oldest);
+        let gone = std::mem::replace(&mut state.segments, kept);
+        drop(state);
+        for segment in gone.values() {
+            // A leftover is removed by a later purge or ignored at recovery: its entries are below the purge mark.
+            if let Err(error) = self.options.disk.remove(&segment.path) {
+                tracing::warn!(file = %segment.path.display(), %error, "cannot remove an old log segment");
+            }
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, change: impl FnOnce(&mut SuperblockV1)) -> io::Result<()> {
+        self.superblock.update(change)?;
+        self.shared.state().superblock = self.superblock.content().clone();
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, record_length: usize) -> io::Result<()> {
+        let sequence = self.segment.sequence + 1;
+        let tail = begin_segment(&self.options, &mut self.superblock, &self.shared, sequence, self.crc, record_length)?;
+        self.segment = tail.segment;
+        self.offset = tail.offset;
+        self.synced = tail.offset;
+        Ok(())
+    }
+
+    fn close(mut self, done: Done) {
+        self.attempt(Self::commit);
+        self.waiting.push(done);
+        self.attempt(Self::flush);
+        let (segment, offset, crc) = (self.segment.sequence, self.offset, self.crc);
+        self.attempt(|writer| writer.update(|content| content.clean_end = Some(CleanEndV1 { segment, offset, crc })));
+        self.answer();
+    }
+}
+
+/// Makes a segment file, durably, then records in the superblock that it exists; only then is it written to.
+fn begin_segment(
+    options: &Options,
+    superblock: &mut Superblock,
+    shared: &Shared,
+    sequence: u64,
+    previous: u32,
+    record_length: usize,
+) -> io::Result<Tail> {
+    let path = segment_path(&options.directory, sequence);
+    let content = superblock.content();
+    let (header, seed) =
+        SegmentHeader { group: content.group, sequence, previous, store_id: content.store_id }.encode();
+    let length = options.segment_bytes.max((SEGMENT_HEADER + record_length) as u64);
+    let file = options.disk.open(&path, true)?;
+    if let Err(error) = file.preallocate(length) {
+        // Best effort: an unfinished segment is also removed at the next start.
+        drop(file);
+        let _ = options.disk.remove(&path);
+        return Err(error);
+    }
+    file.write_all_at(&header, 0)?;
+    file.sync()?;
+    options.disk.sync_directory(&options.directory)?;
+    superblock.update(|content| {
+        content.newest_segment = sequence;
+        content.clean_end = None;
+    })?;
+    let segment = Arc::new(Segment { sequence, path, file, seed, length });
+    let mut state = shared.state();
+    state.superblock = superblock.content().clone();
+    state.segments.insert(sequence, segment.clone());
+    Ok(Tail { segment, offset: SEGMENT_HEADER as u64, crc: previous })
+}
+
+/// What a start needs to go on: a segment and the reserve.
+pub(crate) fn need_bytes(options: &Options) -> u64 {
+    options.segment_bytes + options.reserve_bytes
+}

@@ -1,0 +1,107 @@
+//! Errors of the store. Each says whether the request may have had an effect.
+
+use std::sync::Arc;
+
+use crate::LeaseId;
+
+/// Why a request failed. All but [`StoreError::Unknown`] are certain: nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Over a size limit. A retry fails again.
+    #[error("{what} has {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// What was measured.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The store is full. Deletes still work.
+    #[error("the store holds {used} of {quota} bytes and this write does not fit: delete keys first")]
+    QuotaExceeded {
+        /// Bytes in use.
+        used: u64,
+        /// Bytes allowed.
+        quota: u64,
+    },
+    /// The request contradicts itself. A retry fails again.
+    #[error("{what}")]
+    Invalid {
+        /// The fault and the rule.
+        what: &'static str,
+    },
+    /// No such lease: it was revoked, has expired or never was. Grant a new one.
+    #[error("lease {0} does not exist (expired or revoked): grant a new one")]
+    LeaseNotFound(LeaseId),
+    /// The node takes no requests of this kind now.
+    #[error("the store is not serving: {0}")]
+    NotServing(NotServing),
+    /// The store was closed by its owner.
+    #[error("the store is closed")]
+    Closed,
+    /// The request may or may not have taken effect (lease calls only; a txn says so in its outcome).
+    #[error("the outcome is unknown: it may have taken effect")]
+    Unknown,
+}
+
+/// Why a node does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotServing {
+    /// Recovery is not finished. A retry may succeed.
+    #[error("starting: the log is being replayed")]
+    Starting,
+    /// No leader is known. A retry may succeed.
+    #[error("no leader is known")]
+    NoLeader,
+    /// Another voter leads. Ask it.
+    #[error("node {leader} is the leader")]
+    NotLeader {
+        /// The leader's node id.
+        leader: u64,
+    },
+    /// A flush failed; the log is closed for good, reads of the last state remain.
+    #[error(
+        "a flush of {file} failed ({error}); what it held may be lost, so it is never retried. \
+         Check the disk, then restart this node: it keeps everything acknowledged"
+    )]
+    FlushFailed {
+        /// The file.
+        file: Arc<str>,
+        /// The operating system's words.
+        error: Arc<str>,
+    },
+    /// A write failed; the log is closed for good, reads of the last state remain.
+    #[error(
+        "writing {file} failed ({error}). Check the disk, then restart this node: it keeps everything acknowledged"
+    )]
+    WriteFailed {
+        /// The file.
+        file: Arc<str>,
+        /// The operating system's words.
+        error: Arc<str>,
+    },
+    /// No space left; the node is read-only.
+    #[error(
+        "the disk under {directory} is full, the node is read-only. \
+         Free at least {need_bytes} bytes there (or enlarge the disk), then restart this node"
+    )]
+    DiskFull {
+        /// The data directory.
+        directory: Arc<str>,
+        /// What a restart needs.
+        need_bytes: u64,
+    },
+    /// A snapshot could not be written; the store goes on, its log grows.
+    #[error("a snapshot could not be written ({error}); the log keeps everything until one can")]
+    SnapshotFailed {
+        /// What failed.
+        error: Arc<str>,
+    },
+    /// The consensus engine stopped.
+    #[error("the consensus engine stopped ({error}). Restart this node; its log is intact")]
+    Stopped {
+        /// Its words.
+        error: Arc<str>,
+    },
+}

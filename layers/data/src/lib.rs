@@ -1,0 +1,32 @@
+//! The one seam for control state: a narrow revisioned key-value store with etcd's semantics.
+//! Stands between the domain rules (which live above it, once) and the engines (embedded Raft, later etcd).
+//! Deliberately absent: I/O, clocks inside [`StateMachine::apply`], reads of past revisions, and streams.
+
+mod error;
+mod key;
+mod lease;
+mod metrics;
+mod state;
+mod status;
+mod store;
+mod txn;
+mod watch;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "conformance")]
+pub mod memory;
+
+pub use error::{NotServing, StoreError};
+pub use key::{Key, KeyRange, MAX_KEY_BYTES};
+pub use lease::{LeaseClock, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL};
+pub use metrics::{Histogram, StoreMetrics};
+pub use model::Revision;
+pub use state::{Applied, Command, LeaseRecord, Response, StateMachine};
+pub use status::{Durability, RaftRole, Status};
+pub use store::{BoxFuture, Consistency, DEFAULT_QUOTA_BYTES, Store};
+pub use txn::{
+    Compare, CompareOp, CompareTarget, KeyValue, MAX_TXN_BYTES, MAX_TXN_OPS, MAX_VALUE_BYTES, Op, OpResult,
+    RangeRequest, RangeResult, Txn, TxnOutcome,
+};
+pub use watch::{Event, HistoryLimits, WatchHub, WatchItem, WatchStream};

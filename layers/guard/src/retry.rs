@@ -1,0 +1,123 @@
+//! Whether a failed attempt may be made again: by what was written, by the method, by a bounded count.
+//! Asked by the forward step of the request walk after each failure. Deliberately absent: which instance comes
+//! next (balance decides) and any waiting (hold decides).
+
+/// What is known about an attempt that brought no byte of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was handed to the kernel: refused, unreachable, connect timed out.
+    NothingWritten,
+    /// A pooled connection turned out to be closed: it says nothing about the instance.
+    StalePooled,
+    /// A fresh connection took bytes of the request and then ended.
+    Reset,
+    /// The instance answered with something that is no HTTP: it has seen the request.
+    Garbage,
+}
+
+/// What to do about a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Try again; the attempt counted.
+    Again,
+    /// Try again on a fresh connection; the attempt did not count.
+    AgainUncounted,
+    /// Answer the client with the failure.
+    GiveUp,
+}
+
+/// The attempts of one request, bounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempts {
+    left: u32,
+    stale: u32,
+}
+
+/// Stale pooled connections forgiven per request: the second attempt uses a fresh connection, so more than one
+/// can only come from another instance's pool.
+const STALE_FORGIVEN: u32 = 2;
+
+impl Attempts {
+    /// A budget of `total` attempts, the first included; zero means one.
+    pub fn new(total: u32) -> Self {
+        Self { left: total.max(1), stale: STALE_FORGIVEN }
+    }
+
+    /// Judges a failure. `idempotent` is the method's property (RFC 9110, 9.2.2); `replayable` says that every
+    /// byte of the body taken from the client is still at hand; `may_wait` that the service holds requests: then an
+    /// instance that takes no connection costs no attempt, since the hold bounds how long and how often it is tried.
+    pub fn after(&mut self, failure: Failure, idempotent: bool, replayable: bool, may_wait: bool) -> Verdict {
+        let allowed = match failure {
+            Failure::NothingWritten => replayable,
+            Failure::StalePooled | Failure::Reset => idempotent && replayable,
+            Failure::Garbage => false,
+        };
+        if !allowed {
+            return Verdict::GiveUp;
+        }
+        if failure == Failure::NothingWritten && may_wait {
+            return Verdict::AgainUncounted;
+        }
+        if failure == Failure::StalePooled && self.stale > 0 {
+            self.stale -= 1;
+            return Verdict::AgainUncounted;
+        }
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 { Verdict::GiveUp } else { Verdict::Again }
+    }
+}
+
+/// Methods that RFC 9110 9.2.2 defines as idempotent. Compared exactly: methods are case-sensitive.
+pub fn is_idempotent(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Attempts, Failure, Verdict, is_idempotent};
+
+    #[test]
+    fn table() {
+        use Failure::{Garbage, NothingWritten, Reset, StalePooled};
+        use Verdict::{Again, AgainUncounted, GiveUp};
+        for (failure, idempotent, replayable, verdict) in [
+            (NothingWritten, false, true, Again),
+            (NothingWritten, true, true, Again),
+            (NothingWritten, true, false, GiveUp),
+            (StalePooled, true, true, AgainUncounted),
+            (StalePooled, false, true, GiveUp),
+            (Reset, true, true, Again),
+            (Reset, true, false, GiveUp),
+            (Reset, false, true, GiveUp),
+            (Garbage, true, true, GiveUp),
+        ] {
+            let got = Attempts::new(3).after(failure, idempotent, replayable, false);
+            assert_eq!(got, verdict, "{failure:?} idempotent {idempotent} replayable {replayable}");
+        }
+    }
+
+    #[test]
+    fn budgets_end() {
+        let mut attempts = Attempts::new(3);
+        let verdicts: Vec<_> = (0..3).map(|_| attempts.after(Failure::Reset, true, true, true)).collect();
+        assert_eq!(verdicts, [Verdict::Again, Verdict::Again, Verdict::GiveUp]);
+
+        let mut attempts = Attempts::new(1);
+        let verdicts: Vec<_> = (0..3).map(|_| attempts.after(Failure::StalePooled, true, true, false)).collect();
+        assert_eq!(verdicts, [Verdict::AgainUncounted, Verdict::AgainUncounted, Verdict::GiveUp]);
+
+        let mut once = Attempts::new(0);
+        assert_eq!(once.after(Failure::NothingWritten, true, true, true), Verdict::AgainUncounted);
+        assert_eq!(once.after(Failure::NothingWritten, true, true, false), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn methods() {
+        for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"] {
+            assert!(is_idempotent(method.as_bytes()), "{method}");
+        }
+        for method in ["POST", "PATCH", "CONNECT", "get", "PURGE"] {
+            assert!(!is_idempotent(method.as_bytes()), "{method}");
+        }
+    }
+}

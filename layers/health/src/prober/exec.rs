@@ -1,0 +1,60 @@
+//! A command with a time limit; ended with its whole tree when the limit passes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use platform::process::Tree;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// How much of what a command writes to its standard error is quoted.
+const MAX_QUOTE: usize = 200;
+
+/// Runs `command`; only exit code 0 is a success.
+///
+/// # Errors
+/// In one line: not started, not in time, or its exit status with the first of what it wrote to standard error.
+pub async fn run(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    working_dir: &Path,
+    limit: Duration,
+) -> Result<(), String> {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let (program, arguments) = command.split_first().ok_or("an empty command")?;
+    let mut process = Command::new(platform::program::locate(program, working_dir, env));
+    process.args(arguments).envs(env).current_dir(working_dir);
+    process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let marker = format!(
+        "{}exec:{}:{}",
+        platform::process::tree_prefix(),
+        std::process::id(),
+        RUNS.fetch_add(1, Ordering::Relaxed)
+    );
+    let mut tree = Tree::spawn(process, &marker).map_err(|error| format!("cannot start `{program}`: {error}"))?;
+    let (_, _, errors) = tree.pipes();
+    let waited = timeout(limit, tree.wait()).await;
+    if waited.is_err() {
+        // Ignored: what cannot be killed is not ours to wait for.
+        let _ = tree.kill();
+        let _ = timeout(Duration::from_secs(1), tree.wait()).await;
+    }
+    let _ = tree.end(Duration::from_millis(500)).await;
+    let status = waited.map_err(|_| format!("`{program}` did not end within {} ms", limit.as_millis()))?;
+    let status = status.map_err(|error| error.to_string())?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut quote = Vec::new();
+    if let Some(errors) = errors {
+        let _ = timeout(Duration::from_millis(50), errors.take(MAX_QUOTE as u64).read_to_end(&mut quote)).await;
+    }
+    let quote = String::from_utf8_lossy(&quote);
+    let quote = quote.lines().next().unwrap_or_default().trim();
+    let how = platform::process::describe_exit(status);
+    Err(if quote.is_empty() { format!("`{program}`: {how}") } else { format!("`{program}`: {how}: {quote}") })
+}

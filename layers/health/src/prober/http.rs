@@ -1,0 +1,73 @@
+//! One HTTP/1.1 request on a fresh connection, with a bounded answer.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// How much of an answer's body is read; Kubernetes reads as much.
+const MAX_BODY: usize = 10 * 1024;
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The beginning of the body.
+    pub body: Bytes,
+}
+
+/// Sends a request without body and reads the answer. The caller bounds the time.
+///
+/// # Errors
+/// In one line: the connection broke, or what came back is not HTTP.
+pub async fn request(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &[(&str, &str)],
+) -> Result<Answer, String> {
+    let mut request = hyper::Request::builder().method(method).uri(path).header("connection", "close");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        request = request.header("host", host.to_string());
+    }
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("user-agent")) {
+        request = request.header("user-agent", "seawall-probe");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| format!("not a request: {error}"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let connection = tokio::spawn(connection);
+    let broken = |error: hyper::Error| format!("{method} {path}: {}", root(&error));
+    let answered = sender.send_request(request).await.map_err(broken);
+    let answer = match answered {
+        Ok(response) => {
+            let status = response.status().as_u16();
+            // A body that is too long or breaks off is no reason to doubt the status.
+            let body = Limited::new(response.into_body(), MAX_BODY)
+                .collect()
+                .await
+                .map(|body| body.to_bytes())
+                .unwrap_or_default();
+            Ok(Answer { status, body })
+        }
+        Err(error) => Err(error),
+    };
+    connection.abort();
+    answer
+}
+
+/// The innermost cause: "connection reset by peer" instead of "connection error".
+fn root(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
