@@ -20,6 +20,8 @@ use crate::log::{LogFile, Stream};
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// A sleep in the system's suspend does not count on the timer's clock, so deadlines are looked at this often.
 const DEADLINE_GRAIN: Duration = Duration::from_millis(100);
+/// How long a primary lives on after the end of the only process that could replace it, for the next one to take over.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 /// What can be asked of a running instance.
 #[derive(Debug)]
@@ -29,7 +31,14 @@ pub enum Command {
     /// Kill it now.
     Kill,
     /// Kill it when the clock since boot reaches this; `None` lifts it.
-    Deadline(Option<Duration>),
+    Deadline {
+        /// The moment.
+        at: Option<Duration>,
+        /// Nobody can choose another primary while no node process runs.
+        sole_voter: bool,
+    },
+    /// The node process has ended. A deadline that only it could have made pointless waits for the next one.
+    NodeEnded,
 }
 
 type Reporter = Rc<RefCell<mpsc::UnboundedSender<Report>>>;
@@ -77,6 +86,7 @@ impl Instance {
                     by: ExitBy::Itself,
                     kill_at: None,
                     deadline: None,
+                    sole_voter: false,
                 };
                 tokio::task::spawn_local(async move { report(run.until_end(&report).await) });
             }
@@ -124,6 +134,7 @@ struct Run {
     by: ExitBy,
     kill_at: Option<Instant>,
     deadline: Option<Duration>,
+    sole_voter: bool,
 }
 
 impl Run {
@@ -209,7 +220,14 @@ impl Run {
                 self.by = ExitBy::Kill;
                 self.kill_at = Some(Instant::now());
             }
-            Command::Deadline(at) => self.deadline = at,
+            Command::Deadline { at, sole_voter } => {
+                self.deadline = at;
+                self.sole_voter = sole_voter;
+            }
+            Command::NodeEnded => {
+                let extended = platform::clock::since_boot() + RECOVERY;
+                self.deadline = self.deadline.map(|at| if self.sole_voter { at.max(extended) } else { at });
+            }
         }
     }
 

@@ -111,6 +111,9 @@ impl Keeper {
                     Some(NodeEvent::Exited { status, .. }) => {
                         say(&format!("seawall: the node process ended ({status}); starting it again, instances keep running"));
                         self.due = Some((Instant::now() + self.node.pause(), status));
+                        for held in self.instances.values() {
+                            held.command(Command::NodeEnded);
+                        }
                     }
                     None => unreachable!("the node's handle keeps a sender"),
                 },
@@ -175,8 +178,9 @@ impl Keeper {
                 self.command(&id, incarnation, Command::Stop(Duration::from_millis(grace_ms)));
             }
             Order::Kill { id, incarnation } => self.command(&id, incarnation, Command::Kill),
-            Order::Deadline { id, incarnation, at_boot_ms } => {
-                self.command(&id, incarnation, Command::Deadline(at_boot_ms.map(Duration::from_millis)));
+            Order::Deadline { id, incarnation, at_boot_ms, sole_voter } => {
+                let at = at_boot_ms.map(Duration::from_millis);
+                self.command(&id, incarnation, Command::Deadline { at, sole_voter });
             }
             Order::Remember { id, incarnation, tag } => {
                 if let Some(held) = self.instances.get(&id).filter(|held| held.incarnation == incarnation) {

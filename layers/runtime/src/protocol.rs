@@ -89,6 +89,10 @@ pub enum Order {
         incarnation: Incarnation,
         /// On the clock since boot, in milliseconds; `None` lifts it.
         at_boot_ms: Option<u64>,
+        /// The store has no other voter than this node: while its process is gone nobody can choose another primary, so
+        /// the keeper may give the next process time to come back before it ends this one.
+        #[serde(default)]
+        sole_voter: bool,
     },
     /// Replace what is remembered.
     Remember {

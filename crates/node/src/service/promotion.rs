@@ -386,7 +386,7 @@ impl Service {
         shell.metrics.epoch.get_or_create(&labels).set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
         if let Some(previous) = self.promotion.as_ref().and_then(Promotion::stepped_down) {
             let (id, incarnation) = (previous.instance.clone(), previous.incarnation);
-            shell.keeper.order(&Order::Deadline { id, incarnation, at_boot_ms: None });
+            shell.keeper.order(&Order::Deadline { id, incarnation, at_boot_ms: None, sole_voter: true });
         }
         let ended_early = self.promotion.as_mut().map(|promotion| std::mem::take(&mut promotion.ended_early));
         if let Some(holder) = self.promotion.as_ref().and_then(Promotion::holder).cloned() {
@@ -406,6 +406,8 @@ impl Service {
             id: holder.instance.clone(),
             incarnation: holder.incarnation,
             at_boot_ms,
+            // The store has one voter: `data/raft` knows no other yet.
+            sole_voter: true,
         });
     }
 

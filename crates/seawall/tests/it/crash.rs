@@ -173,6 +173,32 @@ fn a_stopped_node_process_costs_the_primary_its_place_and_nobody_else() {
 }
 
 #[test]
+fn a_primary_outlives_a_node_process_that_cannot_come_back_for_seconds() {
+    let seawall = Seawall::up(SHOP);
+    let before = seawall.service("ledger");
+    let pids = seawall.pids("ledger");
+    // Nothing can be read from a store that is a file: every new node process ends at once, and the keeper starts more.
+    let (store, away) = (seawall.data_dir().join("store"), seawall.data_dir().join("store.away"));
+    std::fs::rename(&store, &away).unwrap();
+    std::fs::write(&store, b"").unwrap();
+    assert!(processes::signal(seawall.node(), "KILL"));
+    let killed = Instant::now();
+    wait("several node processes that cannot start", || {
+        (seawall.stderr().matches("the node process ended").count() >= 7).then_some(())
+    });
+    std::fs::remove_file(&store).unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    seawall.event("node-recovered", "");
+    let took = killed.elapsed();
+    assert!(took > Duration::from_millis(1500), "it was back within the lease, which proves nothing: {took:?}");
+    seawall.wait_ready("ledger");
+    let after = seawall.service("ledger");
+    assert_eq!((&after["primary"], &after["epoch"]), (&before["primary"], &before["epoch"]));
+    assert_eq!(seawall.pids("ledger"), pids, "nobody was restarted");
+    println!("no node process for {took:?}: the primary went on");
+}
+
+#[test]
 fn a_node_process_that_hangs_is_started_anew() {
     let seawall = Seawall::up(SHOP);
     let orders = seawall.pids("orders");
