@@ -2,6 +2,7 @@
 //! Everything on the walk is as in production (routes, balance, metrics); only the control plane is missing.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::{
@@ -27,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         timeout: None,
     }])?;
     let (signals, _unheard) = tokio::sync::mpsc::channel(16);
-    let listeners = vec![Listener { address: listen.parse()?, sockets: vec![TcpListener::bind(listen)?] }];
+    let listeners = vec![Listener { address: listen.parse()?, sockets: vec![TcpListener::bind(listen)?], manner: Arc::default() }];
     let _gateway = Gateway::start(Options { workers, ..Options::default() }, listeners, table, metrics, signals)?;
     loop {
         std::thread::sleep(Duration::from_secs(3_600));

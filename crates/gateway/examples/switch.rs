@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway::{
@@ -32,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let socket = TcpListener::bind("127.0.0.1:0")?;
     let listen = socket.local_addr()?;
     let (signals, _unheard) = tokio::sync::mpsc::channel(16);
-    let listeners = vec![Listener { address: listen, sockets: vec![socket] }];
+    let listeners = vec![Listener { address: listen, sockets: vec![socket], manner: Arc::default() }];
     let _gateway = Gateway::start(Options::default(), listeners, table, metrics, signals)?;
     let mut streams = (0..clients).map(|_| TcpStream::connect(listen)).collect::<Result<Vec<_>, _>>()?;
     for epoch in 1..=20 {

@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::Client;
+use crate::front::Front;
 use crate::heads::{push_connection, push_length};
 use crate::http1::{Bad, Kind, Version};
 use crate::text::push_decimal;
@@ -112,7 +112,7 @@ struct Form {
 }
 
 /// Sends an answer; `keep` says whether the connection stays open. False if the client did not take it.
-pub(crate) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn send<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     answer: &Answer,
@@ -125,6 +125,9 @@ pub(crate) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     let out = &mut client.download.staged;
     out.clear();
     answer.write(out, worker.date.borrow_mut().at(SystemTime::now()), form, keep);
+    if S::MULTIPLEXED && !begin_frames(worker, client) {
+        return false;
+    }
     let until = Instant::now() + worker.options.stall_timeout;
     let mut sent = 0;
     poll_fn(|cx| {
@@ -135,9 +138,19 @@ pub(crate) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Pending => return client.timer.poll_at(cx, Some(until)).map(|()| false),
             }
         }
-        Pin::new(&mut client.stream).poll_flush(cx).map(|flushed| flushed.is_ok())
+        client.stream.poll_finish(cx, &[]).map(|finished| finished.is_ok())
     })
     .await
+}
+
+/// Sends the head of a staged answer in frames and leaves its body staged.
+fn begin_frames<S: Front>(worker: &Worker, client: &mut Client<S>) -> bool {
+    let staged = std::mem::take(&mut client.download.staged);
+    let Some(end) = staged.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let (head, body) = staged.split_at(end + 4);
+    let understood = client.response.parse(head, body.is_empty(), &worker.options.limits);
+    client.download.staged = body.to_vec();
+    understood.is_ok() && client.stream.begin(&client.response, head, body.is_empty()).is_ok()
 }
 
 fn phrase(status: u16) -> &'static str {

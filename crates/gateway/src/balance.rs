@@ -9,7 +9,7 @@ use std::time::Instant;
 use model::{Epoch, VersionName};
 
 use crate::options::{Balance, Options};
-use crate::service::{Endpoint, Endpoints, Instance, Readiness, Resolved, Selection, Service, millis};
+use crate::service::{Endpoint, Endpoints, Instance, Readiness, Resolved, Selection, Service, Upstream, millis};
 
 /// An instance that has this request; dropping it ends that.
 #[derive(Debug)]
@@ -70,6 +70,22 @@ impl Taken {
     /// The endpoints are still those it was chosen from.
     pub(crate) fn is_current(&self, service: &Service) -> bool {
         Arc::ptr_eq(&self.resolved, &service.resolved())
+    }
+
+    /// It is no longer the primary, though one is what its service needs.
+    pub(crate) fn is_deposed(&self, service: &Service) -> bool {
+        let resolved = service.resolved();
+        match &resolved.told.selection {
+            Selection::Any => false,
+            Selection::Primary(primary) => {
+                resolved.told.holding || primary.as_ref().is_none_or(|(id, _)| *id != self.endpoint().id)
+            }
+        }
+    }
+
+    /// How it is spoken to.
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.resolved.told.upstream
     }
 
     pub(crate) fn replay_limit(&self) -> usize {

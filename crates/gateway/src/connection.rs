@@ -1,18 +1,20 @@
 //! One client connection: heads are read one after the other, each request walks the pipeline, answers leave in order.
-//! Around the request walk: its first step (listen) and its end. Generic over the stream, so that TLS is another
-//! stream. Deliberately absent: what happens between head and answer (`pipeline.rs`).
+//! Around the request walk: its first step (listen) and its end. The same for a stream of
+//! HTTP/2, which begins and ends elsewhere (`http2/server.rs`). Deliberately absent: what happens between head and answer (`pipeline.rs`).
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::answer::{self, Answer};
 use crate::buffer::Buffer;
+use crate::carrier::{Carrier, Rewound};
+use crate::front::{Front, Http1};
 use crate::http1::{Bad, RequestHead, ResponseHead, Scanner};
+use crate::http2;
 use crate::pipeline::{self, After};
 use crate::pump::Pump;
 use crate::timer::Timer;
@@ -22,8 +24,7 @@ use crate::worker::Worker;
 #[derive(Debug)]
 pub(crate) struct Client<S> {
     pub(crate) stream: S,
-    pub(crate) peer: SocketAddr,
-    pub(crate) peer_text: String,
+    pub(crate) origin: Origin,
     pub(crate) input: Buffer,
     pub(crate) head: RequestHead,
     pub(crate) response: ResponseHead,
@@ -31,10 +32,27 @@ pub(crate) struct Client<S> {
     pub(crate) download: Pump,
     pub(crate) timer: Timer,
     /// The client sends nothing more, but waits for its answer.
-    half_closed: bool,
+    pub(crate) half_closed: bool,
     /// When the last byte of the request had come.
     pub(crate) request_end: Instant,
     served: u64,
+}
+
+/// Where a client comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) peer: SocketAddr,
+    pub(crate) peer_text: String,
+    /// What it used to get here.
+    pub(crate) scheme: &'static str,
+    /// A proxy whose word about its own clients stands.
+    pub(crate) trusted: bool,
+}
+
+impl Origin {
+    pub(crate) fn new(peer: SocketAddr) -> Self {
+        Self { peer, peer_text: peer.ip().to_canonical().to_string(), scheme: "http", trusted: false }
+    }
 }
 
 /// What comes next on a connection.
@@ -42,6 +60,8 @@ enum Next {
     Request,
     Closed,
     Refused(Answer),
+    /// The client speaks HTTP/2, without having been asked.
+    Http2,
 }
 
 /// How long, and for how many bytes, a closing connection still listens: closing with bytes unread would make the
@@ -50,9 +70,17 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// A task's place in its worker's list.
-struct Registered<'a> {
+pub(crate) struct Registered<'a> {
     worker: &'a Worker,
     slot: usize,
+}
+
+impl<'a> Registered<'a> {
+    /// Has the running task woken when draining begins.
+    pub(crate) async fn enter(worker: &'a Worker) -> Self {
+        let slot = poll_fn(|cx| Poll::Ready(worker.enter(cx.waker().clone()))).await;
+        Self { worker, slot }
+    }
 }
 
 impl Drop for Registered<'_> {
@@ -62,14 +90,18 @@ impl Drop for Registered<'_> {
 }
 
 /// Serves a connection until either side has enough.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, stream: S, peer: SocketAddr) {
-    let slot = poll_fn(|cx| Poll::Ready(worker.enter(cx.waker().clone()))).await;
-    let _registered = Registered { worker, slot };
-    let mut client = Client::new(stream, peer);
+pub(crate) async fn serve(worker: &Rc<Worker>, carrier: Carrier, origin: Origin) {
+    let registered = Registered::enter(worker).await;
+    let mut client = Client::new(Http1(carrier), origin);
     loop {
         match client.read_head(worker).await {
             Next::Request => {}
             Next::Closed => return,
+            Next::Http2 => {
+                drop(registered);
+                let Client { stream: Http1(carrier), input: read, origin, .. } = client;
+                return Box::pin(http2::serve(worker, Rewound { read, carrier }, origin)).await;
+            }
             Next::Refused(refusal) => {
                 answer::send(worker, &mut client, &refusal, false).await;
                 return client.linger(worker).await;
@@ -83,12 +115,11 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, st
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    fn new(stream: S, peer: SocketAddr) -> Self {
+impl<S: Front> Client<S> {
+    pub(crate) fn new(stream: S, origin: Origin) -> Self {
         Self {
             stream,
-            peer,
-            peer_text: peer.ip().to_canonical().to_string(),
+            origin,
             input: Buffer::default(),
             head: RequestHead::default(),
             response: ResponseHead::default(),
@@ -122,6 +153,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let limits = &worker.options.limits;
         loop {
             if !self.input.is_empty() {
+                if self.served == 0 && self.input.filled().starts_with(http2::PREFACE_LINE) {
+                    return Poll::Ready(Next::Http2);
+                }
                 match scanner.advance(self.input.filled(), limits) {
                     Ok(Some(length)) => return Poll::Ready(self.take_head(worker, scanner.skipped(), length)),
                     Ok(None) if self.input.is_full() => {
@@ -170,6 +204,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Ready once the client is gone; what it sends meanwhile (the next request, or a body not yet wanted) is
     /// buffered as far as there is room. The end of its stream right after the request means "that was all".
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<()> {
+        if let Some(gone) = self.stream.poll_reset(cx) {
+            return gone;
+        }
         while !self.half_closed && !self.input.is_full() {
             match self.input.poll_fill(cx, &mut self.stream, &worker.spares) {
                 Poll::Ready(Ok(0)) if self.request_end.elapsed() < worker.options.half_close_grace => {
@@ -213,6 +250,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             if shut && self.half_closed { Poll::Ready(()) } else { self.timer.poll_at(cx, Some(until)) }
         })
         .await;
+        self.give_back(worker);
+    }
+
+    /// At its end: memory goes back to the worker.
+    pub(crate) fn give_back(&mut self, worker: &Worker) {
         self.input.consume(self.input.filled().len());
         self.input.release(&worker.spares);
     }

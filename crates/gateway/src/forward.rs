@@ -2,23 +2,24 @@
 //! The forward step of the request walk. Both directions move at once within one task; whichever waits longest for
 //! the client is cut off. Deliberately absent: whether there is another attempt (`pipeline.rs` asks the guard).
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use guard::{Deadline, Failure};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-
 use crate::balance::Taken;
+use crate::carrier::Wire;
 use crate::connection::Client;
+use crate::dial::{dial, during};
+use crate::front::Front;
 use crate::heads::{Additions, Delivery, Identity, trailer_passes, write_request, write_response};
-use crate::http1::{Bad, Decoder, Scanner};
+use crate::http1::{Bad, Decoder, Framing, Kind, Scanner};
+use crate::http2;
 use crate::options::Trailers;
 use crate::pool::Link;
-use crate::pump::{Blocked, PumpError};
+use crate::pump::{Blocked, PumpError, decoder_for};
 use crate::service::Service;
+use crate::tunnel;
 use crate::worker::Worker;
 
 /// How an attempt ended without a whole response.
@@ -48,6 +49,8 @@ pub(crate) struct Done {
     pub(crate) status: u16,
     /// The client may send another request.
     pub(crate) keep: bool,
+    /// The connection became a tunnel after this long, and is over.
+    pub(crate) switched_after: Option<Duration>,
 }
 
 /// How an attempt begins.
@@ -61,11 +64,6 @@ pub(crate) struct Start {
 /// Interim responses passed on per request.
 const MOST_INTERIM: u32 = 16;
 
-/// A connection over loopback is made or refused at once. One that is still pending has lost its first packet, to a full
-/// backlog or to the closing listener of a process that was just killed. The system sends it again only after a whole
-/// second, and whoever listens on the port by then may be somebody else: the gateway does not wait for that.
-const LOOPBACK_PATIENCE: Duration = Duration::from_millis(25);
-
 /// One request on its way, through all its attempts.
 pub(crate) struct Exchange<'a, S> {
     worker: &'a Worker,
@@ -78,13 +76,12 @@ pub(crate) struct Exchange<'a, S> {
     stall: Option<(Instant, u64)>,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
+impl<'a, S: Front> Exchange<'a, S> {
     pub(crate) fn new(worker: &'a Worker, client: &'a mut Client<S>, deadline: Deadline) -> Self {
         let options = &worker.options;
         let identity = Identity::of(&client.head, || worker.random());
         let framing = client.head.framing();
-        let chunked = client.head.fields.chunked;
-        client.upload.begin(Decoder::new(framing, &options.limits), chunked);
+        client.upload.begin(decoder_for(&client.stream, framing, &options.limits), framing == Framing::Chunked);
         client.upload.limit(options.max_body_bytes.unwrap_or(u64::MAX));
         if options.trailers == Trailers::Forward {
             client.upload.forward_trailers(trailer_passes);
@@ -102,16 +99,27 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
     ) -> Result<Done, Failed> {
         let mut link = self.link(service, taken, start, certain).await?;
         let worker = self.worker;
-        let Client { upload, head, peer_text, .. } = &mut *self.client;
+        let upgrade = !S::MULTIPLEXED && tunnel::can_carry(&link.wire) && self.client.head.wants_upgrade();
+        let Client { upload, head, origin, .. } = &mut *self.client;
         let additions = Additions {
-            peer: peer_text,
-            scheme: "http",
+            origin,
+            upstream_scheme: taken.upstream().scheme(),
+            upgrade,
             identity: &self.identity,
             epoch: taken.epoch(),
             instance: taken.endpoint().address,
             trailers: worker.options.trailers == Trailers::Forward,
         };
-        upload.restart(|out| write_request(out, head, &additions));
+        match &mut link.wire {
+            Wire::Http1(_) => {
+                upload.restart(head.framing() == Framing::Chunked, |out| write_request(out, head, &additions));
+            }
+            Wire::Http2(exchange) => {
+                upload.restart(false, |_| {});
+                exchange.begin(head, &additions).map_err(|_| Failed::Before(Failure::StalePooled))?;
+                upload.wrote = true;
+            }
+        }
         self.upload_broken = false;
         let to_head = head.method() == b"HEAD";
         loop {
@@ -123,51 +131,49 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
                 .parse(head, to_head, &worker.options.limits)
                 .map_err(|bad| Failed::Garbage(bad.why))?;
             match self.client.response.status {
+                101 if upgrade && self.client.response.fields.first(Kind::Upgrade).is_some() => {
+                    return self.switch(link, length, service, taken, start.now).await;
+                }
                 101 => return Err(Failed::Garbage("unasked-upgrade")),
                 100..=199 => self.pass_interim(&mut link, length).await?,
-                _ => return self.deliver(link, length).await,
+                _ => return self.deliver(link, length, taken.upstream().is_reusable()).await,
             }
         }
     }
 
-    /// A connection: an idle one if there is, else a new one.
+    /// A connection: an idle one if there is, or a place on a shared one, else a new one.
     async fn link(&mut self, service: &Service, taken: &Taken, start: Start, certain: bool) -> Result<Link, Failed> {
-        let (worker, address) = (self.worker, taken.endpoint().address);
-        let Start { now, fresh } = start;
-        if !fresh && let Some(link) = worker.pool.take(taken.instance(), address, certain, now) {
-            return Ok(link);
+        let (worker, address, instance) = (self.worker, taken.endpoint().address, taken.instance());
+        let upstream = taken.upstream();
+        if !start.fresh && upstream.is_reusable() {
+            let idle = if upstream.http2 {
+                worker.pool.share(instance, address)
+            } else {
+                worker.pool.take(instance, address, certain, start.now)
+            };
+            if let Some(link) = idle {
+                return self.ready(link, start.now).await;
+            }
         }
-        let until = now + worker.options.connect_timeout;
-        let patience = if address.ip().is_loopback() { LOOPBACK_PATIENCE } else { worker.options.connect_timeout };
-        let mut again_at = now + patience;
-        let connect = || TcpStream::connect(address);
-        let mut connecting = pin!(connect());
-        let stream = poll_fn(|cx| {
-            if self.client.poll_gone(cx, worker).is_ready() {
-                return Poll::Ready(Err(Failed::Gone));
-            }
-            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(connected.map_err(|_| Failed::Before(Failure::NothingWritten)));
-            }
-            let wake = Some(until.min(again_at));
-            if self.client.timer.poll_at(cx, self.deadline.or_earlier(wake)).is_pending() {
-                return Poll::Pending;
-            }
-            let now = Instant::now();
-            if self.deadline.expired(now) {
-                return Poll::Ready(Err(Failed::Deadline { begun: false }));
-            }
-            if now >= until || !taken.is_current(service) {
-                return Poll::Ready(Err(Failed::Before(Failure::NothingWritten)));
-            }
-            again_at = now + patience;
-            connecting.set(connect());
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await?;
-        let _ = stream.set_nodelay(true);
-        Ok(Link::new(stream, address, taken.instance().clone()))
+        let carrier = dial(worker, self.client, self.deadline, service, taken, start.now).await?;
+        if !upstream.http2 {
+            return Ok(Link::new(Wire::Http1(carrier), address, instance.clone()));
+        }
+        let until = start.now + worker.options.connect_timeout;
+        let begun = during(worker, self.client, self.deadline, until, http2::Connection::begin(carrier)).await?;
+        let connection = begun.map_err(|_| Failed::Before(Failure::NothingWritten))?;
+        self.ready(worker.pool.open(connection, address, instance), start.now).await
+    }
+
+    /// Waits until a shared connection takes another stream.
+    async fn ready(&mut self, mut link: Link, now: Instant) -> Result<Link, Failed> {
+        if let Wire::Http2(exchange) = &mut link.wire {
+            let until = now + self.worker.options.connect_timeout;
+            let ready = poll_fn(|cx| exchange.poll_ready(cx));
+            let ready = during(self.worker, self.client, self.deadline, until, ready).await?;
+            ready.map_err(|_| Failed::Before(Failure::StalePooled))?;
+        }
+        Ok(link)
     }
 
     /// Sends what there is to send until a response's head is complete; its length.
@@ -189,7 +195,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
                     Err(bad) => return Poll::Ready(Err(Failed::Garbage(bad.why))),
                 }
             }
-            match link.input.poll_fill(cx, &mut link.stream, &self.worker.spares) {
+            match link.input.poll_fill(cx, &mut link.wire, &self.worker.spares) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.ended_early(link))),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
@@ -216,7 +222,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
         if !link.input.is_empty() || self.interim > 0 {
             return Failed::Closed;
         }
-        Failed::Before(match (self.client.upload.wrote, link.reused) {
+        let refused = matches!(&link.wire, Wire::Http2(exchange) if exchange.refused);
+        Failed::Before(match (self.client.upload.wrote && !refused, link.reused) {
             (false, _) => Failure::NothingWritten,
             (true, true) => Failure::StalePooled,
             (true, false) => Failure::Reset,
@@ -228,7 +235,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
         if upload.is_done() || self.upload_broken {
             return Ok(());
         }
-        match upload.poll(cx, stream, input, &mut link.stream, &self.worker.spares) {
+        match upload.poll(cx, stream, input, &mut link.wire, &self.worker.spares) {
             Poll::Ready(Err(PumpError::SourceClosed)) => Err(Failed::Gone),
             Poll::Ready(Err(PumpError::Bad(bad))) => Err(Failed::Body(bad)),
             Poll::Ready(Err(PumpError::Sink)) => {
@@ -278,6 +285,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
             return Err(Failed::Garbage("too-many-interim-responses"));
         }
         let client = &mut *self.client;
+        if S::MULTIPLEXED {
+            let sent = client.stream.begin(&client.response, &link.input.filled()[..length], false);
+            link.input.consume(length);
+            return sent.map_err(|_| Failed::Gone);
+        }
         client.download.staged.clear();
         if client.head.version() == crate::http1::Version::Http11 {
             let bytes = &link.input.filled()[..length];
@@ -290,12 +302,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
     }
 
     /// Passes a final response on.
-    async fn deliver(&mut self, mut link: Link, length: usize) -> Result<Done, Failed> {
+    async fn deliver(&mut self, mut link: Link, length: usize, reusable: bool) -> Result<Done, Failed> {
         let worker = self.worker;
         let client = &mut *self.client;
         let response = &client.response;
         let version = client.head.version();
-        let delivery = Delivery::of(response.framing, version);
+        let delivery = if S::MULTIPLEXED { Delivery::Plain } else { Delivery::of(response.framing, version) };
         // A body still on its way would stand before the next request.
         let keep = client.head.keep_alive()
             && client.upload.source_ended()
@@ -303,10 +315,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
             && !worker.draining.get();
         client.download.staged.clear();
         let bytes = &link.input.filled()[..length];
-        write_response(&mut client.download.staged, response, bytes, delivery, version, keep);
-        let done = Done { status: response.status, keep };
-        let reusable = response.keep_alive();
-        client.download.begin(Decoder::new(response.framing, &worker.options.limits), delivery == Delivery::Chunked);
+        let framing = match &link.wire {
+            Wire::Http2(exchange) if S::MULTIPLEXED && exchange.ended() => Framing::None,
+            _ => response.framing,
+        };
+        if S::MULTIPLEXED {
+            client.stream.begin(response, bytes, framing == Framing::None).map_err(|_| Failed::Gone)?;
+        } else {
+            write_response(&mut client.download.staged, response, bytes, delivery, version, keep);
+        }
+        let done = Done { status: response.status, keep, switched_after: None };
+        let reusable = response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
+        client.download.begin(decoder_for(&link.wire, framing, &worker.options.limits), delivery == Delivery::Chunked);
+        client.download.wrote = S::MULTIPLEXED;
         if worker.options.trailers == Trailers::Forward {
             client.download.forward_trailers(trailer_passes);
         }
@@ -320,13 +341,36 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
         Ok(done)
     }
 
+    /// The instance has accepted the upgrade: the client is told, then bytes pass until either side has enough.
+    async fn switch(
+        &mut self,
+        mut link: Link,
+        length: usize,
+        service: &Service,
+        taken: &Taken,
+        begun: Instant,
+    ) -> Result<Done, Failed> {
+        let client = &mut *self.client;
+        client.download.staged.clear();
+        let (bytes, version) = (&link.input.filled()[..length], client.head.version());
+        write_response(&mut client.download.staged, &client.response, bytes, Delivery::Upgrade, version, true);
+        client.download.begin(Decoder::Length(0), false);
+        link.input.consume(length);
+        poll_fn(|cx| self.poll_relay(cx, &mut link)).await?;
+        let switched_after = Some(begun.elapsed());
+        let moved = tunnel::run(self.worker, self.client, &mut link, service, taken).await;
+        self.client.upload.passed = moved.from_client;
+        self.client.download.passed = moved.to_client;
+        Ok(Done { status: 101, keep: false, switched_after })
+    }
+
     /// Both directions, until the client has the whole response.
     fn poll_relay(&mut self, cx: &mut Context<'_>, link: &mut Link) -> Poll<Result<(), Failed>> {
         if let Err(failed) = self.poll_upload(cx, link) {
             return Poll::Ready(Err(if failed == Failed::Gone { failed } else { Failed::Cut }));
         }
         let Client { download, stream, .. } = &mut *self.client;
-        match download.poll(cx, &mut link.stream, &mut link.input, stream, &self.worker.spares) {
+        match download.poll(cx, &mut link.wire, &mut link.input, stream, &self.worker.spares) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(PumpError::Sink)) => return Poll::Ready(Err(Failed::Gone)),
             // As long as the client has seen nothing it can get a clean answer instead.

@@ -15,7 +15,8 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::signal::Signal;
 use crate::table::Table;
-use crate::worker::{Door, Handed, Phase, Shared, Worker};
+use crate::entry::Clients;
+use crate::worker::{Door, Handed, Listening, Phase, Shared, Worker};
 
 /// Connections on their way to one worker.
 const HANDED: usize = 1_024;
@@ -57,6 +58,7 @@ impl Gateway {
             open: AtomicUsize::new(0),
             empty: Notify::new(),
             doors,
+            clients: Clients::default(),
         });
         let (phase, _) = watch::channel(Phase::Run);
         let mut gateway = Self { shared, phase, threads: Vec::with_capacity(workers) };
@@ -123,10 +125,10 @@ fn distribute(listeners: Vec<Listener>, workers: usize) -> io::Result<Vec<Vec<En
     let mut entrances: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
     for listener in listeners {
         let own = listener.sockets.len() == workers;
-        let count = Arc::new(AtomicUsize::new(0));
+        let entry = Arc::new(Listening { manner: listener.manner, open: AtomicUsize::new(0) });
         for (index, socket) in listener.sockets.into_iter().enumerate() {
             socket.set_nonblocking(true)?;
-            entrances[index % workers].push(Entrance { socket, count: count.clone(), own });
+            entrances[index % workers].push(Entrance { socket, listener: entry.clone(), own });
         }
     }
     Ok(entrances)

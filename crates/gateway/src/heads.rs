@@ -2,16 +2,17 @@
 //! Used by the forward step, once towards the instance and once towards the client.
 //! Deliberately absent: reading heads (`http1/`).
 //!
-//! Towards an instance: `Host` as the client named it; what `Connection` names is dropped; `X-Forwarded-For` is
-//! appended to, `X-Forwarded-Proto` and `-Host` are replaced and `Forwarded` is dropped, since a client could have
-//! made them up; `Seawall-*` is dropped, since those fields fence; `X-Request-Id` and a valid `traceparent` are kept
-//! or made.
+//! Towards an instance: `Host` as the client named it; what `Connection` names is dropped; `X-Forwarded-For`,
+//! `-Proto` and `-Host` are the gateway's own, since a client could have made them up, unless the client is a trusted
+//! proxy: then its chain is appended to and its word stands. `Forwarded` is dropped. So is `Seawall-*`, since those
+//! fields fence; `X-Request-Id` and a valid `traceparent` are kept or made.
 
 use std::net::SocketAddr;
 
 use model::Epoch;
 
-use crate::http1::{Framing, Kind, RequestHead, ResponseHead, Version};
+use crate::connection::Origin;
+use crate::http1::{Fields, Framing, Header, Kind, RequestHead, ResponseHead, Version};
 use crate::text::{hex16, push_decimal};
 
 /// Names that tie log lines, traces and instances' records of one request together. Made once per request.
@@ -78,8 +79,11 @@ fn kept_traceparent(head: &RequestHead) -> Option<&[u8]> {
 
 /// What the gateway adds to a request.
 pub(crate) struct Additions<'a> {
-    pub(crate) peer: &'a str,
-    pub(crate) scheme: &'static str,
+    pub(crate) origin: &'a Origin,
+    /// What the instance is spoken to with.
+    pub(crate) upstream_scheme: &'static str,
+    /// The client wants to speak something else from here on.
+    pub(crate) upgrade: bool,
     pub(crate) identity: &'a Identity,
     /// Of the primary that gets it.
     pub(crate) epoch: Option<Epoch>,
@@ -122,8 +126,11 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
             }
         }
     }
-    if add.trailers {
-        // A field of its own connection: this gateway reads trailers whatever its client does.
+    if add.upgrade {
+        let wanted = head.fields.first(Kind::Upgrade).map(|value| value.get(bytes)).unwrap_or_default();
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+        push_field(out, b"Upgrade", wanted);
+    } else if add.trailers && head.fields.te_trailers {
         out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
     }
     push_forwarded(out, head, add);
@@ -139,17 +146,22 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
 
 fn push_forwarded(out: &mut Vec<u8>, head: &RequestHead, add: &Additions<'_>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
-    let copies = head.fields.headers.iter().filter(|header| header.kind == Kind::ForwardedFor);
-    for copy in copies.map(|header| header.value.get(head.bytes())).filter(|value| !value.is_empty()) {
+    let said = |kind| {
+        let copies = head.fields.headers.iter().filter(move |header| add.origin.trusted && header.kind == kind);
+        copies.map(|header| header.value.get(head.bytes())).filter(|value| !value.is_empty())
+    };
+    for copy in said(Kind::ForwardedFor) {
         out.extend_from_slice(copy);
         out.extend_from_slice(b", ");
     }
-    out.extend_from_slice(add.peer.as_bytes());
+    out.extend_from_slice(add.origin.peer_text.as_bytes());
+    let scheme = said(Kind::ForwardedProto).next().unwrap_or(add.origin.scheme.as_bytes());
     out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    out.extend_from_slice(add.scheme.as_bytes());
+    out.extend_from_slice(scheme);
     out.extend_from_slice(b"\r\n");
-    if !head.authority().is_empty() {
-        push_field(out, b"X-Forwarded-Host", head.authority());
+    let host = said(Kind::ForwardedHost).next().unwrap_or(head.authority());
+    if !host.is_empty() {
+        push_field(out, b"X-Forwarded-Host", host);
     }
 }
 
@@ -162,6 +174,8 @@ pub(crate) enum Delivery {
     Chunked,
     /// Until the connection ends, for a client that knows no chunks.
     UntilClose,
+    /// None: the connection becomes a tunnel.
+    Upgrade,
 }
 
 impl Delivery {
@@ -172,6 +186,12 @@ impl Delivery {
             (_, Version::Http10) => Self::UntilClose,
         }
     }
+}
+
+/// Whether a field of an answer is the client's to see.
+pub(crate) fn field_passes(fields: &Fields, bytes: &[u8], header: &Header) -> bool {
+    let hop = matches!(header.kind, Kind::Hop | Kind::Te | Kind::Upgrade | Kind::Connection | Kind::TransferEncoding);
+    !hop && !fields.is_named(bytes, header.name)
 }
 
 /// Writes a response's head for a client. `keep` says whether the connection stays open afterwards.
@@ -193,15 +213,17 @@ pub(crate) fn write_response(
     let length_passes = delivery == Delivery::Plain && !interim && head.status != 204;
     for header in &head.fields.headers {
         let passes = match header.kind {
-            Kind::Hop | Kind::Connection | Kind::TransferEncoding => false,
             Kind::ContentLength => length_passes,
-            _ => !head.fields.is_named(bytes, header.name),
+            Kind::Upgrade => delivery == Delivery::Upgrade,
+            _ => field_passes(&head.fields, bytes, header),
         };
         if passes {
             push_field(out, header.name.get(bytes), header.value.get(bytes));
         }
     }
-    if !interim {
+    if delivery == Delivery::Upgrade {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+    } else if !interim {
         if delivery == Delivery::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
@@ -255,11 +277,15 @@ pub(crate) fn trailer_passes(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Additions, Identity, trailer_passes, write_request};
+    use super::{Additions, Identity, Origin, trailer_passes, write_request};
     use crate::http1::{Limits, RequestHead};
     use model::Epoch;
 
     fn forwarded(head: &str) -> String {
+        forwarded_by(false, head)
+    }
+
+    fn forwarded_by(trusted: bool, head: &str) -> String {
         let mut request = RequestHead::default();
         request.parse(head.as_bytes(), &Limits::default()).unwrap();
         let mut count = 0;
@@ -267,9 +293,12 @@ mod tests {
             count += 1;
             count
         });
+        let mut origin = Origin::new(([10, 0, 0, 9], 1).into());
+        origin.trusted = trusted;
         let add = Additions {
-            peer: "10.0.0.9",
-            scheme: "http",
+            origin: &origin,
+            upstream_scheme: "http",
+            upgrade: request.wants_upgrade(),
             identity: &identity,
             epoch: Some(Epoch(42)),
             instance: ([127, 0, 0, 1], 81).into(),
@@ -289,10 +318,37 @@ mod tests {
         );
         assert_eq!(
             text,
-            "GET / HTTP/1.1\r\nHost: h\r\nX-Keep: 2\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2, 10.0.0.9\r\n\
+            "GET / HTTP/1.1\r\nHost: h\r\nX-Keep: 2\r\nX-Forwarded-For: 10.0.0.9\r\n\
              X-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\nX-Request-Id: 00000000000000010000000000000002\r\n\
              traceparent: 00-00000000000000030000000000000004-0000000000000005-01\r\nSeawall-Epoch: 42\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed() {
+        let text = forwarded_by(
+            true,
+            "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
+             X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\nForwarded: for=x\r\n\r\n",
+        );
+        assert!(
+            text.contains(
+                "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 10.0.0.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\n"
+            ),
+            "{text}"
+        );
+        assert!(!text.contains("for=x"), "{text}");
+    }
+
+    #[test]
+    fn an_upgrade_is_offered_on_but_never_to_http2() {
+        let ask = |what: &str| {
+            forwarded(&format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {what}\r\n\r\n"))
+        };
+        assert!(ask("websocket").contains("Connection: Upgrade\r\nUpgrade: websocket\r\n"));
+        for refused in ["h2c", "H2C", "websocket, h2c"] {
+            assert!(!ask(refused).to_ascii_lowercase().contains("upgrade"), "{refused}");
+        }
     }
 
     #[test]

@@ -10,9 +10,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use guard::{Deadline, HoldPolicy, Room, Ticket};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::Client;
+use crate::front::Front;
 use crate::metrics::HoldEnd;
 use crate::service::{Instance, Service, millis};
 use crate::worker::Worker;
@@ -121,7 +121,7 @@ pub(crate) struct Wait<'a> {
 ///
 /// # Errors
 /// Any end but [`HoldEnd::Released`].
-pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn wait<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     terms: Wait<'_>,
@@ -146,7 +146,7 @@ pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Whether this request may look again now; arms the timer for the next moment that matters.
-fn poll_turn<S: AsyncRead + AsyncWrite + Unpin>(
+fn poll_turn<S: Front>(
     cx: &mut Context<'_>,
     worker: &Worker,
     client: &mut Client<S>,

@@ -6,12 +6,13 @@ use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::worker::{Admission, Phase, Worker};
+use crate::entry::Manner;
+use crate::worker::{Admission, Listening, Phase, Worker};
 
 /// An address and the sockets bound to it: one per worker (`SO_REUSEPORT`) or any other number.
 #[derive(Debug)]
@@ -20,14 +21,15 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Bound and listening.
     pub sockets: Vec<TcpListener>,
+    /// How its connections are treated.
+    pub manner: Arc<Manner>,
 }
 
 /// One socket with what its acceptor needs.
 #[derive(Debug)]
 pub(crate) struct Entrance {
     pub(crate) socket: TcpListener,
-    /// Connections of its listener.
-    pub(crate) count: Arc<AtomicUsize>,
+    pub(crate) listener: Arc<Listening>,
     /// Whether connections stay with the worker that accepts them.
     pub(crate) own: bool,
 }
@@ -51,7 +53,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, entrance: Entrance, mut phase: wa
             _ = phase.wait_for(|phase| *phase != Phase::Run) => return,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&worker, &entrance.count, entrance.own, stream, peer),
+            Ok((stream, peer)) => admit(&worker, &entrance.listener, entrance.own, stream, peer),
             Err(error) if is_of_one_connection(error.kind()) => {}
             Err(error) => {
                 tracing::error!(%error, "accept failed");
@@ -62,11 +64,12 @@ pub(crate) async fn accept(worker: Rc<Worker>, entrance: Entrance, mut phase: wa
     }
 }
 
-fn admit(worker: &Rc<Worker>, count: &Arc<AtomicUsize>, own: bool, stream: tokio::net::TcpStream, peer: SocketAddr) {
+fn admit(worker: &Rc<Worker>, listener: &Arc<Listening>, own: bool, stream: tokio::net::TcpStream, peer: SocketAddr) {
     let target = if own { worker.index } else { least_loaded(worker) };
-    let Some(admission) = Admission::ask(&worker.shared, count, target) else {
+    let Some(admission) = Admission::ask(&worker.shared, listener, target) else {
         worker.metrics.refused("too-many-connections");
-        return refuse(stream);
+        let speaks_http1 = listener.manner.tls.is_none() && listener.manner.tcp.is_none();
+        return if speaks_http1 { refuse(stream) };
     };
     if target == worker.index {
         return worker.serve(stream, peer, admission);

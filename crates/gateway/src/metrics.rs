@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
+use crate::tunnel::Moved;
+
 /// Every metric family of the gateway. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Families>);
@@ -33,6 +35,9 @@ struct Families {
     received: Family<ServiceLabel, Counter>,
     sent: Family<ServiceLabel, Counter>,
     connections: Gauge,
+    tunnels: Family<ServiceReason, Counter>,
+    tls_handshakes: Family<TlsLabel, Counter>,
+    tls_failures: Family<ReasonLabel, Counter>,
     refused: Family<ReasonLabel, Counter>,
     records_dropped: Counter,
     signals_dropped: Counter,
@@ -81,6 +86,12 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TlsLabel {
+    version: &'static str,
+    resumed: &'static str,
+}
+
 impl Metrics {
     /// Registers every family, named `seawall_gateway_…`.
     pub fn register(registry: &mut Registry) -> Self {
@@ -106,6 +117,9 @@ impl Metrics {
         registry.register("sent_bytes", "Body bytes given to clients", all.sent.clone());
         registry.register("connections", "Client connections open now", all.connections.clone());
         registry.register("connections_refused", "Client connections turned away, by reason", all.refused.clone());
+        registry.register("tunnels", "TCP connections, by how they began", all.tunnels.clone());
+        registry.register("tls_handshakes", "TLS handshakes completed with clients", all.tls_handshakes.clone());
+        registry.register("tls_handshakes_failed", "TLS handshakes that failed, by reason", all.tls_failures.clone());
         registry.register("access_records_dropped", "Access records nobody took in time", all.records_dropped.clone());
         registry.register("signals_dropped", "Passive health signals nobody took in time", all.signals_dropped.clone());
         metrics
@@ -123,6 +137,7 @@ impl Metrics {
             held: all.held.get_or_create_owned(&label),
             holds: HOLD_ENDS.map(|name| all.holds.get_or_create_owned(&reason(name))),
             hold_duration: all.hold_durations.get_or_create_owned(&label),
+            tunnels: ["reached", "unreachable"].map(|name| all.tunnels.get_or_create_owned(&reason(name))),
             received: all.received.get_or_create_owned(&label),
             sent: all.sent.get_or_create_owned(&label),
         }
@@ -158,6 +173,9 @@ impl Metrics {
         for reason in RETRY_REASONS {
             all.retries.remove(&ServiceReason { service: service.to_owned(), reason });
         }
+        for reason in ["reached", "unreachable"] {
+            all.tunnels.remove(&ServiceReason { service: service.to_owned(), reason });
+        }
         for reason in HOLD_ENDS {
             all.holds.remove(&ServiceReason { service: service.to_owned(), reason });
         }
@@ -184,6 +202,16 @@ impl Metrics {
 
     pub(crate) fn refused(&self, reason: &'static str) {
         self.0.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn tls_handshake(&self, version: Option<rustls::ProtocolVersion>, resumed: bool) {
+        let version = if version == Some(rustls::ProtocolVersion::TLSv1_3) { "1.3" } else { "1.2" };
+        let resumed = if resumed { "yes" } else { "no" };
+        self.0.tls_handshakes.get_or_create(&TlsLabel { version, resumed }).inc();
+    }
+
+    pub(crate) fn tls_failed(&self, reason: &'static str) {
+        self.0.tls_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// A request no route was for.
@@ -235,6 +263,7 @@ pub(crate) struct ServiceMetrics {
     pub(crate) held: Gauge,
     holds: [Counter; 5],
     hold_duration: DurationHistogram,
+    tunnels: [Counter; 2],
     pub(crate) received: Counter,
     pub(crate) sent: Counter,
 }
@@ -244,6 +273,13 @@ impl ServiceMetrics {
     pub(crate) fn answered(&self, status: u16, took: Duration) {
         self.requests[class(status)].inc();
         self.duration.observe(took);
+    }
+
+    /// A TCP connection is over.
+    pub(crate) fn tunnelled(&self, reached: bool, moved: Moved) {
+        self.tunnels[usize::from(!reached)].inc();
+        self.received.inc_by(moved.from_client);
+        self.sent.inc_by(moved.to_client);
     }
 
     pub(crate) fn retried(&self, reason: Retried) {

@@ -1,6 +1,7 @@
 //! Every bound and timeout of the gateway, with its default.
 //! Given once at start. Deliberately absent: configuration files; the composition root translates them into this.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::http1::Limits;
@@ -21,10 +22,43 @@ pub enum Balance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Trailers {
     /// Read, bounded, dropped.
-    #[default]
     Drop,
-    /// Passed on if the receiver gets chunks, except fields that frame, route or authenticate (RFC 9110, 6.5.1).
+    /// Passed on if the receiver gets chunks or frames, except fields that frame, route or authenticate (RFC 9110,
+    /// 6.5.1).
+    #[default]
     Forward,
+}
+
+/// Addresses with a common beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Reads `10.0.0.0/8`, `2001:db8::/32` or one address.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(most);
+        (bits <= most).then_some(Self { address, bits })
+    }
+
+    /// Whether `address` is one of them; an IPv4 address in IPv6's clothes counts as what it is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let wide = |address: IpAddr| match address {
+            IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, true),
+            IpAddr::V6(address) => (u128::from(address), false),
+        };
+        let ((own, own_v4), (other, other_v4)) = (wide(self.address), wide(address.to_canonical()));
+        let shift = 128 - u32::from(self.bits);
+        own_v4 == other_v4 && (shift == 128 || own >> shift == other >> shift)
+    }
 }
 
 /// The gateway's settings; `Options::default()` is meant for production.
@@ -61,8 +95,14 @@ pub struct Options {
     /// The end of a client's stream so soon after its request means "that was all", and the answer is sent; later
     /// it means "gone", and the request is cancelled. Default 50 ms.
     pub half_close_grace: Duration,
-    /// What becomes of trailers.
+    /// What becomes of trailers. Default: forwarded.
     pub trailers: Trailers,
+    /// A tunnel (upgrade, TCP) on which nothing moves for so long is closed. Default 1 h.
+    pub tunnel_idle_timeout: Duration,
+    /// Connections of one client address over all listeners; one more is closed. 0: no bound. Default 0.
+    pub max_connections_per_client: u32,
+    /// Proxies in front whose `X-Forwarded-*` fields are believed. Default: none.
+    pub trusted_proxies: Vec<Network>,
     /// Where access records go, if anywhere. A full channel drops and counts.
     pub access_log: Option<tokio::sync::mpsc::Sender<AccessRecord>>,
 }
@@ -85,8 +125,37 @@ impl Default for Options {
             probe_interval: Duration::from_millis(20),
             release: Release::default(),
             half_close_grace: Duration::from_millis(50),
-            trailers: Trailers::Drop,
+            trailers: Trailers::Forward,
+            tunnel_idle_timeout: Duration::from_secs(3600),
+            max_connections_per_client: 0,
+            trusted_proxies: Vec::new(),
             access_log: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Network;
+
+    #[test]
+    fn networks() {
+        for (network, address, within) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.4", false),
+            ("0.0.0.0/0", "8.8.8.8", true),
+            ("0.0.0.0/0", "::1", false),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+        ] {
+            let parsed = Network::parse(network).unwrap();
+            assert_eq!(parsed.contains(address.parse().unwrap()), within, "{address} in {network}");
+        }
+        for text in ["", "10.0.0.0/33", "10.0.0/8", "x", "::/129", "10.0.0.0/-1"] {
+            assert_eq!(Network::parse(text), None, "{text}");
         }
     }
 }

@@ -10,11 +10,11 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::answer::{self, Answer};
 use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
+use crate::front::Front;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
@@ -58,7 +58,7 @@ struct Walk {
 }
 
 /// One request, from a head that has been read (listen) to its record.
-pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, client: &mut Client<S>) -> After {
+pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> After {
     let mut walk = Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default() };
     let end = match route(worker, client) {
         Ok(route) => {
@@ -83,7 +83,7 @@ fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, A
 }
 
 /// Balance and forward, again and again, until there is an answer or no way left.
-async fn attempts<S: AsyncRead + AsyncWrite + Unpin>(
+async fn attempts<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     route: &CompiledRoute,
@@ -138,7 +138,7 @@ struct Guard {
 }
 
 /// One attempt and its judgement. `Err` asks for another one, on a fresh connection if true.
-async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
+async fn attempt<S: Front>(
     worker: &Worker,
     exchange: &mut Exchange<'_, S>,
     route: &CompiledRoute,
@@ -158,7 +158,7 @@ async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
     let begun = start.now;
     let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {
         Ok(done) => {
-            instance.metrics.answered(done.status, begun.elapsed());
+            instance.metrics.answered(done.status, done.switched_after.unwrap_or_else(|| begun.elapsed()));
             if instance.trust() {
                 service.room.release(Instant::now());
             }
@@ -225,7 +225,7 @@ fn again<S>(
 }
 
 /// The gateway's own answer where no instance gave one; what becomes of the connection, and whether it was taken.
-async fn fallback<S: AsyncRead + AsyncWrite + Unpin>(
+async fn fallback<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     end: &End,
@@ -256,7 +256,10 @@ async fn fallback<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Metrics always, an access record if somebody listens.
 fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delivered: bool) {
-    let took = walk.begun.elapsed();
+    let took = match end {
+        End::Done(Done { switched_after: Some(took), .. }) => *took,
+        _ => walk.begun.elapsed(),
+    };
     let (status, reason, bytes) = match end {
         End::Done(done) => (done.status, None, client.download.passed),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
@@ -289,7 +292,7 @@ fn access_record<S>(
     let traceparent = walk.identity.traceparent(head);
     AccessRecord {
         at: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
-        client: client.peer,
+        client: client.origin.peer,
         method: text(head.method()),
         path: text(head.path_and_query()),
         host: text(head.authority()),

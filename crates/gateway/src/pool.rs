@@ -4,22 +4,20 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
-
 use crate::buffer::{Buffer, Spares};
+use crate::carrier::Wire;
+use crate::http2;
 use crate::service::Instance;
 
 /// A connection to an instance, in use.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) stream: TcpStream,
+    pub(crate) wire: Wire,
     pub(crate) input: Buffer,
     /// It has served a request before.
     pub(crate) reused: bool,
@@ -28,9 +26,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(stream: TcpStream, address: SocketAddr, instance: Arc<Instance>) -> Self {
+    pub(crate) fn new(wire: Wire, address: SocketAddr, instance: Arc<Instance>) -> Self {
         instance.metrics.pool_busy.inc();
-        Self { stream, input: Buffer::default(), reused: false, address, instance }
+        Self { wire, input: Buffer::default(), reused: false, address, instance }
     }
 }
 
@@ -64,13 +62,15 @@ impl Idle {
 #[derive(Debug)]
 pub(crate) struct Pool {
     idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    /// Connections of HTTP/2, each shared by many requests.
+    shared: RefCell<HashMap<u64, Vec<Shared>>>,
     most: usize,
     timeout: Duration,
 }
 
 impl Pool {
     pub(crate) fn new(most: usize, timeout: Duration) -> Self {
-        Self { idle: RefCell::default(), most, timeout }
+        Self { idle: RefCell::default(), shared: RefCell::default(), most, timeout }
     }
 
     /// The connection used last, if one lives. `certain` asks the kernel itself, for requests that cannot be sent
@@ -81,7 +81,7 @@ impl Pool {
         while let Some(entry) = list.pop() {
             let young = now.saturating_duration_since(entry.since) < self.timeout;
             let mut link = entry.into_link();
-            if young && link.address == address && is_alive(&link.stream, certain) {
+            if young && link.address == address && is_alive(&mut link.wire, certain) {
                 link.reused = true;
                 return Some(link);
             }
@@ -102,19 +102,59 @@ impl Pool {
     /// Closes what is too old, closed by its peer, or to an instance that is gone.
     pub(crate) fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|_, list| {
-            let keep = |idle: &Idle| {
+            let keep = |idle: &mut Idle| {
                 now.saturating_duration_since(idle.since) < self.timeout
                     && !idle.link.instance.removed.load(Ordering::Relaxed)
-                    && is_alive(&idle.link.stream, false)
+                    && is_alive(&mut idle.link.wire, false)
             };
             for index in (0..list.len()).rev() {
-                if !keep(&list[index]) {
+                if !keep(&mut list[index]) {
                     drop(list.swap_remove(index).into_link());
                 }
             }
             !list.is_empty()
         });
+        self.shared.borrow_mut().retain(|_, list| {
+            list.retain(|shared| {
+                let idle = shared.connection.idle_since();
+                !shared.connection.is_closed()
+                    && (idle.is_none()
+                        || !shared.instance.removed.load(Ordering::Relaxed)
+                            && idle.is_some_and(|since| now.saturating_duration_since(since) < self.timeout))
+            });
+            !list.is_empty()
+        });
     }
+
+    /// A place on a connection of HTTP/2 that has room.
+    pub(crate) fn share(&self, instance: &Arc<Instance>, address: SocketAddr) -> Option<Link> {
+        let shared = self.shared.borrow();
+        let has_room = |shared: &&Shared| shared.address == address && shared.connection.has_room();
+        let exchange = shared.get(&instance.key)?.iter().find(has_room)?.connection.exchange();
+        let mut link = Link::new(Wire::Http2(Box::new(exchange)), address, instance.clone());
+        link.reused = true;
+        Some(link)
+    }
+
+    /// Lets others use a new connection of HTTP/2; the first place on it.
+    pub(crate) fn open(&self, connection: http2::Connection, address: SocketAddr, instance: &Arc<Instance>) -> Link {
+        let exchange = connection.exchange();
+        let mut shared = self.shared.borrow_mut();
+        let list = shared.entry(instance.key).or_default();
+        list.retain(|shared| !shared.connection.is_closed());
+        if list.len() < self.most {
+            list.push(Shared { connection, address, instance: instance.clone() });
+        }
+        Link::new(Wire::Http2(Box::new(exchange)), address, instance.clone())
+    }
+}
+
+/// A connection many requests share.
+#[derive(Debug)]
+struct Shared {
+    connection: http2::Connection,
+    address: SocketAddr,
+    instance: Arc<Instance>,
 }
 
 impl Drop for Pool {
@@ -125,12 +165,9 @@ impl Drop for Pool {
     }
 }
 
-/// An idle connection has nothing to say: bytes or an end mean that it is over.
-fn is_alive(stream: &TcpStream, certain: bool) -> bool {
-    let seen = if certain {
-        socket2::SockRef::from(stream).peek(&mut [MaybeUninit::uninit()])
-    } else {
-        stream.try_read(&mut [0])
-    };
-    matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+fn is_alive(wire: &mut Wire, certain: bool) -> bool {
+    match wire {
+        Wire::Http1(carrier) => carrier.is_quiet(certain),
+        Wire::Http2(_) => false,
+    }
 }

@@ -6,10 +6,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::buffer::{BUFFER_BYTES, Buffer, Spares};
-use crate::http1::{Bad, Decoder};
+use crate::front::{Sink, Source};
+use crate::http1::{Bad, Decoder, Framing, Limits};
 use crate::text::push_hex;
 
 /// Why a body could not be moved to its end.
@@ -41,6 +40,8 @@ pub(crate) struct Pump {
     chunked: bool,
     /// Whether trailers go along, filtered by the caller's rule.
     trailers: Option<fn(&[u8]) -> bool>,
+    /// Trailers for a sink that does not take them as bytes.
+    tail: Vec<u8>,
     /// Bytes for the sink, of which `sent` are gone.
     pub(crate) staged: Vec<u8>,
     sent: usize,
@@ -64,6 +65,7 @@ impl Pump {
             decoder: Decoder::Length(0),
             chunked: false,
             trailers: None,
+            tail: Vec::new(),
             staged,
             sent: 0,
             finished: false,
@@ -80,6 +82,7 @@ impl Pump {
     /// A new body. Bytes staged before stay in front of it.
     pub(crate) fn begin(&mut self, decoder: Decoder, chunked: bool) {
         (self.decoder, self.chunked, self.trailers) = (decoder, chunked, None);
+        self.tail.clear();
         (self.sent, self.finished, self.passed, self.most) = (0, false, 0, u64::MAX);
         (self.kept, self.keep_bytes, self.wrote, self.written, self.blocked) = (None, 0, false, 0, Blocked::No);
     }
@@ -107,7 +110,8 @@ impl Pump {
     }
 
     /// Starts over towards another sink: `head` writes what comes first, then follow the bytes kept.
-    pub(crate) fn restart(&mut self, head: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn restart(&mut self, chunked: bool, head: impl FnOnce(&mut Vec<u8>)) {
+        self.chunked = chunked;
         self.staged.clear();
         head(&mut self.staged);
         (self.sent, self.finished, self.wrote, self.blocked) = (0, false, false, Blocked::No);
@@ -137,9 +141,9 @@ impl Pump {
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut (impl AsyncRead + Unpin),
+        source: &mut impl Source,
         input: &mut Buffer,
-        sink: &mut (impl AsyncWrite + Unpin),
+        sink: &mut impl Sink,
         spares: &Spares,
     ) -> Poll<Result<(), PumpError>> {
         loop {
@@ -158,11 +162,14 @@ impl Pump {
             self.sent = 0;
             if self.finished {
                 self.blocked = Blocked::No;
-                return Pin::new(sink).poll_flush(cx).map_err(|_| PumpError::Sink);
+                return sink.poll_finish(cx, &self.tail).map_err(|_| PumpError::Sink);
             }
             self.blocked = Blocked::OnSource;
             match ready!(input.poll_fill(cx, source, spares)) {
-                Ok(0) if self.decoder.ends_with_stream() => self.finish(),
+                Ok(0) if self.decoder.ends_with_stream() => {
+                    let trailers = source.take_trailers();
+                    self.finish(&trailers);
+                }
                 Ok(0) | Err(_) => return Poll::Ready(Err(PumpError::SourceClosed)),
                 Ok(_) => {}
             }
@@ -179,7 +186,7 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         input: &mut Buffer,
-        sink: &mut (impl AsyncWrite + Unpin),
+        sink: &mut impl Sink,
     ) -> Poll<Result<(), PumpError>> {
         let look = &input.filled()[..self.decoder.plain_bytes(input.filled().len())];
         if self.passed + look.len() as u64 > self.most {
@@ -197,7 +204,7 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, sink: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Poll<io::Result<()>> {
         let count = ready!(Pin::new(sink).poll_write(cx, &self.staged[self.sent..]))?;
         if count == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -237,25 +244,29 @@ impl Pump {
 
     fn finish_if_ended(&mut self) {
         if !self.finished && self.decoder.ended() {
-            self.finish();
+            self.finish(&[]);
         }
     }
 
-    fn finish(&mut self) {
+    /// The end, with what came behind the body: by the decoder's framing, or `trailers`.
+    fn finish(&mut self, trailers: &[u8]) {
         self.finished = true;
-        if !self.chunked {
-            return;
+        let out = if self.chunked { &mut self.staged } else { &mut self.tail };
+        if self.chunked {
+            out.extend_from_slice(b"0\r\n");
         }
-        self.staged.extend_from_slice(b"0\r\n");
         if let Some(rule) = self.trailers {
-            for line in self.decoder.trailers().split_inclusive(|&byte| byte == b'\n') {
+            let trailers = if trailers.is_empty() { self.decoder.trailers() } else { trailers };
+            for line in trailers.split_inclusive(|&byte| byte == b'\n') {
                 let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
                 if rule(name) {
-                    self.staged.extend_from_slice(line);
+                    out.extend_from_slice(line);
                 }
             }
         }
-        self.staged.extend_from_slice(b"\r\n");
+        if self.chunked {
+            out.extend_from_slice(b"\r\n");
+        }
     }
 
     /// Gives back what has grown, for the time until the next request.
@@ -278,5 +289,13 @@ fn push_data(staged: &mut Vec<u8>, chunked: bool, data: &[u8]) {
     staged.extend_from_slice(data);
     if chunked {
         staged.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A decoder for what `source` yields of a body of this framing.
+pub(crate) fn decoder_for(source: &impl Source, framing: Framing, limits: &Limits) -> Decoder {
+    match framing {
+        Framing::Chunked if source.is_bare() => Decoder::UntilClose,
+        _ => Decoder::new(framing, limits),
     }
 }

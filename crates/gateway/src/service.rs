@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use guard::HoldPolicy;
 use model::{Epoch, InstanceId, ServiceName, VersionName};
+use tokio::sync::Notify;
 
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
 use crate::options::Balance;
+use crate::proxy_protocol::ProxyVersion;
 use crate::signal::{COALESCE_MS, SIGNAL_KINDS, SignalKind};
+use crate::tls::ClientTls;
 
 /// Who may take a service's requests.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -71,6 +74,30 @@ pub struct Endpoints {
     pub replay_limit: usize,
     /// How instances share requests.
     pub balance: Balance,
+    /// How instances are spoken to.
+    pub upstream: Upstream,
+}
+
+/// What an instance expects of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Upstream {
+    /// HTTP/2, by prior knowledge in the clear and by ALPN under TLS; else HTTP/1.1.
+    pub http2: bool,
+    /// Under TLS.
+    pub tls: Option<ClientTls>,
+    /// Each connection begins with a PROXY header that names the client; it then serves that client's request alone.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+impl Upstream {
+    /// Whether a connection may serve requests of several clients.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.proxy_protocol.is_none()
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
 }
 
 impl Default for Endpoints {
@@ -82,6 +109,7 @@ impl Default for Endpoints {
             hold: None,
             replay_limit: 64 * 1024,
             balance: Balance::default(),
+            upstream: Upstream::default(),
         }
     }
 }
@@ -106,6 +134,8 @@ pub struct Service {
     instances: Mutex<Instances>,
     pub(crate) room: WaitingRoom,
     pub(crate) turn: AtomicUsize,
+    /// Told after each change of a primary.
+    pub(crate) swapped: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +178,7 @@ impl Service {
             instances: Mutex::default(),
             room: WaitingRoom::default(),
             turn: AtomicUsize::new(0),
+            swapped: Notify::new(),
         }
     }
 
@@ -173,10 +204,14 @@ impl Service {
             let listed = endpoints.endpoints.iter().any(|endpoint| endpoint.id == instance.id);
             instance.removed.store(!listed, Ordering::Relaxed);
         }
+        let has_primary = endpoints.selection != Selection::Any;
         self.resolved.store(Arc::new(Resolved { told: endpoints, instances }));
         self.forget_removed(&mut known);
         drop(known);
         self.room.release(Instant::now());
+        if has_primary {
+            self.swapped.notify_waiters();
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::buffer::Spares;
-use crate::connection;
+use crate::entry::{self, Clients, Manner};
 use crate::listen::{self, Entrance};
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     /// Told when `open` has become zero.
     pub(crate) empty: Notify,
     pub(crate) doors: Vec<Door>,
+    pub(crate) clients: Clients,
 }
 
 /// Where a worker takes connections that another one accepted.
@@ -60,15 +61,23 @@ pub(crate) type Handed = (TcpStream, SocketAddr, Admission);
 #[derive(Debug)]
 pub(crate) struct Admission {
     shared: Arc<Shared>,
-    listener: Arc<AtomicUsize>,
+    listener: Arc<Listening>,
     load: Arc<AtomicUsize>,
+}
+
+/// A listener as its connections know it.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub(crate) manner: Arc<Manner>,
+    /// Connections open.
+    pub(crate) open: AtomicUsize,
 }
 
 impl Admission {
     /// Counts a connection to `worker`; `None` if its listener has as many as it may.
-    pub(crate) fn ask(shared: &Arc<Shared>, listener: &Arc<AtomicUsize>, worker: usize) -> Option<Self> {
-        if listener.fetch_add(1, Ordering::Relaxed) >= shared.options.max_connections {
-            listener.fetch_sub(1, Ordering::Relaxed);
+    pub(crate) fn ask(shared: &Arc<Shared>, listener: &Arc<Listening>, worker: usize) -> Option<Self> {
+        if listener.open.fetch_add(1, Ordering::Relaxed) >= shared.options.max_connections {
+            listener.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         shared.open.fetch_add(1, Ordering::AcqRel);
@@ -82,7 +91,7 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
-        self.listener.fetch_sub(1, Ordering::Relaxed);
+        self.listener.open.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.connections().dec();
         if self.shared.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.empty.notify_waiters();
@@ -171,8 +180,9 @@ impl Worker {
         let _ = stream.set_nodelay(true);
         let worker = self.clone();
         tokio::task::spawn_local(async move {
-            let _admission = admission;
-            connection::serve(&worker, stream, peer).await;
+            let manner = admission.listener.manner.clone();
+            entry::enter(&worker, stream, peer, &manner).await;
+            drop(admission);
         });
     }
 

@@ -45,7 +45,7 @@ const CASES: &[(&str, &str, u16)] = &[
     ("HTTP/0.9", "GET / HTTP/0.9\r\nHost: h\r\n\r\n", 505),
     ("HTTP/1.2", "GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505),
     ("HTTP/2.0", "GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
-    ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ("nearly the preface of HTTP/2", "PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n", 505),
     ("lower-case version", "GET / http/1.1\r\nHost: h\r\n\r\n", 400),
     ("long version", "GET / HTTP/1.10\r\nHost: h\r\n\r\n", 400),
     ("TLS in the clear", "\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n", 400),

@@ -286,7 +286,7 @@ impl Start {
                 .first()
                 .and_then(|socket| socket.local_addr().ok())
                 .ok_or_else(|| CannotStart("the keeper has no socket for the gateway".into()))?;
-            listeners.push(gateway::Listener { address, sockets });
+            listeners.push(gateway::Listener { address, sockets, manner: Arc::default() });
         }
         Ok((api, listeners))
     }

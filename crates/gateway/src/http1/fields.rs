@@ -22,8 +22,16 @@ pub enum Kind {
     Expect,
     /// `X-Forwarded-For`.
     ForwardedFor,
-    /// `X-Forwarded-Proto`, `X-Forwarded-Host`, `Forwarded`: replaced.
+    /// `Forwarded`: dropped.
     Forwarded,
+    /// `X-Forwarded-Proto`.
+    ForwardedProto,
+    /// `X-Forwarded-Host`.
+    ForwardedHost,
+    /// `Upgrade`.
+    Upgrade,
+    /// `TE`.
+    Te,
     /// `X-Request-Id`.
     RequestId,
     /// `traceparent`.
@@ -57,11 +65,12 @@ impl Kind {
             return Self::Seawall;
         }
         match name.len() {
-            2 if is("te") => Self::Hop,
+            2 if is("te") => Self::Te,
             4 if is("host") => Self::Host,
             6 if is("accept") => Self::Accept,
             6 if is("expect") => Self::Expect,
-            7 if is("upgrade") || is("trailer") => Self::Hop,
+            7 if is("upgrade") => Self::Upgrade,
+            7 if is("trailer") => Self::Hop,
             9 if is("forwarded") => Self::Forwarded,
             10 if is("connection") => Self::Connection,
             10 if is("keep-alive") => Self::Hop,
@@ -71,9 +80,9 @@ impl Kind {
             14 if is("content-length") => Self::ContentLength,
             14 if is("http2-settings") => Self::Hop,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
-            16 if is("x-forwarded-host") => Self::Forwarded,
+            16 if is("x-forwarded-host") => Self::ForwardedHost,
             16 if is("proxy-connection") => Self::Hop,
-            17 if is("x-forwarded-proto") => Self::Forwarded,
+            17 if is("x-forwarded-proto") => Self::ForwardedProto,
             17 if is("transfer-encoding") => Self::TransferEncoding,
             18 if is("proxy-authenticate") => Self::Hop,
             19 if is("proxy-authorization") => Self::Hop,
@@ -108,6 +117,10 @@ pub struct Fields {
     pub close: bool,
     /// `Connection: keep-alive`.
     pub keep_alive: bool,
+    /// `Connection: upgrade`.
+    pub upgrade: bool,
+    /// `TE: trailers`.
+    pub te_trailers: bool,
 }
 
 impl Fields {
@@ -119,6 +132,7 @@ impl Fields {
         self.headers.clear();
         self.named.clear();
         (self.content_length, self.chunked, self.close, self.keep_alive) = (None, false, false, false);
+        (self.upgrade, self.te_trailers) = (false, false);
         for field in parsed {
             let kind = Kind::of(field.name.as_bytes());
             match kind {
@@ -136,6 +150,10 @@ impl Fields {
                     self.chunked = true;
                 }
                 Kind::Connection => self.connection(bytes, field.value),
+                Kind::Te => {
+                    let codings = field.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+                    self.te_trailers |= codings.into_iter().any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+                }
                 _ => {}
             }
             let name = Span::of(bytes, field.name.as_bytes());
@@ -163,6 +181,8 @@ impl Fields {
                 self.close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
+            } else if token.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
             } else if !token.is_empty() {
                 self.named.push(Span::of(bytes, token));
             }

@@ -185,6 +185,18 @@ impl RequestHead {
         self.expects_continue
     }
 
+    /// Whether the client offers to speak something else on this connection. `h2c` is never passed on: what would be
+    /// said there would be said past the gateway.
+    pub fn wants_upgrade(&self) -> bool {
+        let wanted = self.fields.first(Kind::Upgrade).map(|value| value.get(&self.bytes)).unwrap_or_default();
+        let is_http2 = |token: &[u8]| token.trim_ascii().to_ascii_lowercase().starts_with(b"h2");
+        self.fields.upgrade
+            && self.version == Version::Http11
+            && self.framing == Framing::None
+            && !wanted.is_empty()
+            && !wanted.split(|&byte| byte == b',').any(is_http2)
+    }
+
     /// Whether the client wants to send another request afterwards.
     pub fn keep_alive(&self) -> bool {
         !self.fields.close && (self.version == Version::Http11 || self.fields.keep_alive)

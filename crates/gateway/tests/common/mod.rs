@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gateway::{
-    Endpoint, Endpoints, Gateway, Listener, Metrics, Options, Readiness, Route, Service, Signal, Table, Target,
+    Endpoint, Endpoints, Gateway, Listener, Manner, Metrics, Options, Readiness, Route, Service, Signal, Table, Target,
 };
 use prometheus_client::registry::Registry;
 
@@ -49,6 +49,32 @@ impl Conn {
         }
     }
 
+    /// Whatever has come, at least a byte; empty at the end of the stream.
+    pub fn some(&mut self) -> Vec<u8> {
+        if self.rest.is_empty() {
+            self.more();
+        }
+        std::mem::take(&mut self.rest)
+    }
+
+    /// So many bytes.
+    pub fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.rest.len() < count && self.more() {}
+        self.rest.drain(..count.min(self.rest.len())).collect()
+    }
+
+    /// Everything up to and with `end`.
+    pub fn until(&mut self, end: &[u8]) -> Vec<u8> {
+        loop {
+            if let Some(at) = find(&self.rest, end) {
+                return self.rest.drain(..at + end.len()).collect();
+            }
+            if !self.more() {
+                return Vec::new();
+            }
+        }
+    }
+
     /// The next head; `None` at the end of the stream.
     pub fn head(&mut self) -> Option<String> {
         loop {
@@ -74,7 +100,8 @@ impl Conn {
             return Vec::new();
         }
         loop {
-            let ends = |bytes: &[u8]| bytes == b"0\r\n\r\n" || bytes.ends_with(b"\r\n0\r\n\r\n");
+            let last = |bytes: &[u8]| bytes.starts_with(b"0\r\n") || find(bytes, b"\r\n0\r\n").is_some();
+            let ends = |bytes: &[u8]| bytes.ends_with(b"\r\n\r\n") && last(bytes);
             if ends(&self.rest) || !self.more() {
                 return std::mem::take(&mut self.rest);
             }
@@ -220,8 +247,28 @@ impl Rig {
         Self::on(1, options, endpoints, timeout)
     }
 
+    /// With a listener that treats its connections so.
+    pub fn mannered(manner: Manner, options: Options, endpoints: Endpoints) -> Self {
+        Self::sharing(Arc::new(manner), options, endpoints)
+    }
+
+    /// The same, with a manner that the test changes later.
+    pub fn sharing(manner: Arc<Manner>, options: Options, endpoints: Endpoints) -> Self {
+        Self::start(1, options, endpoints, None, manner)
+    }
+
     /// With so many sockets on its one address.
     pub fn on(sockets: usize, options: Options, endpoints: Endpoints, timeout: Option<Duration>) -> Self {
+        Self::start(sockets, options, endpoints, timeout, Arc::default())
+    }
+
+    fn start(
+        sockets: usize,
+        options: Options,
+        endpoints: Endpoints,
+        timeout: Option<Duration>,
+        manner: Arc<Manner>,
+    ) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let sockets = (0..sockets).map(|_| socket.try_clone().unwrap()).collect();
@@ -234,7 +281,7 @@ impl Rig {
         let all = Route { name: "all".into(), hosts: Vec::new(), matches: Vec::new(), target, timeout };
         table.set_routes(vec![all]).unwrap();
         let (sender, signals) = tokio::sync::mpsc::channel(64);
-        let listeners = vec![Listener { address, sockets }];
+        let listeners = vec![Listener { address, sockets, manner }];
         drop(socket);
         let gateway = Gateway::start(options, listeners, table.clone(), metrics, sender).unwrap();
         Self { gateway: Some(gateway), address, table, service, registry, signals }
@@ -370,22 +417,36 @@ impl Client {
     fn chunked(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
-            let line = loop {
-                if let Some(at) = find(&self.rest, b"\r\n") {
-                    break self.rest.drain(..at + 2).collect::<Vec<_>>();
-                }
-                assert!(self.more(), "chunks cut");
-            };
-            let size = usize::from_str_radix(std::str::from_utf8(&line[..line.len() - 2]).unwrap(), 16).unwrap();
+            let size = usize::from_str_radix(self.line().trim_end(), 16).unwrap();
+            if size == 0 {
+                // Trailers, if any.
+                while self.line() != "\r\n" {}
+                return body;
+            }
             while self.rest.len() < size + 2 {
                 assert!(self.more(), "chunk cut");
             }
             body.extend(self.rest.drain(..size));
             self.rest.drain(..2);
-            if size == 0 {
-                return body;
-            }
         }
+    }
+
+    /// The next line, its end included.
+    fn line(&mut self) -> String {
+        loop {
+            if let Some(at) = find(&self.rest, b"\r\n") {
+                return latin1(self.rest.drain(..at + 2).collect());
+            }
+            assert!(self.more(), "chunks cut");
+        }
+    }
+
+    /// So many bytes, which must come.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.rest.len() < count {
+            assert!(self.more(), "cut after {}", self.rest.escape_ascii());
+        }
+        self.rest.drain(..count).collect()
     }
 
     /// Everything until the stream ends.

@@ -1,0 +1,134 @@
+//! From an accepted socket to a client that is served: PROXY header, TLS, which HTTP it speaks.
+//! Between accept and the request walk. All of it counts inside the time a client has for its first head.
+//! Deliberately absent: what is done with requests.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use model::ServiceName;
+use tokio::net::TcpStream;
+
+use crate::carrier::Carrier;
+use crate::connection::{self, Origin};
+use crate::http2;
+use crate::proxy_protocol;
+use crate::tcp;
+use crate::tls::ServerTls;
+use crate::worker::Worker;
+
+/// How a listener treats its connections.
+#[derive(Debug, Default)]
+pub struct Manner {
+    /// Under TLS; what is put in later is for connections that come later.
+    pub tls: Option<ArcSwap<ServerTls>>,
+    /// Each connection begins with a PROXY protocol header (version 1 or 2) that names the client; one without is closed.
+    pub proxy_protocol: bool,
+    /// Not HTTP: bytes go to an instance of this service as they come.
+    pub tcp: Option<ServiceName>,
+}
+
+/// Connections by client address, over all workers and listeners.
+#[derive(Debug, Default)]
+pub(crate) struct Clients(Mutex<HashMap<IpAddr, u32>>);
+
+/// One of a client's connections.
+struct Counted<'a> {
+    clients: &'a Clients,
+    address: IpAddr,
+}
+
+impl Clients {
+    fn add(&self, address: IpAddr, most: u32) -> Option<Counted<'_>> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Counted { clients: self, address })
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: SocketAddr, manner: &Manner) {
+    let mut origin = Origin::new(peer);
+    if manner.proxy_protocol {
+        match within(worker, proxy_protocol::read(&mut stream)).await {
+            Ok(Some(client)) => origin = Origin::new(client),
+            // `LOCAL` and `UNKNOWN`: the proxy itself, as when it checks health.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no PROXY header");
+                return worker.metrics.refused("no-proxy-header");
+            }
+        }
+    }
+    origin.trusted = worker.options.trusted_proxies.iter().any(|network| network.contains(origin.peer.ip()));
+    let most = worker.options.max_connections_per_client;
+    let counted = if most == 0 { None } else { worker.clients.add(origin.peer.ip().to_canonical(), most) };
+    if most != 0 && counted.is_none() {
+        return worker.metrics.refused("too-many-connections-of-client");
+    }
+    let mut speaks_http2 = false;
+    let carrier = match &manner.tls {
+        None => Carrier::Plain(stream),
+        Some(tls) => {
+            let acceptor = tokio_rustls::TlsAcceptor::from(tls.load().0.clone());
+            match within(worker, acceptor.accept(stream)).await {
+                Ok(accepted) => {
+                    let session = accepted.get_ref().1;
+                    speaks_http2 = session.alpn_protocol() == Some(b"h2");
+                    let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+                    worker.metrics.tls_handshake(session.protocol_version(), resumed);
+                    origin.scheme = "https";
+                    Carrier::Tls(Box::new(accepted.into()))
+                }
+                Err(error) => {
+                    tracing::debug!(peer = %origin.peer, %error, "TLS handshake failed");
+                    return worker.metrics.tls_failed(failure(&error));
+                }
+            }
+        }
+    };
+    match &manner.tcp {
+        Some(service) => tcp::serve(worker, carrier, origin, service).await,
+        None if speaks_http2 => http2::serve(worker, carrier, origin).await,
+        None => connection::serve(worker, carrier, origin).await,
+    }
+}
+
+async fn within<T>(worker: &Worker, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let limit = worker.options.header_timeout;
+    tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A word for why a handshake failed: few enough for a label.
+fn failure(error: &io::Error) -> &'static str {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match (error.kind(), cause) {
+        (io::ErrorKind::TimedOut, _) => "timeout",
+        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, _) => "client-gone",
+        (_, Some(rustls::Error::InvalidMessage(_))) => "not-tls",
+        (_, Some(rustls::Error::PeerIncompatible(_))) => "nothing-in-common",
+        (_, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_))) => "client-certificate",
+        (_, Some(rustls::Error::AlertReceived(_))) => "refused-by-client",
+        _ => "other",
+    }
+}
