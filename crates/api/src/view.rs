@@ -17,6 +17,30 @@ pub struct Status {
     pub services: Vec<ServiceView>,
     /// Background tasks.
     pub tasks: Vec<Task>,
+    /// Certificates shown to clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateView>,
+}
+
+/// A certificate that a listener shows.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateView {
+    /// The listener's address, as configured.
+    pub listener: String,
+    /// The file it was read from.
+    pub file: String,
+    /// The names it is for.
+    pub names: Vec<String>,
+    /// Who signed it.
+    pub issuer: String,
+    /// When it ends, RFC 3339.
+    pub expires: String,
+    /// The same in seconds since the Unix epoch.
+    pub expires_unix: i64,
+    /// Why what is in its file now is not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// This machine.

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         timeout: None,
     }])?;
     let (signals, _unheard) = tokio::sync::mpsc::channel(16);
-    let listeners = vec![Listener { address: listen.parse()?, sockets: vec![TcpListener::bind(listen)?], manner: Arc::default() }];
+    let listeners =
+        vec![Listener { address: listen.parse()?, sockets: vec![TcpListener::bind(listen)?], manner: Arc::default() }];
     let _gateway = Gateway::start(Options { workers, ..Options::default() }, listeners, table, metrics, signals)?;
     loop {
         std::thread::sleep(Duration::from_secs(3_600));

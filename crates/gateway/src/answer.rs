@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
-
 use crate::connection::Client;
 use crate::front::Front;
 use crate::heads::{push_connection, push_length};
@@ -112,12 +111,7 @@ struct Form {
 }
 
 /// Sends an answer; `keep` says whether the connection stays open. False if the client did not take it.
-pub(crate) async fn send<S: Front>(
-    worker: &Worker,
-    client: &mut Client<S>,
-    answer: &Answer,
-    keep: bool,
-) -> bool {
+pub(crate) async fn send<S: Front>(worker: &Worker, client: &mut Client<S>, answer: &Answer, keep: bool) -> bool {
     let head = &client.head;
     let accepts = head.fields.first(Kind::Accept).map(|accept| accept.get(head.bytes())).unwrap_or_default();
     let json = accepts.windows(16).any(|window| window.eq_ignore_ascii_case(b"application/json"));

@@ -80,11 +80,7 @@ pub(crate) async fn during<S: Front, T>(
             return Poll::Pending;
         }
         let late = deadline.expired(Instant::now());
-        Poll::Ready(Err(if late {
-            Failed::Deadline { begun: false }
-        } else {
-            Failed::Before(Failure::NothingWritten)
-        }))
+        Poll::Ready(Err(if late { Failed::Deadline { begun: false } } else { Failed::Before(Failure::NothingWritten) }))
     })
     .await
 }

@@ -127,7 +127,9 @@ fn failure(error: &io::Error) -> &'static str {
         (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, _) => "client-gone",
         (_, Some(rustls::Error::InvalidMessage(_))) => "not-tls",
         (_, Some(rustls::Error::PeerIncompatible(_))) => "nothing-in-common",
-        (_, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_))) => "client-certificate",
+        (_, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_))) => {
+            "client-certificate"
+        }
         (_, Some(rustls::Error::AlertReceived(_))) => "refused-by-client",
         _ => "other",
     }

@@ -6,7 +6,6 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use guard::{Deadline, Failure};
 use crate::balance::Taken;
 use crate::carrier::Wire;
 use crate::connection::Client;
@@ -21,6 +20,7 @@ use crate::pump::{Blocked, PumpError, decoder_for};
 use crate::service::Service;
 use crate::tunnel;
 use crate::worker::Worker;
+use guard::{Deadline, Failure};
 
 /// How an attempt ended without a whole response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

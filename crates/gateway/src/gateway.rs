@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::entry::Clients;
 use crate::listen::{Entrance, Listener};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::signal::Signal;
 use crate::table::Table;
-use crate::entry::Clients;
 use crate::worker::{Door, Handed, Listening, Phase, Shared, Worker};
 
 /// Connections on their way to one worker.

@@ -343,7 +343,9 @@ mod tests {
     #[test]
     fn an_upgrade_is_offered_on_but_never_to_http2() {
         let ask = |what: &str| {
-            forwarded(&format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {what}\r\n\r\n"))
+            forwarded(&format!(
+                "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {what}\r\n\r\n"
+            ))
         };
         assert!(ask("websocket").contains("Connection: Upgrade\r\nUpgrade: websocket\r\n"));
         for refused in ["h2c", "H2C", "websocket, h2c"] {

@@ -121,11 +121,7 @@ pub(crate) struct Wait<'a> {
 ///
 /// # Errors
 /// Any end but [`HoldEnd::Released`].
-pub(crate) async fn wait<S: Front>(
-    worker: &Worker,
-    client: &mut Client<S>,
-    terms: Wait<'_>,
-) -> Result<(), HoldEnd> {
+pub(crate) async fn wait<S: Front>(worker: &Worker, client: &mut Client<S>, terms: Wait<'_>) -> Result<(), HoldEnd> {
     let place = Place::take(terms.service, terms.policy)?;
     let until = terms.begun.checked_add(terms.policy.max_wait);
     let mut go_at = None;

@@ -42,7 +42,7 @@ pub use guard::{HoldPolicy, Release};
 pub use http1::Limits;
 pub use listen::Listener;
 pub use metrics::Metrics;
-pub use options::{Balance, Network, Options, Trailers};
+pub use options::{Balance, Options, Trailers};
 pub use proxy_protocol::ProxyVersion;
 pub use record::AccessRecord;
 pub use routes::{HostMatch, Match, PathMatch, Route, RouteError, Target, ValueMatch};

@@ -69,7 +69,9 @@ fn admit(worker: &Rc<Worker>, listener: &Arc<Listening>, own: bool, stream: toki
     let Some(admission) = Admission::ask(&worker.shared, listener, target) else {
         worker.metrics.refused("too-many-connections");
         let speaks_http1 = listener.manner.tls.is_none() && listener.manner.tcp.is_none();
-        return if speaks_http1 { refuse(stream) };
+        return if speaks_http1 {
+            refuse(stream)
+        };
     };
     if target == worker.index {
         return worker.serve(stream, peer, admission);

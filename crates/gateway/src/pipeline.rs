@@ -14,8 +14,8 @@ use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
 use crate::answer::{self, Answer};
 use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
-use crate::front::Front;
 use crate::forward::{Done, Exchange, Failed, Start};
+use crate::front::Front;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
 use crate::http1::{Bad, Framing};
@@ -83,12 +83,7 @@ fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, A
 }
 
 /// Balance and forward, again and again, until there is an answer or no way left.
-async fn attempts<S: Front>(
-    worker: &Worker,
-    client: &mut Client<S>,
-    route: &CompiledRoute,
-    walk: &mut Walk,
-) -> End {
+async fn attempts<S: Front>(worker: &Worker, client: &mut Client<S>, route: &CompiledRoute, walk: &mut Walk) -> End {
     let service = &*route.service;
     let deadline = Deadline::begin(walk.begun, route.timeout);
     let idempotent = is_idempotent(client.head.method());
@@ -225,11 +220,7 @@ fn again<S>(
 }
 
 /// The gateway's own answer where no instance gave one; what becomes of the connection, and whether it was taken.
-async fn fallback<S: Front>(
-    worker: &Worker,
-    client: &mut Client<S>,
-    end: &End,
-) -> (After, bool) {
+async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) -> (After, bool) {
     match end {
         End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
         End::Gone | End::Cut => (After::Abort, false),

@@ -170,7 +170,11 @@ mod tests {
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n", None),
         ] {
-            assert_eq!(parse_v1(line.as_bytes()).unwrap().map(|address| address.to_string()).as_deref(), want, "{line}");
+            assert_eq!(
+                parse_v1(line.as_bytes()).unwrap().map(|address| address.to_string()).as_deref(),
+                want,
+                "{line}"
+            );
         }
         for line in [
             "PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\n",

@@ -11,7 +11,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+};
 
 /// Why certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +69,8 @@ impl Certificate {
 
 fn read_chain(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unreadable = |reason| TlsError::Unreadable { what, reason };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unreadable(error.to_string()))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| unreadable(error.to_string()))?;
     if chain.is_empty() { Err(unreadable("no PEM block `CERTIFICATE` in it".into())) } else { Ok(chain) }
 }
 
@@ -164,7 +165,8 @@ impl ServerTls {
                     ClientAuth::Optional(_) => verifier.allow_unauthenticated(),
                     _ => verifier,
                 };
-                builder.with_client_cert_verifier(verifier.build().map_err(|error| TlsError::Refused(error.to_string()))?)
+                builder
+                    .with_client_cert_verifier(verifier.build().map_err(|error| TlsError::Refused(error.to_string()))?)
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(certificates)?));
@@ -248,11 +250,7 @@ impl ClientTls {
     ///
     /// # Errors
     /// The authorities, the identity or the name cannot be read.
-    pub fn new(
-        trust: &Trust,
-        server_name: Option<&str>,
-        identity: Option<(&[u8], &[u8])>,
-    ) -> Result<Self, TlsError> {
+    pub fn new(trust: &Trust, server_name: Option<&str>, identity: Option<(&[u8], &[u8])>) -> Result<Self, TlsError> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(MinVersion::Tls12.versions())
             .map_err(refused)?;

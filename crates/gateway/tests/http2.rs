@@ -85,7 +85,9 @@ fn a_request_becomes_the_one_of_http1_that_it_means() {
         assert_eq!(answer.status(), 200);
         let text = String::from_utf8(body).unwrap();
         assert!(text.starts_with("POST /a?b=c HTTP/1.1\r\nHost: shop.local\r\n"), "{text}");
-        for line in ["cookie: a=1; b=2\r\n", "x-custom: yes\r\n", "Content-Length: 5\r\n", "X-Forwarded-Proto: http\r\n"] {
+        for line in
+            ["cookie: a=1; b=2\r\n", "x-custom: yes\r\n", "Content-Length: 5\r\n", "X-Forwarded-Proto: http\r\n"]
+        {
             assert!(text.contains(line), "{line} not in {text}");
         }
         assert!(!text.to_ascii_lowercase().contains("seawall-epoch"), "{text}");

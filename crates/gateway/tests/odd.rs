@@ -202,12 +202,9 @@ fn the_gateways_own_fields() {
     let sent = "GET / HTTP/1.1\r\nHost: a.b:80\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\n\
                 X-Forwarded-Host: evil\r\nX-Request-Id: mine\r\n\r\n";
     let (head, _) = exchange(&mut rig.client(), &seen, sent);
-    for line in [
-        "X-Forwarded-For: 127.0.0.1",
-        "X-Forwarded-Proto: http",
-        "X-Forwarded-Host: a.b:80",
-        "X-Request-Id: mine",
-    ] {
+    for line in
+        ["X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: http", "X-Forwarded-Host: a.b:80", "X-Request-Id: mine"]
+    {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} not in {head}");
     }
     assert_eq!(head.matches("X-Forwarded-").count(), 3, "{head}");

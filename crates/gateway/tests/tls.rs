@@ -301,8 +301,7 @@ fn an_instance_must_be_whom_it_should_be() {
     ] {
         let tls = ClientTls::new(&trust, name, None).unwrap();
         let upstream = Upstream { tls: Some(tls), ..Upstream::default() };
-        let rig =
-            Rig::new(Endpoints { endpoints: vec![endpoint("s-0", address)], upstream, ..Endpoints::default() });
+        let rig = Rig::new(Endpoints { endpoints: vec![endpoint("s-0", address)], upstream, ..Endpoints::default() });
         let mut client = rig.client();
         for _ in 0..3 {
             client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");

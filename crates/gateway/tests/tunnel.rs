@@ -49,7 +49,9 @@ fn an_accepted_upgrade_is_a_tunnel_in_both_directions() {
     client.send(format!("{UPGRADE}early "));
     let (status, head) = client.head().unwrap();
     assert_eq!(status, 101, "{head}");
-    for line in ["Connection: Upgrade\r\n", "Upgrade: websocket\r\n", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"] {
+    for line in
+        ["Connection: Upgrade\r\n", "Upgrade: websocket\r\n", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"]
+    {
         assert!(head.contains(line), "{line} not in {head}");
     }
     assert_eq!(client.bytes(12), b"hello early ");
@@ -240,7 +242,11 @@ fn an_instance_is_told_of_the_client_and_the_connection_is_its_alone() {
                 assert!(line.starts_with(b"PROXY TCP4 127.0.0.1 127.0.0.1 "), "{}", line.escape_ascii());
             } else {
                 let header = conn.exactly(28);
-                assert!(header.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01"), "{}", header.escape_ascii());
+                assert!(
+                    header.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01"),
+                    "{}",
+                    header.escape_ascii()
+                );
             }
             common::answer_all(conn, "told");
         });

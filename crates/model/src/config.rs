@@ -3,6 +3,7 @@
 //! so the same code serves `up`, `check`, `apply` and tests.
 
 pub mod decode;
+mod listener;
 mod load;
 mod node;
 mod probe;
@@ -15,6 +16,10 @@ pub mod yaml;
 use std::collections::BTreeMap;
 
 pub use decode::Decode;
+pub use listener::{
+    CertificateFiles, ClientAuth, ClientAuthMode, InstanceTls, Listen, Listener, ListenerTls, MinVersion, ProxyVersion,
+    Tcp,
+};
 pub use load::{Loaded, decode_effective, load};
 pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, NotifyKind, PortRange};
 pub use probe::{

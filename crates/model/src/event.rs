@@ -79,6 +79,12 @@ pub enum EventKind {
     Spilled,
     /// The store stopped or resumed serving.
     StoreState,
+    /// Changed certificate files were taken over.
+    CertificateReloaded,
+    /// Changed certificate files cannot be used; what was in force stays.
+    CertificateRefused,
+    /// A certificate ends soon, or has ended.
+    CertificateExpiring,
     /// A notice could not be delivered in time and was given up.
     NotifyFailed,
 }

@@ -6,7 +6,9 @@ pub mod config;
 pub mod diagnostic;
 mod event;
 mod id;
+mod network;
 
 pub use config::{Config, Service};
 pub use event::{Event, EventKind};
 pub use id::{Epoch, Incarnation, InstanceId, NodeName, Revision, Role, ServiceName, VersionName};
+pub use network::Network;

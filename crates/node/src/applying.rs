@@ -73,9 +73,10 @@ pub fn routes(config: &Config) -> Vec<Route> {
     config.routes.iter().enumerate().map(route).collect()
 }
 
-/// Whether a route leads to `service`.
+/// Whether a route or a TCP listener leads to `service`.
 pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
-    config.routes.iter().any(|route| route.to.service == *service)
+    let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
+    config.routes.iter().any(|route| route.to.service == *service) || config.gateway.listen.iter().any(by_tcp)
 }
 
 impl Controller {
@@ -172,6 +173,7 @@ impl Controller {
             return Err("`node`, `api` and `gateway` cannot be changed while running: stop seawall and start it with the new file".into());
         }
         for (name, definition) in &new.services {
+            crate::entrances::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
             if self.services.get(name).is_some_and(|service| service.would_roll(definition))
                 && definition.min_available() >= definition.total_replicas()
             {
@@ -251,6 +253,7 @@ impl Service {
     /// Takes another definition. True when instances have to be replaced, which has then begun.
     fn redefine(&mut self, shell: &crate::shell::Shell, definition: Definition, cause: &str, now: Instant) -> bool {
         let old = std::mem::replace(&mut self.definition, definition);
+        self.upstream = crate::entrances::upstream(&self.definition);
         if !self.definition.endpoints.is_empty() {
             self.redirect(shell);
             return false;

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::Command;
-use api::view::Status;
+use api::view::{CertificateView, Status};
 use data::{Event as Change, WatchItem};
 use model::{Config, EventKind, InstanceId, NodeName, ServiceName};
+use observe::metrics::CertificateLabels;
 use runtime::protocol::{Order, Report};
 use tokio::sync::{mpsc, watch};
 
 use crate::applying::Applying;
+use crate::entrances::Notice;
 use crate::input::Input;
 use crate::instance::After;
 use crate::ports::Ports;
@@ -72,6 +74,8 @@ pub struct Controller {
     pub said_ready: bool,
     /// The store's last problem that was told.
     pub store_problem: Option<String>,
+    /// Certificates clients are shown.
+    pub certificates: Vec<CertificateView>,
     /// The last trouble with the lease.
     pub lease_error: Option<String>,
 }
@@ -190,6 +194,7 @@ impl Controller {
                 let message = format!("the file has mistakes, nothing was changed: {first}; `seawall check` shows all");
                 self.shell.emit(EventKind::ConfigRejected, Subject::default(), &cause, message);
             }
+            Input::Certificates { shown, notices } => self.certificates(shown, notices),
             Input::LeaseFailed(error) => self.lease_error = Some(error),
             Input::Command(command) => self.command(command, now),
             Input::GatewayDrained { left } => {
@@ -258,6 +263,23 @@ impl Controller {
             }
             // Counted by the gateway's metrics; judged by probes.
             S::Reset { .. } | S::BadResponse { .. } | S::ServerError { .. } | S::TimedOut { .. } => {}
+        }
+    }
+
+    fn certificates(&mut self, shown: Vec<CertificateView>, notices: Vec<Notice>) {
+        for certificate in &shown {
+            let labels = CertificateLabels { listener: certificate.listener.clone(), file: certificate.file.clone() };
+            self.shell.metrics.certificate_expiry.get_or_create(&labels).set(certificate.expires_unix);
+        }
+        self.certificates = shown;
+        for notice in notices {
+            let (kind, message) = match notice {
+                Notice::Reloaded(message) => (EventKind::CertificateReloaded, message),
+                Notice::Refused(message) => (EventKind::CertificateRefused, message),
+                Notice::Expiring(message) => (EventKind::CertificateExpiring, message),
+            };
+            let cause = self.shell.new_cause();
+            self.shell.emit(kind, Subject::default(), &cause, message);
         }
     }
 

@@ -99,6 +99,13 @@ pub enum Input {
     ReloadRefused(String),
     /// A verb from the API.
     Command(api::Command),
+    /// Certificate files were looked at.
+    Certificates {
+        /// What is in force.
+        shown: Vec<api::view::CertificateView>,
+        /// What is new.
+        notices: Vec<crate::entrances::Notice>,
+    },
     /// The gateway has drained.
     GatewayDrained {
         /// Requests that were cut off.

@@ -5,6 +5,7 @@
 mod access_log;
 mod applying;
 mod controller;
+mod entrances;
 mod input;
 mod instance;
 mod lease;
@@ -37,6 +38,7 @@ pub const CANNOT_START: u8 = runtime::protocol::CANNOT_START as u8;
 use tokio::sync::{mpsc, watch};
 
 use controller::Controller;
+use entrances::Entrances;
 use input::Input;
 use link::Keeper;
 use ports::Ports;
@@ -74,15 +76,19 @@ pub fn load(options: &Options) -> Result<Config, String> {
     if let Some(data_dir) = &options.data_dir {
         config.node.data_dir = data_dir.to_string_lossy().into_owned();
     }
-    check_routes(&config)?;
+    check_deep(&config)?;
     Ok(config)
 }
 
-/// Checks what only the gateway can: the regular expressions of routes.
+/// Checks what only the gateway can: the regular expressions of routes, certificates and keys.
 ///
 /// # Errors
 /// Which one, where, and what is wrong with it.
-pub fn check_routes(config: &Config) -> Result<(), String> {
+pub fn check_deep(config: &Config) -> Result<(), String> {
+    Entrances::open(config)?;
+    for (name, definition) in &config.services {
+        entrances::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
+    }
     let metrics = gateway::Metrics::register(&mut Registry::default());
     gateway::Table::new(metrics).set_routes(applying::routes(config)).map_err(|error| error.to_string())
 }
@@ -174,7 +180,8 @@ impl Start {
         let (services, ports) = self.services(&shell);
         let (status, shown) = watch::channel(Arc::new(Status::default()));
         let (commands, asked) = mpsc::channel(64);
-        let (api_listener, listeners) = self.sockets()?;
+        let entrances = Entrances::open(&self.config).map_err(CannotStart)?;
+        let (api_listener, listeners) = self.sockets(&entrances)?;
         let api_address = address_of(&api_listener);
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
         let authority = Arc::new(self.authority(&data_dir)?);
@@ -220,10 +227,12 @@ impl Start {
             said_ready: false,
             store_problem: None,
             lease_error: None,
+            certificates: entrances.view(),
         };
         self.say_started(&controller.shell);
         catch_up(&mut controller, &inputs).await;
         tokio::spawn(lease::renew(Arc::clone(&store), inputs.clone()));
+        tokio::spawn(entrances.keep_current(inputs.clone()));
         tokio::spawn(pass_on(asked, inputs, Input::Command));
         controller.run(received).await;
         server.stop(API_PATIENCE).await;
@@ -269,7 +278,7 @@ impl Start {
         (services, ports)
     }
 
-    fn sockets(&self) -> Result<(TcpListener, Vec<gateway::Listener>), CannotStart> {
+    fn sockets(&self, entrances: &Entrances) -> Result<(TcpListener, Vec<gateway::Listener>), CannotStart> {
         let import = |exported: &String| {
             platform::socket::import(exported)
                 .map_err(|error| CannotStart(format!("a socket of the keeper cannot be used: {error}")))
@@ -280,13 +289,13 @@ impl Start {
             .map(import)
             .ok_or_else(|| CannotStart("the keeper has no socket for the API".into()))??;
         let mut listeners = Vec::new();
-        for group in &self.gateway {
+        for (group, manner) in self.gateway.iter().zip(&entrances.manners) {
             let sockets = group.iter().map(import).collect::<Result<Vec<_>, _>>()?;
             let address = sockets
                 .first()
                 .and_then(|socket| socket.local_addr().ok())
                 .ok_or_else(|| CannotStart("the keeper has no socket for the gateway".into()))?;
-            listeners.push(gateway::Listener { address, sockets, manner: Arc::default() });
+            listeners.push(gateway::Listener { address, sockets, manner: Arc::clone(manner) });
         }
         Ok((api, listeners))
     }
@@ -326,6 +335,10 @@ impl Start {
             header_timeout: written.header_timeout,
             idle_timeout: written.idle_timeout,
             connect_timeout: written.connect_timeout,
+            stall_timeout: written.stall_timeout,
+            tunnel_idle_timeout: written.tunnel_idle_timeout,
+            max_connections_per_client: written.max_connections_per_client,
+            trusted_proxies: written.trusted_proxies.clone(),
             access_log,
             ..gateway::Options::default()
         };

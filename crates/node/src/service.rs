@@ -49,6 +49,8 @@ pub struct Service {
     said_overdue: bool,
     /// It has ever had one.
     ever_ready: bool,
+    /// How its instances are spoken to; without it nobody is.
+    pub upstream: Result<gateway::Upstream, String>,
     /// What the gateway was told last.
     told: Option<gateway::Endpoints>,
 }
@@ -58,9 +60,11 @@ impl Service {
     pub fn new(name: ServiceName, definition: Definition, is_routed: bool) -> Self {
         let instances = new_instances(&name, &definition);
         let promotion = (definition.mode == Mode::PrimaryStandby).then(Promotion::default);
+        let upstream = crate::entrances::upstream(&definition);
         Self {
             name,
             definition,
+            upstream,
             is_routed,
             instances,
             promotion,

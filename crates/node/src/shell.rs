@@ -178,6 +178,8 @@ fn needs_somebody(kind: EventKind) -> bool {
             | K::NoReadyInstance
             | K::RollAborted
             | K::InstanceStartFailed
+            | K::CertificateRefused
+            | K::CertificateExpiring
             | K::NotifyFailed
             | K::ConfigRejected
     )

@@ -52,6 +52,7 @@ impl Controller {
             },
             services,
             tasks: self.tasks(),
+            certificates: self.certificates.clone(),
         }
     }
 

@@ -45,6 +45,15 @@ pub struct EventLabels {
     pub kind: String,
 }
 
+/// A certificate shown to clients.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// The listener's address, as configured.
+    pub listener: String,
+    /// The file it was read from.
+    pub file: String,
+}
+
 /// Handles on every metric of the control plane.
 #[derive(Clone, Debug, Default)]
 pub struct ControlMetrics {
@@ -64,6 +73,8 @@ pub struct ControlMetrics {
     pub switch_seconds: Family<ServiceLabels, Gauge<f64, AtomicU64>>,
     /// Events by kind.
     pub events: Family<EventLabels, Counter>,
+    /// When a certificate ends, in seconds since the Unix epoch.
+    pub certificate_expiry: Family<CertificateLabels, Gauge>,
     /// Node processes started by this keeper.
     pub node_starts: Gauge,
     /// The store's figures.
@@ -105,6 +116,12 @@ impl ControlMetrics {
             m.switch_seconds.clone(),
         );
         registry.register("seawall_events", "Events by kind", m.events.clone());
+        registry.register_with_unit(
+            "seawall_tls_certificate_expiry_timestamp",
+            "When the certificate ends, since the Unix epoch",
+            Unit::Seconds,
+            m.certificate_expiry.clone(),
+        );
         registry.register("seawall_node_starts", "Node processes started by this keeper", m.node_starts.clone());
         let s = &m.store;
         registry.register("seawall_store_revision", "The store's revision", s.revision.clone());

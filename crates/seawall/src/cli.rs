@@ -14,6 +14,7 @@ mod promote;
 mod restart;
 mod schema;
 mod status;
+mod tls;
 mod up;
 
 use std::io::Write as _;
@@ -109,6 +110,8 @@ enum Verb {
     Apply(apply::Arguments),
     /// Show layers, services and instances
     Status(status::Arguments),
+    /// Show the certificates clients get, and when they expire
+    Tls(tls::Arguments),
     /// Show what happened, and why
     Events(events::Arguments),
     /// Show what a service's instances write
@@ -142,6 +145,7 @@ pub fn run() -> ExitCode {
         Verb::Check { file } => check::run(&file),
         Verb::Apply(apply) => client().and_then(|client| apply::run(&client, &apply)),
         Verb::Status(status) => client().and_then(|client| status::run(&client, &status)),
+        Verb::Tls(tls) => client().and_then(|client| tls::run(&client, &tls)),
         Verb::Events(events) => client().and_then(|client| events::run(&client, &events)),
         Verb::Logs(logs) => client().and_then(|client| logs::run(&client, &logs)),
         Verb::Promote(promote) => client().and_then(|client| promote::run(&client, &promote)),

@@ -59,8 +59,7 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER);
         let (sender, connection) = builder.handshake(stream).await.map_err(as_io)?;
-        let use_count =
-            Rc::new(Use { open: Cell::new(0), since: Cell::new(Instant::now()), closed: Cell::new(false) });
+        let use_count = Rc::new(Use { open: Cell::new(0), since: Cell::new(Instant::now()), closed: Cell::new(false) });
         let ending = use_count.clone();
         tokio::task::spawn_local(async move {
             // How it ended is seen by its streams.

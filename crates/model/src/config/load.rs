@@ -149,9 +149,22 @@ fn resolve_paths(config: &mut Config, file: &Path) {
     // Through its components, so that `./data` does not leave a `.` in every message.
     let join = |written: &str| folder.join(written).components().collect::<PathBuf>().to_string_lossy().into_owned();
     config.node.data_dir = join(&config.node.data_dir);
+    for tls in config.gateway.listen.iter_mut().filter_map(|listen| listen.0.tls.as_mut()) {
+        for certificate in &mut tls.certificates {
+            certificate.cert_file = join(&certificate.cert_file);
+            certificate.key_file = join(&certificate.key_file);
+        }
+        if let Some(auth) = &mut tls.client_auth {
+            auth.ca_file = join(&auth.ca_file);
+        }
+    }
     for service in config.services.values_mut() {
         let written = service.working_dir.as_deref().unwrap_or("");
         service.working_dir = Some(join(written));
+        if let Some(tls) = &mut service.tls {
+            let files = [&mut tls.ca_file, &mut tls.cert_file, &mut tls.key_file];
+            files.into_iter().flatten().for_each(|path| *path = join(path));
+        }
     }
 }
 

@@ -5,9 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::decode::{Decode, Places, record, text, words, wrong};
+use super::listener::Listen;
 use super::yaml::Node;
 use crate::diagnostic::Diagnostics;
 use crate::id::NodeName;
+use crate::network::Network;
 
 record! {
     /// This machine.
@@ -64,8 +66,8 @@ impl Default for Api {
 record! {
     /// Where traffic enters, and its bounds.
     GatewayConfig as "`gateway`" {
-        /// Addresses and ports; port 0 picks a free one.
-        listen: Vec<String> = vec!["127.0.0.1:8080".to_owned()],
+        /// Addresses and ports, or mappings with `address` and how its connections are treated.
+        listen: Vec<Listen> = vec![Listen::from("127.0.0.1:8080")],
         /// Worker threads; 0 is one for each core.
         workers: u32 = 0,
         /// The most client connections at a time; more are refused.
@@ -76,6 +78,14 @@ record! {
         idle_timeout: Duration = Duration::from_secs(75),
         /// How long to wait for an instance to accept a connection.
         connect_timeout: Duration = Duration::from_secs(1),
+        /// How long a client may take nothing, or send nothing of a body it owes, before it is cut off.
+        stall_timeout: Duration = Duration::from_secs(30),
+        /// How long a tunnel (WebSocket, TCP) on which nothing moves is kept.
+        tunnel_idle_timeout: Duration = Duration::from_secs(3600),
+        /// The most connections of one client address, over all listeners; 0 is no bound.
+        max_connections_per_client: u32 = 0,
+        /// Proxies in front of the gateway: what they say in `X-Forwarded-For`, `-Proto` and `-Host` is believed. What anybody else says there is replaced.
+        trusted_proxies: Vec<Network> = Vec::new(),
         /// How long requests under way may finish when the node stops.
         drain_timeout: Duration = Duration::from_secs(15),
         /// One JSON line for each request.

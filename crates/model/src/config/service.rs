@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::decode::{record, words};
+use super::listener::{InstanceTls, ProxyVersion};
 use super::node::default_of;
 use super::probe::{Hook, Probe, StopHook};
 use crate::id::VersionName;
@@ -53,6 +54,12 @@ record! {
         hold: Hold = Hold::default(),
         /// How long requests under way may finish before an instance is stopped or demoted on purpose.
         drain_timeout: Duration = Duration::from_secs(10),
+        /// Instances are spoken to in HTTP/2: by prior knowledge in the clear, by ALPN under `tls`. gRPC needs it.
+        http2: bool = false,
+        /// Instances are spoken to under TLS.
+        tls: Option<InstanceTls> = None,
+        /// Each connection to an instance begins with a PROXY protocol header that names the client; such connections are not shared between clients.
+        send_proxy_protocol: Option<ProxyVersion> = None,
         /// Request bodies up to this many bytes are kept, so that an idempotent request can be sent again.
         replay_limit_bytes: u32 = 65_536,
     }

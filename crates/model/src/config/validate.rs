@@ -52,6 +52,7 @@ impl Checker<'_> {
 
     fn service(&mut self) {
         self.source();
+        listen::upstream(self.service, self.diagnostics);
         self.counts();
         self.mode();
         self.variables();

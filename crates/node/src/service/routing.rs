@@ -46,14 +46,16 @@ impl Service {
             Mode::PrimaryStandby => Selection::Primary(self.primary_to_route()),
         };
         let hold = &self.definition.hold;
+        let reachable = self.upstream.is_ok();
         Endpoints {
             holding: matches!(selection, Selection::Primary(None)),
             selection,
-            endpoints: self.instances.values().filter_map(endpoint).collect(),
+            endpoints: self.instances.values().filter(|_| reachable).filter_map(endpoint).collect(),
             hold: (!hold.max_wait.is_zero())
                 .then_some(HoldPolicy { max_wait: hold.max_wait, max_requests: hold.max_requests as usize }),
             replay_limit: self.definition.replay_limit_bytes as usize,
             balance: Balance::LeastRequests,
+            upstream: self.upstream.clone().unwrap_or_default(),
         }
     }
 

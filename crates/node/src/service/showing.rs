@@ -40,6 +40,9 @@ impl Service {
 
     /// The worst that is so, in one line.
     fn note(&self, ready: u32) -> Option<String> {
+        if let Err(error) = &self.upstream {
+            return Some(format!("instances are not spoken to: {error}"));
+        }
         let looping = self.instances.values().find(|instance| instance.streak.is_loop() && !instance.is_ready());
         let stuck = self.instances.values().find(|instance| instance.stage == crate::instance::Stage::Stuck);
         if let Some(instance) = stuck.or(looping) {

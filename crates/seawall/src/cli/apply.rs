@@ -36,7 +36,7 @@ pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
     let Some(config) = loaded.config else {
         return Err(Failure::bad_input(anyhow!("the configuration has mistakes; nothing was changed")));
     };
-    node::check_routes(&config)
+    node::check_deep(&config)
         .map_err(|error| Failure::bad_input(anyhow!("{}: {error}; nothing was changed", main.display())))?;
     let body = json!({ "main": main, "files": files.into_inner() });
     let applied = client.post("/api/v1/apply", &body, Duration::from_secs(arguments.timeout))?;

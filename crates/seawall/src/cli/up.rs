@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let keeper = keeper::Options {
         data_dir: PathBuf::from(&config.node.data_dir),
         api: address(&config.api.listen)?,
-        gateway: config.gateway.listen.iter().map(|listen| address(listen)).collect::<Result<_, _>>()?,
+        gateway: config.gateway.listen.iter().map(|listen| address(&listen.0.address)).collect::<Result<_, _>>()?,
         workers: node::workers(&config),
         stop_patience: stop_patience(&config),
         node_arguments: node_arguments(arguments, &file, Path::new(&config.node.data_dir)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::config::Config;
+use crate::config::{Config, Listen, Listener, Service};
 use crate::diagnostic::{Diagnostics, Place};
 
 /// The most worker threads of the gateway.
@@ -45,6 +45,8 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         ("headerTimeout", gateway.header_timeout),
         ("idleTimeout", gateway.idle_timeout),
         ("connectTimeout", gateway.connect_timeout),
+        ("stallTimeout", gateway.stall_timeout),
+        ("tunnelIdleTimeout", gateway.tunnel_idle_timeout),
     ];
     for (field, wait) in waits {
         if wait.is_zero() {
@@ -56,16 +58,61 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         }
     }
     let mut seen = BTreeSet::from([config.api.listen.clone()]);
-    for listen in &config.gateway.listen {
-        let place = config.gateway.at.field("listen");
-        let parsed = address(listen, place, diagnostics);
-        if parsed.is_some_and(|address| address.port() != 0) && !seen.insert(listen.clone()) {
+    for Listen(listener) in &config.gateway.listen {
+        let place = listener.at.field("address");
+        let parsed = address(&listener.address, place, diagnostics);
+        listener_rules(config, listener, diagnostics);
+        if parsed.is_some_and(|address| address.port() != 0) && !seen.insert(listener.address.clone()) {
             diagnostics.error(
                 place,
-                format!("{listen} is listened on twice"),
+                format!("{} is listened on twice", listener.address),
                 "give each listener (API, gateway) its own port",
             );
         }
+    }
+}
+
+/// Rules of one listener beyond its address.
+fn listener_rules(config: &Config, listener: &Listener, diagnostics: &mut Diagnostics) {
+    if let Some(tls) = &listener.tls
+        && tls.certificates.is_empty()
+    {
+        diagnostics.error(
+            tls.at.field("certificates"),
+            "`tls` without a certificate",
+            "write certificates: [{ certFile: cert.pem, keyFile: key.pem }]",
+        );
+    }
+    if let Some(tcp) = &listener.tcp
+        && !config.services.contains_key(&tcp.service)
+    {
+        let names = config.services.keys().map(crate::id::ServiceName::as_str);
+        let cure = match crate::diagnostic::nearest(tcp.service.as_str(), names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "define it under `services`".to_owned(),
+        };
+        diagnostics.error(tcp.at.field("service"), format!("no service `{}`", tcp.service), cure);
+    }
+}
+
+/// Checks how instances of a service are spoken to.
+pub fn upstream(service: &Service, diagnostics: &mut Diagnostics) {
+    let Some(tls) = &service.tls else { return };
+    match (&tls.ca_file, tls.insecure_skip_verify) {
+        (None, false) => diagnostics.error(
+            tls.at.whole,
+            "`tls` does not say whom to trust",
+            "write caFile: ca.pem (or, for a test, insecureSkipVerify: true)",
+        ),
+        (Some(_), true) => diagnostics.error(
+            tls.at.field("insecureSkipVerify"),
+            "`insecureSkipVerify: true` beside `caFile`: nothing would be verified",
+            "remove one of the two",
+        ),
+        _ => {}
+    }
+    if tls.cert_file.is_some() != tls.key_file.is_some() {
+        diagnostics.error(tls.at.whole, "`certFile` and `keyFile` belong together", "write both or neither");
     }
 }
 

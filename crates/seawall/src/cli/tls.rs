@@ -1,0 +1,62 @@
+//! `seawall tls`: the certificates clients are shown, whom they are for and how long they last.
+
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use api::view::{CertificateView, Status};
+use comfy_table::Cell;
+
+use super::client::{Client, text};
+use super::output::{lines, table};
+use super::{Format, Outcome};
+
+/// What `tls` takes.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// Prints the certificates, the one that ends first on top.
+pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
+    let status: Status = serde_json::from_str(&text(client.get("/api/v1/status")?)?)?;
+    let mut certificates = status.certificates;
+    certificates.sort_by_key(|certificate| certificate.expires_unix);
+    let mut out = std::io::stdout().lock();
+    if arguments.output == Format::Json {
+        writeln!(out, "{}", serde_json::to_string(&certificates)?)?;
+        return Ok(());
+    }
+    if certificates.is_empty() {
+        writeln!(out, "no listener has `tls`; see gateway.listen in docs/reference/config.md")?;
+        return Ok(());
+    }
+    let mut shown = table(&["LISTENER", "NAMES", "EXPIRES", "LEFT", "ISSUER", "FILE"]);
+    for certificate in &certificates {
+        shown.add_row([
+            Cell::new(&certificate.listener),
+            Cell::new(certificate.names.join(", ")),
+            Cell::new(certificate.expires.get(..10).unwrap_or(&certificate.expires)),
+            Cell::new(left(certificate)),
+            Cell::new(&certificate.issuer),
+            Cell::new(&certificate.file),
+        ]);
+    }
+    write!(out, "{}", lines(&shown))?;
+    for certificate in &certificates {
+        if let Some(problem) = &certificate.problem {
+            writeln!(out, "{} not taken over: {problem}", certificate.listener)?;
+        }
+    }
+    Ok(())
+}
+
+fn left(certificate: &CertificateView) -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs().cast_signed());
+    match (certificate.expires_unix - now).div_euclid(86_400) {
+        ..0 => "EXPIRED".to_owned(),
+        days @ 0..=30 => format!("{days} days!"),
+        days => format!("{days} days"),
+    }
+}
