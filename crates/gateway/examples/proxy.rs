@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::{
-    Endpoint, Endpoints, Gateway, Listener, Match, Metrics, Options, PathMatch, Readiness, Route, Table, Target,
+    Action, Endpoint, Endpoints, Gateway, Listener, Match, Metrics, Options, PathMatch, Policy, Readiness, Route,
+    Table, Target,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,8 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         name: "all".into(),
         hosts: Vec::new(),
         matches: vec![Match { path: Some(PathMatch::Prefix("/".into())), ..Match::default() }],
-        target: Target { service: "bench".into(), version: None },
+        action: Action::Forward(Target { service: "bench".into(), version: None }),
         timeout: None,
+        policy: Policy::default(),
     }])?;
     let (signals, _unheard) = tokio::sync::mpsc::channel(16);
     let listeners =

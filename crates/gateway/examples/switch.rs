@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway::{
-    Endpoint, Endpoints, Gateway, HoldPolicy, Listener, Metrics, Options, Readiness, Route, Selection, Table, Target,
+    Action, Endpoint, Endpoints, Gateway, HoldPolicy, Listener, Metrics, Options, Policy, Readiness, Route, Selection,
+    Table, Target,
 };
 use model::Epoch;
 
@@ -22,7 +23,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let table = Table::new(metrics.clone());
     let service = table.service(&"s".into());
     let target = Target { service: "s".into(), version: None };
-    let route = Route { name: "all".into(), hosts: Vec::new(), matches: Vec::new(), target, timeout: None };
+    let route = Route {
+        name: "all".into(),
+        hosts: Vec::new(),
+        matches: Vec::new(),
+        action: Action::Forward(target),
+        timeout: None,
+        policy: Policy::default(),
+    };
     table.set_routes(vec![route])?;
     let id = "s-1".into();
     let told = Endpoints {

@@ -1,5 +1,5 @@
-//! Answers the gateway makes itself: small, with a length, and with the reason in `Seawall-Reason`.
-//! The fallback step of the request walk, and what a malformed head gets. Deliberately absent: pages of the user's.
+//! Answers the gateway makes itself: small, with a length, and with the reason in `Seawall-Reason`; the body may be a
+//! page of the user's. The fallback step of the request walk, and what a malformed head gets.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -10,6 +10,8 @@ use crate::connection::Client;
 use crate::front::Front;
 use crate::heads::{push_connection, push_length};
 use crate::http1::{Bad, Kind, Version};
+use crate::options::ErrorPage;
+use crate::policy::HeaderEdits;
 use crate::text::push_decimal;
 use crate::worker::Worker;
 
@@ -40,6 +42,11 @@ impl Answer {
         Self { status, reason, detail: "", retry: false }
     }
 
+    /// For a client that is sent elsewhere.
+    pub(crate) const fn redirect(status: u16) -> Self {
+        Self::new(status, "redirect")
+    }
+
     /// For a client that sent something no HTTP/1.1 server should guess about.
     pub(crate) const fn bad(bad: Bad) -> Self {
         Self { detail: bad.why, ..Self::new(bad.status, "bad-request") }
@@ -50,7 +57,7 @@ impl Answer {
         Self { detail: why, ..Self::new(502, "bad-response") }
     }
 
-    fn write(&self, out: &mut Vec<u8>, date: &str, form: Form, keep: bool) {
+    fn write(&self, out: &mut Vec<u8>, date: &str, form: &Form<'_>, keep: bool) {
         out.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(out, u64::from(self.status));
         out.push(b' ');
@@ -59,15 +66,27 @@ impl Answer {
         out.extend_from_slice(date.as_bytes());
         out.extend_from_slice(b"\r\nSeawall-Reason: ");
         self.push_reason(out);
-        let kind: &[u8] = if form.json { b"application/json" } else { b"text/plain; charset=utf-8" };
+        let kind: &[u8] = match (form.page, form.json) {
+            (Some(page), _) => page.content_type.as_bytes(),
+            (None, true) => b"application/json",
+            (None, false) => b"text/plain; charset=utf-8",
+        };
         out.extend_from_slice(b"\r\nContent-Type: ");
         out.extend_from_slice(kind);
         out.extend_from_slice(b"\r\n");
+        if let Some(location) = form.location {
+            out.extend_from_slice(b"Location: ");
+            out.extend_from_slice(location);
+            out.extend_from_slice(b"\r\n");
+        }
         if self.retry {
             out.extend_from_slice(b"Retry-After: 1\r\n");
         }
         let mut body = Vec::with_capacity(96);
-        self.write_body(&mut body, form.json);
+        match form.page {
+            Some(page) => body.extend_from_slice(&page.body),
+            None => self.write_body(&mut body, form.json),
+        }
         push_length(out, body.len() as u64);
         push_connection(out, form.version, keep);
         out.extend_from_slice(b"\r\n");
@@ -103,22 +122,31 @@ impl Answer {
 }
 
 /// What a client can take.
-#[derive(Clone, Copy)]
-struct Form {
+struct Form<'a> {
     version: Version,
     json: bool,
     to_head: bool,
+    location: Option<&'a [u8]>,
+    /// The user's own.
+    page: Option<&'a ErrorPage>,
 }
 
-/// Sends an answer; `keep` says whether the connection stays open. False if the client did not take it.
-pub(crate) async fn send<S: Front>(worker: &Worker, client: &mut Client<S>, answer: &Answer, keep: bool) -> bool {
+/// Sends an answer, perhaps with a `Location`; `keep` says whether the connection stays open. False if the client did not take it.
+pub(crate) async fn send<S: Front>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    answer: &Answer,
+    location: Option<&[u8]>,
+    keep: bool,
+) -> bool {
     let head = &client.head;
     let accepts = head.fields.first(Kind::Accept).map(|accept| accept.get(head.bytes())).unwrap_or_default();
     let json = accepts.windows(16).any(|window| window.eq_ignore_ascii_case(b"application/json"));
-    let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD" };
+    let page = worker.options.error_pages.iter().find(|page| !json && page.is_for(answer.status));
+    let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD", location, page };
     let out = &mut client.download.staged;
     out.clear();
-    answer.write(out, worker.date.borrow_mut().at(SystemTime::now()), form, keep);
+    answer.write(out, worker.date.borrow_mut().at(SystemTime::now()), &form, keep);
     if S::MULTIPLEXED && !begin_frames(worker, client) {
         return false;
     }
@@ -144,11 +172,16 @@ fn begin_frames<S: Front>(worker: &Worker, client: &mut Client<S>) -> bool {
     let (head, body) = staged.split_at(end + 4);
     let understood = client.response.parse(head, body.is_empty(), &worker.options.limits);
     client.download.staged = body.to_vec();
-    understood.is_ok() && client.stream.begin(&client.response, head, body.is_empty()).is_ok()
+    understood.is_ok() && client.stream.begin(&client.response, head, body.is_empty(), &HeaderEdits::default()).is_ok()
 }
 
 fn phrase(status: u16) -> &'static str {
     match status {
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         404 => "Not Found",
         408 => "Request Timeout",
@@ -174,20 +207,20 @@ mod tests {
     fn forms() {
         let write = |answer: Answer, form| {
             let mut out = Vec::new();
-            answer.write(&mut out, "D", form, false);
+            answer.write(&mut out, "D", &form, false);
             String::from_utf8(out).unwrap()
         };
-        let form = Form { version: Version::Http11, json: false, to_head: false };
+        let form = |json, to_head| Form { version: Version::Http11, json, to_head, location: None, page: None };
         assert_eq!(
-            write(Answer::bad(Bad::request("bare-lf")), form),
+            write(Answer::bad(Bad::request("bare-lf")), form(false, false)),
             "HTTP/1.1 400 Bad Request\r\nDate: D\r\nSeawall-Reason: bad-request:bare-lf\r\n\
              Content-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\nConnection: close\r\n\r\n\
              400 Bad Request: bad-request:bare-lf\n"
         );
-        let json = write(Answer::NO_INSTANCE, Form { json: true, ..form });
+        let json = write(Answer::NO_INSTANCE, form(true, false));
         assert!(json.ends_with("\r\n\r\n{\"status\":503,\"reason\":\"no-ready-instance\"}\n"), "{json}");
         assert!(json.contains("Retry-After: 1\r\n"), "{json}");
-        let to_head = write(Answer::NO_ROUTE, Form { to_head: true, ..form });
+        let to_head = write(Answer::NO_ROUTE, form(false, true));
         assert!(to_head.contains("Content-Length: 24\r\n") && to_head.ends_with("\r\n\r\n"), "{to_head}");
     }
 }

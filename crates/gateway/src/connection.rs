@@ -103,7 +103,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, carrier: Carrier, origin: Origin)
                 return Box::pin(http2::serve(worker, Rewound { read, carrier }, origin)).await;
             }
             Next::Refused(refusal) => {
-                answer::send(worker, &mut client, &refusal, false).await;
+                answer::send(worker, &mut client, &refusal, None, false).await;
                 return client.linger(worker).await;
             }
         }

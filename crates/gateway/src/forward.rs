@@ -15,8 +15,10 @@ use crate::heads::{Additions, Delivery, Identity, trailer_passes, write_request,
 use crate::http1::{Bad, Decoder, Framing, Kind, Scanner};
 use crate::http2;
 use crate::options::Trailers;
+use crate::policy::HeaderEdits;
 use crate::pool::Link;
 use crate::pump::{Blocked, PumpError, decoder_for};
+use crate::routes::CompiledRoute;
 use crate::service::Service;
 use crate::tunnel;
 use crate::worker::Worker;
@@ -67,6 +69,7 @@ const MOST_INTERIM: u32 = 16;
 /// One request on its way, through all its attempts.
 pub(crate) struct Exchange<'a, S> {
     worker: &'a Worker,
+    route: &'a CompiledRoute,
     pub(crate) client: &'a mut Client<S>,
     deadline: Deadline,
     pub(crate) identity: Identity,
@@ -77,16 +80,21 @@ pub(crate) struct Exchange<'a, S> {
 }
 
 impl<'a, S: Front> Exchange<'a, S> {
-    pub(crate) fn new(worker: &'a Worker, client: &'a mut Client<S>, deadline: Deadline) -> Self {
+    pub(crate) fn new(
+        worker: &'a Worker,
+        client: &'a mut Client<S>,
+        deadline: Deadline,
+        route: &'a CompiledRoute,
+    ) -> Self {
         let options = &worker.options;
         let identity = Identity::of(&client.head, || worker.random());
         let framing = client.head.framing();
         client.upload.begin(decoder_for(&client.stream, framing, &options.limits), framing == Framing::Chunked);
-        client.upload.limit(options.max_body_bytes.unwrap_or(u64::MAX));
+        client.upload.limit(route.policy.max_body_bytes.or(options.max_body_bytes).unwrap_or(u64::MAX));
         if options.trailers == Trailers::Forward {
             client.upload.forward_trailers(trailer_passes);
         }
-        Self { worker, client, deadline, identity, upload_broken: false, interim: 0, stall: None }
+        Self { worker, route, client, deadline, identity, upload_broken: false, interim: 0, stall: None }
     }
 
     /// Tries once. `certain` is for requests that cannot be sent twice.
@@ -101,7 +109,11 @@ impl<'a, S: Front> Exchange<'a, S> {
         let worker = self.worker;
         let upgrade = !S::MULTIPLEXED && tunnel::can_carry(&link.wire) && self.client.head.wants_upgrade();
         let Client { upload, head, origin, .. } = &mut *self.client;
+        let policy = &self.route.policy;
+        let prefix = policy.path.as_ref().and_then(|_| self.route.matched_prefix(head));
         let additions = Additions {
+            policy,
+            prefix,
             origin,
             upstream_scheme: taken.upstream().scheme(),
             upgrade,
@@ -286,7 +298,8 @@ impl<'a, S: Front> Exchange<'a, S> {
         }
         let client = &mut *self.client;
         if S::MULTIPLEXED {
-            let sent = client.stream.begin(&client.response, &link.input.filled()[..length], false);
+            let sent =
+                client.stream.begin(&client.response, &link.input.filled()[..length], false, &HeaderEdits::default());
             link.input.consume(length);
             return sent.map_err(|_| Failed::Gone);
         }
@@ -294,7 +307,8 @@ impl<'a, S: Front> Exchange<'a, S> {
         if client.head.version() == crate::http1::Version::Http11 {
             let bytes = &link.input.filled()[..length];
             let staged = &mut client.download.staged;
-            write_response(staged, &client.response, bytes, Delivery::Plain, client.head.version(), true);
+            let version = client.head.version();
+            write_response(staged, &client.response, bytes, Delivery::Plain, version, true, &HeaderEdits::default());
         }
         link.input.consume(length);
         client.download.begin(Decoder::Length(0), false);
@@ -319,10 +333,11 @@ impl<'a, S: Front> Exchange<'a, S> {
             Wire::Http2(exchange) if S::MULTIPLEXED && exchange.ended() => Framing::None,
             _ => response.framing,
         };
+        let edits = &self.route.policy.response;
         if S::MULTIPLEXED {
-            client.stream.begin(response, bytes, framing == Framing::None).map_err(|_| Failed::Gone)?;
+            client.stream.begin(response, bytes, framing == Framing::None, edits).map_err(|_| Failed::Gone)?;
         } else {
-            write_response(&mut client.download.staged, response, bytes, delivery, version, keep);
+            write_response(&mut client.download.staged, response, bytes, delivery, version, keep, edits);
         }
         let done = Done { status: response.status, keep, switched_after: None };
         let reusable = response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
@@ -353,7 +368,8 @@ impl<'a, S: Front> Exchange<'a, S> {
         let client = &mut *self.client;
         client.download.staged.clear();
         let (bytes, version) = (&link.input.filled()[..length], client.head.version());
-        write_response(&mut client.download.staged, &client.response, bytes, Delivery::Upgrade, version, true);
+        let edits = &self.route.policy.response;
+        write_response(&mut client.download.staged, &client.response, bytes, Delivery::Upgrade, version, true, edits);
         client.download.begin(Decoder::Length(0), false);
         link.input.consume(length);
         poll_fn(|cx| self.poll_relay(cx, &mut link)).await?;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http1::ResponseHead;
+use crate::policy::HeaderEdits;
 
 /// Where a body comes from.
 pub(crate) trait Source: AsyncRead + Unpin {
@@ -42,8 +43,8 @@ pub(crate) trait Front: Source + Sink {
         None
     }
 
-    /// Sends a head in frames. `ended`: no body follows.
-    fn begin(&mut self, _head: &ResponseHead, _bytes: &[u8], _ended: bool) -> io::Result<()> {
+    /// Sends a head in frames, edited. `ended`: no body follows.
+    fn begin(&mut self, _head: &ResponseHead, _bytes: &[u8], _ended: bool, _edits: &HeaderEdits) -> io::Result<()> {
         Ok(())
     }
 }

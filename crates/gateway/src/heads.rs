@@ -13,6 +13,7 @@ use model::Epoch;
 
 use crate::connection::Origin;
 use crate::http1::{Fields, Framing, Header, Kind, RequestHead, ResponseHead, Version};
+use crate::policy::{HeaderEdits, Policy, push_target};
 use crate::text::{hex16, push_decimal};
 
 /// Names that tie log lines, traces and instances' records of one request together. Made once per request.
@@ -79,6 +80,9 @@ fn kept_traceparent(head: &RequestHead) -> Option<&[u8]> {
 
 /// What the gateway adds to a request.
 pub(crate) struct Additions<'a> {
+    pub(crate) policy: &'a Policy,
+    /// By which the route matched.
+    pub(crate) prefix: Option<&'a str>,
     pub(crate) origin: &'a Origin,
     /// What the instance is spoken to with.
     pub(crate) upstream_scheme: &'static str,
@@ -96,20 +100,18 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
     let bytes = head.bytes();
     out.extend_from_slice(head.method());
     out.push(b' ');
-    let target = head.path_and_query();
-    if target.is_empty() || target[0] == b'?' {
-        out.push(b'/');
-    }
-    out.extend_from_slice(target);
+    push_target(out, head, add.policy.path.as_ref(), add.prefix);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    match head.authority() {
+    match add.policy.host.as_ref().map_or(head.authority(), |host| host.as_bytes()) {
         b"" => out.extend_from_slice(add.instance.to_string().as_bytes()),
         authority => out.extend_from_slice(authority),
     }
     out.extend_from_slice(b"\r\n");
     for header in &head.fields.headers {
         let passes = match header.kind {
-            Kind::Other | Kind::Accept => !head.fields.is_named(bytes, header.name),
+            Kind::Other | Kind::Accept => {
+                !head.fields.is_named(bytes, header.name) && !add.policy.request.drops(header.name.get(bytes))
+            }
             Kind::Expect => head.expects_continue(),
             Kind::Tracestate => add.identity.traceparent.is_none(),
             _ => false,
@@ -117,6 +119,9 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
         if passes {
             push_field(out, header.name.get(bytes), header.value.get(bytes));
         }
+    }
+    for (name, value) in add.policy.request.written() {
+        push_field(out, name, value);
     }
     match head.framing() {
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -202,6 +207,7 @@ pub(crate) fn write_response(
     delivery: Delivery,
     client: Version,
     keep: bool,
+    edits: &HeaderEdits,
 ) {
     out.extend_from_slice(b"HTTP/1.1 ");
     push_decimal(out, u64::from(head.status));
@@ -215,11 +221,14 @@ pub(crate) fn write_response(
         let passes = match header.kind {
             Kind::ContentLength => length_passes,
             Kind::Upgrade => delivery == Delivery::Upgrade,
-            _ => field_passes(&head.fields, bytes, header),
+            _ => field_passes(&head.fields, bytes, header) && !edits.drops(header.name.get(bytes)),
         };
         if passes {
             push_field(out, header.name.get(bytes), header.value.get(bytes));
         }
+    }
+    for (name, value) in edits.written() {
+        push_field(out, name, value);
     }
     if delivery == Delivery::Upgrade {
         out.extend_from_slice(b"Connection: Upgrade\r\n");
@@ -277,7 +286,7 @@ pub(crate) fn trailer_passes(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Additions, Identity, Origin, trailer_passes, write_request};
+    use super::{Additions, Identity, Origin, Policy, trailer_passes, write_request};
     use crate::http1::{Limits, RequestHead};
     use model::Epoch;
 
@@ -296,6 +305,8 @@ mod tests {
         let mut origin = Origin::new(([10, 0, 0, 9], 1).into());
         origin.trusted = trusted;
         let add = Additions {
+            policy: &Policy::default(),
+            prefix: None,
             origin: &origin,
             upstream_scheme: "http",
             upgrade: request.wants_upgrade(),

@@ -17,6 +17,7 @@ pub(crate) use upstream::{Connection, Exchange};
 
 use crate::heads::field_passes;
 use crate::http1::{Fields, Header, Kind};
+use crate::policy::HeaderEdits;
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4); no request of HTTP/1.1 begins so.
 pub(crate) const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
@@ -88,14 +89,17 @@ fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 /// A head's fields that go on to the other side.
-fn field_map(fields: &Fields, bytes: &[u8], with_length: bool) -> HeaderMap {
+fn field_map(fields: &Fields, bytes: &[u8], with_length: bool, edits: &HeaderEdits) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.headers.len());
     let passes = |header: &&Header| match header.kind {
         Kind::ContentLength => with_length,
-        _ => field_passes(fields, bytes, header),
+        _ => field_passes(fields, bytes, header) && !edits.drops(header.name.get(bytes)),
     };
     for header in fields.headers.iter().filter(passes) {
         append(&mut map, header.name.get(bytes), header.value.get(bytes));
+    }
+    for (name, value) in edits.written() {
+        append(&mut map, name, value);
     }
     map
 }

@@ -29,6 +29,23 @@ pub enum Trailers {
     Forward,
 }
 
+/// A page instead of the gateway's own words, for clients that do not ask for JSON.
+#[derive(Clone, Debug)]
+pub struct ErrorPage {
+    /// For these statuses.
+    pub statuses: std::ops::RangeInclusive<u16>,
+    /// What it is.
+    pub content_type: String,
+    /// What is shown.
+    pub body: std::sync::Arc<[u8]>,
+}
+
+impl ErrorPage {
+    pub(crate) fn is_for(&self, status: u16) -> bool {
+        self.statuses.contains(&status)
+    }
+}
+
 /// The gateway's settings; `Options::default()` is meant for production.
 #[derive(Debug)]
 pub struct Options {
@@ -71,6 +88,8 @@ pub struct Options {
     pub max_connections_per_client: u32,
     /// Proxies in front whose `X-Forwarded-*` fields are believed. Default: none.
     pub trusted_proxies: Vec<Network>,
+    /// Pages for the gateway's own answers; the first that fits is shown.
+    pub error_pages: Vec<ErrorPage>,
     /// Where access records go, if anywhere. A full channel drops and counts.
     pub access_log: Option<tokio::sync::mpsc::Sender<AccessRecord>>,
 }
@@ -97,6 +116,7 @@ impl Default for Options {
             tunnel_idle_timeout: Duration::from_secs(3600),
             max_connections_per_client: 0,
             trusted_proxies: Vec::new(),
+            error_pages: Vec::new(),
             access_log: None,
         }
     }

@@ -21,7 +21,7 @@ use crate::hold::{self, Wait};
 use crate::http1::{Bad, Framing};
 use crate::metrics::{HoldEnd, Retried};
 use crate::record::AccessRecord;
-use crate::routes::CompiledRoute;
+use crate::routes::{CompiledAction, CompiledRoute, Destination};
 use crate::service::Instance;
 use crate::signal::SignalKind;
 use crate::worker::Worker;
@@ -43,6 +43,11 @@ enum End {
     Done(Done),
     /// The gateway answers itself.
     Answer(Answer),
+    /// The client is sent elsewhere.
+    Redirect {
+        status: u16,
+        location: Vec<u8>,
+    },
     /// Nobody is there to answer.
     Gone,
     /// The answer broke off.
@@ -63,7 +68,14 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
     let end = match route(worker, client) {
         Ok(route) => {
             walk.route = Some(route.clone());
-            attempts(worker, client, &route, &mut walk).await
+            match &route.action {
+                CompiledAction::Forward(to) => attempts(worker, client, &route, to, &mut walk).await,
+                CompiledAction::Redirect(redirect) => {
+                    let prefix = route.matched_prefix(&client.head);
+                    let location = redirect.location(&client.head, client.origin.scheme, prefix);
+                    End::Redirect { status: redirect.status, location }
+                }
+            }
         }
         Err(answer) => End::Answer(answer),
     };
@@ -74,31 +86,39 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
 
 /// Which service the request is for.
 fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Answer> {
-    if let (Some(most), Framing::Length(length)) = (worker.options.max_body_bytes, client.head.framing())
+    let route = worker.table.routes().find(&client.head).cloned().ok_or(Answer::NO_ROUTE)?;
+    let most = route.policy.max_body_bytes.or(worker.options.max_body_bytes);
+    if let (Some(most), Framing::Length(length)) = (most, client.head.framing())
         && length > most
     {
         return Err(Answer::bad(Bad::with(413, "body-too-large")));
     }
-    worker.table.routes().find(&client.head).cloned().ok_or(Answer::NO_ROUTE)
+    Ok(route)
 }
 
 /// Balance and forward, again and again, until there is an answer or no way left.
-async fn attempts<S: Front>(worker: &Worker, client: &mut Client<S>, route: &CompiledRoute, walk: &mut Walk) -> End {
-    let service = &*route.service;
+async fn attempts<S: Front>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    route: &CompiledRoute,
+    to: &Destination,
+    walk: &mut Walk,
+) -> End {
+    let service = &*to.service;
     let deadline = Deadline::begin(walk.begun, route.timeout);
     let idempotent = is_idempotent(client.head.method());
-    let mut exchange = Exchange::new(worker, client, deadline);
+    let mut exchange = Exchange::new(worker, client, deadline, route);
     let mut guard = Guard { attempts: Attempts::new(worker.options.max_attempts), tried: Tried::default(), idempotent };
     let (mut fresh, mut held_since) = (false, None);
     let end = loop {
         let seen = service.room.releases();
         let now = Instant::now();
         let choice =
-            balance::choose(service, route.version.as_ref(), &guard.tried, &worker.options, now, || worker.random());
+            balance::choose(service, to.version.as_ref(), &guard.tried, &worker.options, now, || worker.random());
         let probe = match choice {
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
-                match attempt(worker, &mut exchange, route, taken, Start { now, fresh }, &mut guard).await {
+                match attempt(worker, &mut exchange, to, taken, Start { now, fresh }, &mut guard).await {
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
                 }
@@ -136,12 +156,12 @@ struct Guard {
 async fn attempt<S: Front>(
     worker: &Worker,
     exchange: &mut Exchange<'_, S>,
-    route: &CompiledRoute,
+    to: &Destination,
     taken: Taken,
     start: Start,
     guard: &mut Guard,
 ) -> Result<End, bool> {
-    let (service, instance) = (&*route.service, taken.instance());
+    let (service, instance) = (&*to.service, taken.instance());
     let signal = |kind, status| worker.signal(service, instance, kind, status);
     if taken.spilled {
         signal(SignalKind::Spilled, 0);
@@ -168,7 +188,7 @@ async fn attempt<S: Front>(
         instance.metrics.answered(502, begun.elapsed());
     }
     match failed {
-        Failed::Before(failure) => return again(worker, exchange, route, &taken, failure, guard),
+        Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),
         Failed::Closed | Failed::Cut => signal(SignalKind::Reset, 0),
         Failed::Garbage(_) => signal(SignalKind::BadResponse, 0),
         Failed::Deadline { .. } => signal(SignalKind::TimedOut, 0),
@@ -189,12 +209,12 @@ async fn attempt<S: Front>(
 fn again<S>(
     worker: &Worker,
     exchange: &Exchange<'_, S>,
-    route: &CompiledRoute,
+    to: &Destination,
     taken: &Taken,
     failure: Failure,
     guard: &mut Guard,
 ) -> Result<End, bool> {
-    let (service, instance, options) = (&*route.service, taken.instance(), &worker.options);
+    let (service, instance, options) = (&*to.service, taken.instance(), &worker.options);
     let stale = failure == Failure::StalePooled;
     if !stale {
         let kind = if failure == Failure::NothingWritten { SignalKind::ConnectFailed } else { SignalKind::Reset };
@@ -224,24 +244,29 @@ async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) 
     match end {
         End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
         End::Gone | End::Cut => (After::Abort, false),
+        End::Redirect { status, location } => {
+            let answer = Answer::redirect(*status);
+            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
+            let sent = answer::send(worker, client, &answer, Some(location), keep).await;
+            (closing(sent, keep), sent)
+        }
         End::Answer(answer) => {
             if matches!(answer.reason, "bad-request") {
                 worker.metrics.bad_request(answer.detail);
             }
             // A body not read would be taken for the next request.
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, answer, keep).await;
-            (
-                if !sent {
-                    After::Abort
-                } else if keep {
-                    After::Keep
-                } else {
-                    After::Close
-                },
-                sent,
-            )
+            let sent = answer::send(worker, client, answer, None, keep).await;
+            (closing(sent, keep), sent)
         }
+    }
+}
+
+fn closing(sent: bool, keep: bool) -> After {
+    match (sent, keep) {
+        (false, _) => After::Abort,
+        (true, true) => After::Keep,
+        (true, false) => After::Close,
     }
 }
 
@@ -253,14 +278,15 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
     };
     let (status, reason, bytes) = match end {
         End::Done(done) => (done.status, None, client.download.passed),
+        End::Redirect { status, .. } if delivered => (*status, None, 0),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
-        End::Answer(_) | End::Gone => (0, Some("client-gone"), 0),
+        End::Answer(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
         End::Cut => (502, Some("instance-closed"), client.download.passed),
     };
-    match &walk.route {
-        Some(route) => {
-            route.service.metrics.answered(status, took);
-            route.service.metrics.sent.inc_by(bytes);
+    match walk.route.as_ref().and_then(|route| route.service()) {
+        Some(service) => {
+            service.metrics.answered(status, took);
+            service.metrics.sent.inc_by(bytes);
         }
         None => worker.metrics.unrouted(status, took),
     }
@@ -289,7 +315,7 @@ fn access_record<S>(
         host: text(head.authority()),
         status,
         reason,
-        service: walk.route.as_ref().map(|route| route.service.name().clone()),
+        service: walk.route.as_ref().and_then(|route| route.service()).map(|service| service.name().clone()),
         instance: walk.instance.as_ref().map(|instance| instance.id.clone()),
         duration: took,
         bytes,

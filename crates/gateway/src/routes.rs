@@ -9,6 +9,7 @@ use model::{ServiceName, VersionName};
 use regex_lite::Regex;
 
 use crate::http1::RequestHead;
+use crate::policy::{Policy, Redirect};
 use crate::service::Service;
 
 /// One route as its author wrote it. Empty lists match everything; within a list any entry suffices.
@@ -20,10 +21,21 @@ pub struct Route {
     pub hosts: Vec<HostMatch>,
     /// Conditions, of which one must hold.
     pub matches: Vec<Match>,
-    /// Where the request goes.
-    pub target: Target,
+    /// What becomes of the request.
+    pub action: Action,
     /// The whole request's time, holding and retries included; beyond: 504. `None`: as long as it takes.
     pub timeout: Option<Duration>,
+    /// What is changed on the way.
+    pub policy: Policy,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// An instance answers.
+    Forward(Target),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
 }
 
 /// A host, without port, in any case.
@@ -109,11 +121,24 @@ pub struct Routes(Vec<Arc<CompiledRoute>>);
 /// One route with its service at hand.
 #[derive(Debug)]
 pub(crate) struct CompiledRoute {
-    pub(crate) service: Arc<Service>,
-    pub(crate) version: Option<VersionName>,
+    pub(crate) action: CompiledAction,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) policy: Policy,
     hosts: Vec<HostMatch>,
     matches: Vec<CompiledMatch>,
+}
+
+#[derive(Debug)]
+pub(crate) enum CompiledAction {
+    Forward(Destination),
+    Redirect(Redirect),
+}
+
+/// A service at hand.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) service: Arc<Service>,
+    pub(crate) version: Option<VersionName>,
 }
 
 #[derive(Debug)]
@@ -153,9 +178,15 @@ impl Routes {
         // Services come into being only once every route is known to be good.
         let finish = |(matches, route): (Vec<CompiledMatch>, Route)| {
             Arc::new(CompiledRoute {
-                service: service(&route.target.service),
-                version: route.target.version,
+                action: match route.action {
+                    Action::Forward(target) => CompiledAction::Forward(Destination {
+                        service: service(&target.service),
+                        version: target.version,
+                    }),
+                    Action::Redirect(redirect) => CompiledAction::Redirect(redirect),
+                },
                 timeout: route.timeout,
+                policy: route.policy,
                 hosts: route.hosts,
                 matches,
             })
@@ -170,6 +201,23 @@ impl Routes {
 }
 
 impl CompiledRoute {
+    /// The service it leads to.
+    pub(crate) fn service(&self) -> Option<&Arc<Service>> {
+        match &self.action {
+            CompiledAction::Forward(to) => Some(&to.service),
+            CompiledAction::Redirect(_) => None,
+        }
+    }
+
+    /// The prefix by which it matches this request, if by one.
+    pub(crate) fn matched_prefix(&self, head: &RequestHead) -> Option<&str> {
+        let matched = self.matches.iter().find(|wanted| wanted.accepts(head))?;
+        match &matched.path {
+            Some(CompiledPath::Prefix(prefix)) => Some(prefix),
+            _ => None,
+        }
+    }
+
     fn accepts(&self, head: &RequestHead) -> bool {
         (self.hosts.is_empty() || self.hosts.iter().any(|host| host_matches(host, head.host())))
             && (self.matches.is_empty() || self.matches.iter().any(|wanted| wanted.accepts(head)))

@@ -446,7 +446,8 @@ fn versions_of_a_service_are_subsets() {
         name: path.into(),
         hosts: Vec::new(),
         matches: vec![gateway::Match { path: Some(gateway::PathMatch::Prefix(path.into())), ..Default::default() }],
-        target: gateway::Target { service: "s".into(), version: version.map(Into::into) },
+        action: gateway::Action::Forward(gateway::Target { service: "s".into(), version: version.map(Into::into) }),
+        policy: gateway::Policy::default(),
         timeout: None,
     };
     rig.table.set_routes(vec![route("/2", Some("v2")), route("/3", Some("v3")), route("/", Some("v1"))]).unwrap();

@@ -126,7 +126,7 @@ async fn one(
         Ok(()) => pipeline::run(&worker, &mut client).await,
         Err(bad) => {
             worker.metrics.bad_request(bad.why);
-            answer::send(&worker, &mut client, &Answer::bad(bad), false).await;
+            answer::send(&worker, &mut client, &Answer::bad(bad), None, false).await;
             After::Close
         }
     };

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{field_map, line_map, write_fields};
 use crate::front::{Front, Sink, Source};
 use crate::http1::{Framing, ResponseHead};
+use crate::policy::HeaderEdits;
 
 /// A request's body on its way in, its answer on its way out.
 #[derive(Debug)]
@@ -65,10 +66,10 @@ impl Front for Stream {
         Some(polled.map(drop))
     }
 
-    fn begin(&mut self, head: &ResponseHead, bytes: &[u8], ended: bool) -> io::Result<()> {
+    fn begin(&mut self, head: &ResponseHead, bytes: &[u8], ended: bool, edits: &HeaderEdits) -> io::Result<()> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(head.status).map_err(io::Error::other)?;
-        *response.headers_mut() = field_map(&head.fields, bytes, head.status >= 200 && head.status != 204);
+        *response.headers_mut() = field_map(&head.fields, bytes, head.status >= 200 && head.status != 204, edits);
         if head.status < 200 {
             return self.respond.send_informational(response).map_err(io::Error::other);
         }

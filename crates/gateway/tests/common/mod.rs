@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gateway::{
-    Endpoint, Endpoints, Gateway, Listener, Manner, Metrics, Options, Readiness, Route, Service, Signal, Table, Target,
+    Action, Endpoint, Endpoints, Gateway, Listener, Manner, Metrics, Options, Policy, Readiness, Route, Service,
+    Signal, Table, Target,
 };
 use prometheus_client::registry::Registry;
 
@@ -278,7 +279,14 @@ impl Rig {
         let service = table.service(&"s".into());
         service.set_endpoints(endpoints).unwrap();
         let target = Target { service: "s".into(), version: None };
-        let all = Route { name: "all".into(), hosts: Vec::new(), matches: Vec::new(), target, timeout };
+        let all = Route {
+            name: "all".into(),
+            hosts: Vec::new(),
+            matches: Vec::new(),
+            action: Action::Forward(target),
+            timeout,
+            policy: Policy::default(),
+        };
         table.set_routes(vec![all]).unwrap();
         let (sender, signals) = tokio::sync::mpsc::channel(64);
         let listeners = vec![Listener { address, sockets, manner }];
