@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
-use gateway::{HostMatch, Match, PathMatch, Route, Target, ValueMatch};
-use model::config::Decode as _;
+use gateway::{
+    Action, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, Route, Target, ValueMatch,
+};
+use model::config::{self, Decode as _};
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
 use runtime::plan;
 use tokio::sync::oneshot;
@@ -66,17 +68,48 @@ pub fn routes(config: &Config) -> Vec<Route> {
             name: format!("routes[{index}] on line {}", route.at.whole.line),
             hosts: written.host.iter().map(|host| HostMatch::parse(host)).collect(),
             matches,
-            target: Target { service: route.to.service.clone(), version: route.to.version.clone() },
+            action: action(route),
             timeout: route.timeout,
+            policy: Policy {
+                request: edits(&route.request_headers),
+                response: edits(&route.response_headers),
+                path: new_path(route.rewrite.path.as_ref(), route.rewrite.prefix.as_ref()),
+                host: route.rewrite.host.clone(),
+                max_body_bytes: route.max_body_bytes,
+            },
         }
     };
     config.routes.iter().enumerate().map(route).collect()
 }
 
+fn action(route: &config::Route) -> Action {
+    match (&route.to, &route.redirect) {
+        (Some(to), _) => Action::Forward(Target { service: to.service.clone(), version: to.version.clone() }),
+        (None, Some(redirect)) => Action::Redirect(Redirect {
+            status: redirect.status,
+            scheme: redirect.scheme.clone(),
+            host: redirect.host.clone(),
+            port: redirect.port,
+            path: new_path(redirect.path.as_ref(), redirect.prefix.as_ref()),
+        }),
+        (None, None) => unreachable!("validation has refused a route that leads nowhere"),
+    }
+}
+
+fn new_path(path: Option<&String>, prefix: Option<&String>) -> Option<PathRewrite> {
+    path.cloned().map(PathRewrite::Full).or_else(|| prefix.cloned().map(PathRewrite::Prefix))
+}
+
+fn edits(written: &config::Headers) -> HeaderEdits {
+    let pairs = |fields: &BTreeMap<String, String>| fields.clone().into_iter().collect();
+    HeaderEdits { remove: written.remove.clone(), set: pairs(&written.set), add: pairs(&written.add) }
+}
+
 /// Whether a route or a TCP listener leads to `service`.
 pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
     let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
-    config.routes.iter().any(|route| route.to.service == *service) || config.gateway.listen.iter().any(by_tcp)
+    config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.service == *service))
+        || config.gateway.listen.iter().any(by_tcp)
 }
 
 impl Controller {

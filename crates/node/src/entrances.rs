@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use api::view::CertificateView;
 use arc_swap::ArcSwap;
 use gateway::tls::{Certificate, ClientAuth, ClientTls, MinVersion, ServerTls, Tickets, Trust};
-use gateway::{Manner, Upstream};
+use gateway::{ErrorPage, Manner, Upstream};
 use model::config::{self, ClientAuthMode, Listener, ListenerTls};
 use model::{Config, Service as Definition};
 use tokio::sync::mpsc;
@@ -210,6 +210,21 @@ impl Watched {
     }
 }
 
+/// The pages for the gateway's own answers, one status before a class.
+///
+/// # Errors
+/// Which file cannot be used, and why.
+pub fn error_pages(written: &config::GatewayConfig) -> Result<Vec<ErrorPage>, String> {
+    let page = |(key, path): (&String, &String)| {
+        let statuses =
+            config::validate::error_statuses(key).ok_or_else(|| format!("`{key}` is no status of an error"))?;
+        Ok(ErrorPage { statuses, content_type: "text/html; charset=utf-8".into(), body: read(path)?.into() })
+    };
+    let mut pages = written.error_pages.iter().map(page).collect::<Result<Vec<_>, String>>()?;
+    pages.sort_by_key(|page| page.statuses.end() - page.statuses.start());
+    Ok(pages)
+}
+
 /// How a service's instances are spoken to.
 ///
 /// # Errors
@@ -246,7 +261,7 @@ fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, String> {
     let path = path.as_ref();
     let cannot = |error: io::Error| format!("{} cannot be read: {error}", path.display());
     if std::fs::metadata(path).map_err(cannot)?.len() > MOST {
-        return Err(format!("{} is larger than 1 MiB: that is no certificate", path.display()));
+        return Err(format!("{} is larger than 1 MiB: that is more than is read", path.display()));
     }
     std::fs::read(path).map_err(cannot)
 }

@@ -86,6 +86,7 @@ pub fn load(options: &Options) -> Result<Config, String> {
 /// Which one, where, and what is wrong with it.
 pub fn check_deep(config: &Config) -> Result<(), String> {
     Entrances::open(config)?;
+    entrances::error_pages(&config.gateway)?;
     for (name, definition) in &config.services {
         entrances::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
     }
@@ -339,6 +340,8 @@ impl Start {
             tunnel_idle_timeout: written.tunnel_idle_timeout,
             max_connections_per_client: written.max_connections_per_client,
             trusted_proxies: written.trusted_proxies.clone(),
+            max_body_bytes: written.max_body_bytes,
+            error_pages: entrances::error_pages(written).map_err(CannotStart)?,
             access_log,
             ..gateway::Options::default()
         };

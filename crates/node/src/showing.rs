@@ -58,7 +58,13 @@ impl Controller {
 
     /// What to try, for somebody who has just started it: an address for each route, what to kill, where to look.
     pub fn hints(&self) -> Vec<String> {
-        let Some(gateway) = self.facts.gateway.first() else { return Vec::new() };
+        let http = |listen: &&model::config::Listen| listen.0.tcp.is_none();
+        let listeners = self.config.gateway.listen.iter().zip(&self.facts.gateway);
+        let Some((listen, gateway)) = listeners.clone().find(|(listen, _)| http(listen)).or(listeners.clone().next())
+        else {
+            return Vec::new();
+        };
+        let scheme = if listen.0.tls.is_some() { "https" } else { "http" };
         let api = &self.facts.api;
         let other_api = if api == "127.0.0.1:8500" { String::new() } else { format!(" --api {api}") };
         let mut hints = vec![String::new()];
@@ -69,7 +75,8 @@ impl Controller {
                 .host
                 .as_ref()
                 .map_or_else(String::new, |host| format!(" -H 'Host: {}'", host.replace('*', "any")));
-            hints.push(format!("  try    curl{host} http://{gateway}{path}    ({})", route.to.service));
+            let goal = route.to.as_ref().map_or("a redirect", |to| to.service.as_str());
+            hints.push(format!("  try    curl{host} {scheme}://{gateway}{path}    ({goal})"));
         }
         let running = |service: &Service| {
             let primary = service

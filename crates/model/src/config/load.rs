@@ -149,6 +149,9 @@ fn resolve_paths(config: &mut Config, file: &Path) {
     // Through its components, so that `./data` does not leave a `.` in every message.
     let join = |written: &str| folder.join(written).components().collect::<PathBuf>().to_string_lossy().into_owned();
     config.node.data_dir = join(&config.node.data_dir);
+    for page in config.gateway.error_pages.values_mut() {
+        *page = join(page);
+    }
     for tls in config.gateway.listen.iter_mut().filter_map(|listen| listen.0.tls.as_mut()) {
         for certificate in &mut tls.certificates {
             certificate.cert_file = join(&certificate.cert_file);

@@ -1,5 +1,6 @@
 //! The parts of the file about this machine: `node`, `api`, `gateway`, `notify`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -86,6 +87,10 @@ record! {
         max_connections_per_client: u32 = 0,
         /// Proxies in front of the gateway: what they say in `X-Forwarded-For`, `-Proto` and `-Host` is believed. What anybody else says there is replaced.
         trusted_proxies: Vec<Network> = Vec::new(),
+        /// The most bytes of a request's body; more is answered 413. No bound when absent.
+        max_body_bytes: Option<u64> = None,
+        /// Pages for the gateway's own answers, by status (`503`) or class (`5xx`): HTML files, relative to the file. Clients that ask for JSON get JSON.
+        error_pages: BTreeMap<String, String> = BTreeMap::new(),
         /// How long requests under way may finish when the node stops.
         drain_timeout: Duration = Duration::from_secs(15),
         /// One JSON line for each request.

@@ -13,9 +13,73 @@ record! {
         /// What the request must look like; everything matches when absent.
         ["match"] matches: Match = Match::default(),
         /// Where it goes.
-        to: Target,
+        to: Option<Target> = None,
+        /// Instead of `to`: the client is sent elsewhere.
+        redirect: Option<Redirect> = None,
+        /// The instance gets another path or host than the client named.
+        rewrite: Rewrite = Rewrite::default(),
+        /// Changes to the fields an instance gets.
+        request_headers: Headers = Headers::default(),
+        /// Changes to the fields a client gets from an instance.
+        response_headers: Headers = Headers::default(),
+        /// The most bytes of a request's body, instead of `gateway.maxBodyBytes`; more is answered 413.
+        max_body_bytes: Option<u64> = None,
         /// From the request's head to the last byte of the answer; then 504 and the instance's connection is closed. None when absent.
         timeout: Option<Duration> = None,
+    }
+}
+
+record! {
+    /// Another address for the client, as the Kubernetes Gateway API's `RequestRedirect`. What is absent stays as the client named it.
+    Redirect as "`redirect`" {
+        /// `http` or `https`.
+        scheme: Option<String> = None,
+        /// The host.
+        host: Option<String> = None,
+        /// The port. When absent, and the scheme or host changes, the scheme's own.
+        port: Option<u16> = None,
+        /// The whole path; the query stays.
+        path: Option<String> = None,
+        /// In place of the `pathPrefix` that matched.
+        prefix: Option<String> = None,
+        /// 301, 302, 303, 307 or 308.
+        status: u16 = 302,
+    }
+}
+
+record! {
+    /// Another target for the instance, as the Kubernetes Gateway API's `URLRewrite`. What is absent stays as the client named it.
+    Rewrite as "`rewrite`" {
+        /// The whole path; the query stays.
+        path: Option<String> = None,
+        /// In place of the `pathPrefix` that matched: `/api` to `/` makes `/api/x` `/x`.
+        prefix: Option<String> = None,
+        /// The host.
+        host: Option<String> = None,
+    }
+}
+
+impl Default for Rewrite {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+record! {
+    /// Changes to header fields, in the order `remove`, `set`, `add`. Fields that frame, route or fence a message are the gateway's own.
+    Headers as "changes to headers" {
+        /// Names that stay behind.
+        remove: Vec<String> = Vec::new(),
+        /// Fields in place of those of the same name.
+        set: BTreeMap<String, String> = BTreeMap::new(),
+        /// Fields besides those of the same name.
+        add: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        default_of()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rules that span fields: what a single value cannot know. Each mistake names its subject and its cure.
 
 mod listen;
+pub use listen::error_statuses;
 mod route;
 
 use std::collections::BTreeMap;

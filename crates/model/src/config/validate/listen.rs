@@ -57,6 +57,15 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
             );
         }
     }
+    for status in gateway.error_pages.keys() {
+        if error_statuses(status).is_none() {
+            diagnostics.error(
+                gateway.at.field("errorPages"),
+                format!("`{status}` is no status of an error"),
+                "write a status from 400 to 599, or 4xx or 5xx",
+            );
+        }
+    }
     let mut seen = BTreeSet::from([config.api.listen.clone()]);
     for Listen(listener) in &config.gateway.listen {
         let place = listener.at.field("address");
@@ -69,6 +78,15 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
                 "give each listener (API, gateway) its own port",
             );
         }
+    }
+}
+
+/// The statuses that a key of `errorPages` means.
+pub fn error_statuses(key: &str) -> Option<std::ops::RangeInclusive<u16>> {
+    match key {
+        "4xx" => Some(400..=499),
+        "5xx" => Some(500..=599),
+        one => one.parse().ok().filter(|status| (400..=599).contains(status)).map(|status| status..=status),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rules of routes: what they match, where they lead, and whether they can be reached.
 
-use crate::config::{Config, Match, Route};
-use crate::diagnostic::{Diagnostics, nearest};
+use crate::config::{Config, Match, Redirect, Route, Target};
+use crate::diagnostic::{Diagnostics, Place, nearest};
 use crate::id::ServiceName;
 
 /// Checks every route of a configuration.
@@ -54,11 +54,130 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
             "leave `timeout` out for none",
         );
     }
-    check_target(route, config, diagnostics);
+    check_changes(route, diagnostics);
+    match (&route.to, &route.redirect) {
+        (Some(target), None) => check_target(target, config, diagnostics),
+        (None, Some(redirect)) => check_redirect(route, redirect, diagnostics),
+        // One that was written and cannot be read has been told already.
+        (None, None) if route.at.has("to") || route.at.has("redirect") => {}
+        (None, None) => {
+            diagnostics.error(
+                route.at.whole,
+                "a route that leads nowhere",
+                "add `to: { service: … }` or `redirect: { … }`",
+            );
+        }
+        (Some(_), Some(_)) => {
+            diagnostics.error(route.at.field("redirect"), "a route with both `to` and `redirect`", "keep one");
+        }
+    }
 }
 
-fn check_target(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
-    let target = &route.to;
+/// Rules of what a route changes on the way.
+fn check_changes(route: &Route, diagnostics: &mut Diagnostics) {
+    let rewrite = &route.rewrite;
+    check_new_path(route, &rewrite.at, rewrite.path.as_deref(), rewrite.prefix.as_deref(), diagnostics);
+    for headers in [&route.request_headers, &route.response_headers] {
+        let lists = [("remove", None), ("set", Some(&headers.set)), ("add", Some(&headers.add))];
+        for (field, fields) in lists {
+            let place = headers.at.field(field);
+            let names: Vec<&String> =
+                fields.map_or_else(|| headers.remove.iter().collect(), |fields| fields.keys().collect());
+            for name in names {
+                check_field_name(name, place, diagnostics);
+            }
+            for (name, value) in fields.into_iter().flatten() {
+                if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) || value.trim() != value {
+                    let message = format!("the value of `{name}` cannot stand in a header field");
+                    diagnostics.error(place, message, "no line breaks or control characters, no space at either end");
+                }
+            }
+        }
+    }
+}
+
+fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagnostics) {
+    const OWN: [&str; 13] = [
+        "connection",
+        "content-length",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "traceparent",
+        "tracestate",
+        "x-request-id",
+    ];
+    let lower = name.to_ascii_lowercase().replace('_', "-");
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        diagnostics.error(place, format!("`{name}` is not the name of a header field"), "letters, digits and `-`");
+    } else if OWN.contains(&lower.as_str()) || lower.starts_with("seawall-") || lower.starts_with("x-forwarded-") {
+        let message = format!("`{name}` is the gateway's own: a route cannot change it");
+        let cure = if lower == "host" { "to change the host write rewrite: { host: … }" } else { "leave it out" };
+        diagnostics.error(place, message, cure);
+    }
+}
+
+/// Rules of a path that takes the place of another.
+fn check_new_path(
+    route: &Route,
+    at: &crate::config::decode::Places,
+    path: Option<&str>,
+    prefix: Option<&str>,
+    diagnostics: &mut Diagnostics,
+) {
+    if path.is_some() && prefix.is_some() {
+        diagnostics.error(at.field("prefix"), "both `path` and `prefix`", "keep one");
+    }
+    for (field, new) in [("path", path), ("prefix", prefix)] {
+        if let Some(new) = new
+            && (!new.starts_with('/') || !new.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\\<>".contains(&byte)))
+        {
+            diagnostics.error(
+                at.field(field),
+                format!("`{new}` is not a path"),
+                "a path starts with `/` and has no query",
+            );
+        }
+    }
+    if prefix.is_some() && route.matches.path_prefix.is_none() {
+        diagnostics.error(
+            at.field("prefix"),
+            "`prefix` without a `pathPrefix` to stand in place of",
+            "add match: { pathPrefix: … }, or write `path`",
+        );
+    }
+}
+
+fn check_redirect(route: &Route, redirect: &Redirect, diagnostics: &mut Diagnostics) {
+    if ![301, 302, 303, 307, 308].contains(&redirect.status) {
+        let message = format!("{} is no status of a redirect", redirect.status);
+        diagnostics.error(redirect.at.field("status"), message, "write 301, 302, 303, 307 or 308");
+    }
+    if redirect.scheme.as_ref().is_some_and(|scheme| !matches!(scheme.as_str(), "http" | "https")) {
+        diagnostics.error(redirect.at.field("scheme"), "an unknown scheme", "write http or https");
+    }
+    check_new_path(route, &redirect.at, redirect.path.as_deref(), redirect.prefix.as_deref(), diagnostics);
+    let says_nothing = redirect.scheme.is_none()
+        && redirect.host.is_none()
+        && redirect.port.is_none()
+        && redirect.path.is_none()
+        && redirect.prefix.is_none();
+    if says_nothing {
+        diagnostics.error(
+            redirect.at.whole,
+            "a redirect to where the client is",
+            "add scheme, host, port, path or prefix",
+        );
+    }
+}
+
+fn check_target(target: &Target, config: &Config, diagnostics: &mut Diagnostics) {
     let place = target.at.field("service");
     let Some(service) = config.services.get(&target.service) else {
         let names: Vec<&str> = config.services.keys().map(ServiceName::as_str).collect();
