@@ -1,0 +1,153 @@
+//! What a route changes on the way, seen from both sides; and the pages a user puts in place of the gateway's words.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Instance, Rig, endpoints_of, ok};
+use gateway::{
+    Action, Endpoints, ErrorPage, HeaderEdits, Match, Options, PathMatch, PathRewrite, Policy, Redirect, Route, Target,
+};
+
+fn under(prefix: &str, action: Action, policy: Policy) -> Route {
+    let path = Some(PathMatch::Prefix(prefix.into()));
+    Route {
+        name: prefix.into(),
+        hosts: Vec::new(),
+        matches: vec![Match { path, ..Match::default() }],
+        action,
+        timeout: None,
+        policy,
+    }
+}
+
+fn to_s() -> Action {
+    Action::Forward(Target { service: "s".into(), version: None })
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn fields_and_targets_are_changed_in_both_directions() {
+    let instance = Instance::start(|mut conn| {
+        while let Some(head) = conn.head() {
+            let body = format!("{head}|");
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nServer: secret\r\nX-Keep: 1\r\nX-Set: old\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            conn.send(answer);
+        }
+    });
+    let rig = Rig::of(&[&instance]);
+    let policy = Policy {
+        request: HeaderEdits {
+            remove: vec!["cookie".into()],
+            set: pairs(&[("X-From", "gateway")]),
+            add: pairs(&[("X-Tag", "b")]),
+        },
+        response: HeaderEdits {
+            remove: vec!["server".into()],
+            set: pairs(&[("X-Set", "new")]),
+            add: pairs(&[("X-More", "2")]),
+        },
+        path: Some(PathRewrite::Prefix("/v2".into())),
+        host: Some("inner.local".into()),
+        max_body_bytes: None,
+    };
+    rig.table.set_routes(vec![under("/api", to_s(), policy)]).unwrap();
+    let mut client = rig.client();
+    client.send("GET /api/orders?id=7 HTTP/1.1\r\nHost: shop.local\r\nCookie: a\r\nX-From: client\r\nX-Tag: a\r\n\r\n");
+    let answer = client.response();
+    let seen = answer.text();
+    assert!(seen.starts_with("GET /v2/orders?id=7 HTTP/1.1\r\nHost: inner.local\r\n"), "{seen}");
+    for line in ["X-From: gateway\r\n", "X-Tag: a\r\n", "X-Tag: b\r\n", "X-Forwarded-Host: shop.local\r\n"] {
+        assert!(seen.contains(line), "{line} not in {seen}");
+    }
+    assert!(!seen.contains("Cookie") && !seen.contains("client"), "{seen}");
+    let names = ["Server", "X-Keep", "X-Set", "X-More"].map(|name| answer.header(name));
+    assert_eq!(names, [None, Some("1"), Some("new"), Some("2")], "{}", answer.head);
+}
+
+#[test]
+fn a_redirect_asks_no_instance() {
+    let instance = Instance::answering("a");
+    let rig = Rig::of(&[&instance]);
+    let redirect = Redirect {
+        status: 308,
+        scheme: Some("https".into()),
+        host: None,
+        port: None,
+        path: Some(PathRewrite::Prefix("/new".into())),
+    };
+    let old = under("/old", Action::Redirect(redirect), Policy::default());
+    rig.table.set_routes(vec![old, under("/", to_s(), Policy::default())]).unwrap();
+    let mut client = rig.client();
+    client.send("GET /old/x?y HTTP/1.1\r\nHost: shop.local:8080\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.status, answer.header("Location")), (308, Some("https://shop.local/new/x?y")));
+    assert_eq!(instance.accepted(), 0);
+    client.send("GET /other HTTP/1.1\r\nHost: shop.local\r\n\r\n");
+    assert_eq!(client.response().text(), "a");
+}
+
+#[test]
+fn a_route_has_a_bound_of_its_own() {
+    let instance = Instance::start(|mut conn| {
+        while let Some(head) = conn.head() {
+            conn.body(&head);
+            conn.send(ok("a"));
+        }
+    });
+    let options = Options { max_body_bytes: Some(10), ..Options::default() };
+    let rig = Rig::with(options, endpoints_of(&[&instance]), None);
+    let bound = |bytes| Policy { max_body_bytes: Some(bytes), ..Policy::default() };
+    rig.table
+        .set_routes(vec![
+            under("/large", to_s(), bound(20)),
+            under("/small", to_s(), bound(5)),
+            under("/", to_s(), Policy::default()),
+        ])
+        .unwrap();
+    for (path, bytes, status) in [
+        ("/large", 20, 200),
+        ("/large", 21, 413),
+        ("/small", 5, 200),
+        ("/small", 6, 413),
+        ("/", 10, 200),
+        ("/", 11, 413),
+    ] {
+        let body = "x".repeat(bytes);
+        let framings = [
+            format!("Content-Length: {bytes}\r\n\r\n{body}"),
+            format!("Transfer-Encoding: chunked\r\n\r\n{bytes:x}\r\n{body}\r\n0\r\n\r\n"),
+        ];
+        for framing in framings {
+            let mut client = rig.client();
+            client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\n{framing}"));
+            assert_eq!(client.response().status, status, "{path} {bytes} {framing}");
+        }
+    }
+}
+
+#[test]
+fn error_pages_are_for_people() {
+    let page = |statuses, text: &str| ErrorPage {
+        statuses,
+        content_type: "text/html; charset=utf-8".into(),
+        body: text.as_bytes().into(),
+    };
+    let error_pages = vec![page(503..=503, "<p>busy</p>"), page(500..=599, "<p>broken</p>")];
+    let rig = Rig::with(Options { error_pages, ..Options::default() }, Endpoints::default(), None);
+    let mut client = rig.client();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n");
+    let answer = client.response();
+    assert_eq!(
+        (answer.text().as_str(), answer.header("Content-Type")),
+        ("<p>busy</p>", Some("text/html; charset=utf-8"))
+    );
+    answer.assert_reason(503, "no-ready-instance");
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n");
+    assert!(client.response().text().starts_with('{'));
+}
