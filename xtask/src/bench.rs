@@ -1,5 +1,8 @@
-//! Figures for the promises that have a number, each by one command. Results are recorded by hand in `bench/RESULTS.md`,
-//! with the machine and the command, because a figure without its circumstances is worth nothing.
+//! Figures for the promises that have a number, each by one command. Results stand in `bench/RESULTS.md`, with the machine
+//! and the command, because a figure without its circumstances is worth nothing; `gateway` writes its own, the rest is
+//! recorded by hand.
+
+mod gateway;
 
 use std::process::Command;
 
@@ -7,9 +10,14 @@ use anyhow::{Result, bail};
 
 use crate::{root, run};
 
-/// Runs the bench named `which`.
-pub fn bench(which: &str) -> Result<()> {
+pub use gateway::{idle, serve};
+
+/// Runs the bench that the first word names, with the words behind it.
+pub fn bench(arguments: &[String]) -> Result<()> {
+    let (which, rest) = arguments.split_first().map_or(("", arguments), |(which, rest)| (which.as_str(), rest));
     match which {
+        // The whole product beside other proxies: processor time per request, latency, memory.
+        "gateway" => gateway::gateway(rest),
         // Kills under load, with the release build: gaps, failures, memory. The tests fail where a promise does not hold.
         "shop" => cargo(&[
             "test",
@@ -32,10 +40,18 @@ pub fn bench(which: &str) -> Result<()> {
         "wal" => cargo(&["run", "--release", "--locked", "--package", "data-raft", "--example", "write_rate"]),
         // The gateway's own part of a switch, from the swap of endpoints to the answer.
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
-        _ => bail!("usage: cargo xtask bench shop | wal | switch"),
+        _ => bail!("usage: cargo xtask bench gateway | shop | wal | switch"),
     }
 }
 
+/// Cargo, as if this program had not been started by it: build scripts that look at the variables of the package that
+/// runs (ring's does) would be run again each time.
 fn cargo(arguments: &[&str]) -> Result<()> {
-    run(Command::new(env!("CARGO")).args(arguments).current_dir(root()))
+    let mut command = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    run(command.args(arguments).current_dir(root()))
 }

@@ -13,16 +13,20 @@ const USAGE: &str = "usage: cargo xtask VERB
   test     all tests, as the README says
   ci       everything that must hold before a change lands: format, clippy, tidy, test, windows
   tidy     the house style, as far as a machine can check it
-  bench    figures: cargo xtask bench shop | wal | switch";
+  bench    figures: cargo xtask bench gateway | shop | wal | switch";
 
 fn main() -> Result<()> {
-    let verb = std::env::args().nth(1).unwrap_or_default();
-    match verb.as_str() {
-        "test" => test(),
-        "ci" => ci(),
-        "tidy" => tidy::run(&root()),
-        "bench" => bench::bench(&std::env::args().nth(2).unwrap_or_default()),
-        "windows" => windows::windows(&root()),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["test", ..] => test(),
+        ["ci", ..] => ci(),
+        ["tidy", ..] => tidy::run(&root()),
+        ["bench", ..] => bench::bench(&arguments[1..]),
+        ["windows", ..] => windows::windows(&root()),
+        // Processes of `bench gateway`.
+        ["bench-backend", bytes] => bench::serve(bytes.parse()?),
+        ["bench-idle", address, count] => bench::idle(address.parse()?, count.parse()?),
         _ => bail!("{USAGE}"),
     }
 }
