@@ -255,7 +255,6 @@ impl<S: Front> Client<S> {
 
     /// At its end: memory goes back to the worker.
     pub(crate) fn give_back(&mut self, worker: &Worker) {
-        self.input.consume(self.input.filled().len());
-        self.input.release(&worker.spares);
+        self.input.discard(&worker.spares);
     }
 }

@@ -168,7 +168,11 @@ async fn attempt<S: Front>(
     }
     if taken.replay_limit() > 0 && exchange.client.head.framing() != Framing::None {
         // For any method: even a POST may go again if nothing of it was written.
-        exchange.client.upload.keep(taken.replay_limit());
+        let expected = match exchange.client.head.framing() {
+            Framing::Length(length) => length,
+            _ => u64::MAX,
+        };
+        exchange.client.upload.keep(taken.replay_limit(), expected, !guard.idempotent);
     }
     let begun = start.now;
     let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {

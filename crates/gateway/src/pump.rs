@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::buffer::{BUFFER_BYTES, Buffer, Spares};
+use crate::buffer::{Buffer, LARGE_BYTES, Spares};
 use crate::front::{Sink, Source};
 use crate::http1::{Bad, Decoder, Framing, Limits};
 use crate::text::push_hex;
@@ -53,6 +53,8 @@ pub(crate) struct Pump {
     /// Bytes of the body for another attempt; `None` once there were too many.
     kept: Option<Vec<u8>>,
     keep_bytes: usize,
+    /// What is kept is of use only until the first byte has left.
+    keep_unwritten: bool,
     /// Any byte was taken by the sink.
     pub(crate) wrote: bool,
     written: u64,
@@ -73,6 +75,7 @@ impl Pump {
             most: u64::MAX,
             kept: None,
             keep_bytes: 0,
+            keep_unwritten: false,
             wrote: false,
             written: 0,
             blocked: Blocked::No,
@@ -97,10 +100,29 @@ impl Pump {
         self.most = most;
     }
 
-    /// Keeps up to so many bytes for another attempt. To be called before the first byte is taken.
-    pub(crate) fn keep(&mut self, bytes: usize) {
-        if self.passed == 0 {
-            (self.kept, self.keep_bytes) = (Some(Vec::new()), bytes);
+    /// Keeps up to so many bytes for another attempt, if `unwritten` only until the sink takes the first one. To be
+    /// called before the first byte is taken; `expected` is the body's length where it is known.
+    pub(crate) fn keep(&mut self, bytes: usize, expected: u64, unwritten: bool) {
+        if self.passed == 0 && self.kept.is_none() {
+            let expected = usize::try_from(expected).unwrap_or(usize::MAX);
+            self.kept = Some(if unwritten || expected > bytes { Vec::new() } else { Vec::with_capacity(expected) });
+            (self.keep_bytes, self.keep_unwritten) = (bytes, unwritten);
+        }
+    }
+
+    /// Keeps bytes taken from the source, unless they are too many.
+    fn keep_data(kept: &mut Option<Vec<u8>>, most: usize, data: &[u8]) {
+        match kept {
+            Some(bytes) if bytes.len() + data.len() <= most => bytes.extend_from_slice(data),
+            _ => *kept = None,
+        }
+    }
+
+    /// The sink has taken so many bytes.
+    fn note_written(&mut self, count: usize) {
+        (self.wrote, self.written) = (true, self.written + count as u64);
+        if self.keep_unwritten {
+            self.kept = None;
         }
     }
 
@@ -176,9 +198,9 @@ impl Pump {
         }
     }
 
-    /// Whether bytes go on as they come, with nothing in front of them and nobody to keep them for.
+    /// Whether bytes go on as they come, with nothing in front of them.
     fn is_straight(&self) -> bool {
-        self.staged.is_empty() && !self.finished && !self.chunked && self.kept.is_none() && self.decoder.is_plain()
+        self.staged.is_empty() && !self.finished && !self.chunked && self.decoder.is_plain()
     }
 
     /// Writes body bytes from where they were read.
@@ -198,7 +220,9 @@ impl Pump {
         };
         let piece = self.decoder.next(&look[..count]).map_err(PumpError::Bad)?;
         debug_assert_eq!((piece.skip, piece.data), (0, count));
-        (self.wrote, self.written, self.passed) = (true, self.written + count as u64, self.passed + count as u64);
+        self.passed += count as u64;
+        Self::keep_data(&mut self.kept, self.keep_bytes, &look[..count]);
+        self.note_written(count);
         input.consume(count);
         self.finish_if_ended();
         Poll::Ready(Ok(()))
@@ -209,16 +233,15 @@ impl Pump {
         if count == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        self.wrote = true;
-        self.written += count as u64;
+        self.note_written(count);
         self.sent += count;
         Poll::Ready(Ok(()))
     }
 
     /// Takes body bytes from `input` as far as there is room.
     fn stage(&mut self, input: &mut Buffer) -> Result<(), PumpError> {
-        while !self.finished && !input.is_empty() && self.staged.len() < BUFFER_BYTES {
-            let room = BUFFER_BYTES - self.staged.len();
+        while !self.finished && !input.is_empty() && self.staged.len() < LARGE_BYTES {
+            let room = LARGE_BYTES - self.staged.len();
             let filled = input.filled();
             let look = &filled[..filled.len().min(room)];
             let piece = self.decoder.next(look).map_err(PumpError::Bad)?;
@@ -228,13 +251,7 @@ impl Pump {
                 return Err(PumpError::Bad(TOO_LARGE));
             }
             push_data(&mut self.staged, self.chunked, data);
-            if let Some(kept) = &mut self.kept {
-                if kept.len() + data.len() <= self.keep_bytes {
-                    kept.extend_from_slice(data);
-                } else {
-                    self.kept = None;
-                }
-            }
+            Self::keep_data(&mut self.kept, self.keep_bytes, data);
             input.consume(piece.skip + piece.data);
             self.finish_if_ended();
         }

@@ -154,7 +154,10 @@ impl Worker {
         loop {
             tokio::select! {
                 Some((stream, peer, admission)) = handed.recv() => self.adopt(stream, peer, admission),
-                _ = sweep.tick() => self.pool.sweep(Instant::now()),
+                _ = sweep.tick() => {
+                    self.pool.sweep(Instant::now());
+                    self.spares.trim();
+                }
                 changed = phase.changed() => {
                     let now = if changed.is_ok() { *phase.borrow_and_update() } else { Phase::Stop };
                     match now {

@@ -54,14 +54,15 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
     });
     let Some(mut connection) = shaken.await else { return };
     let count = Rc::new(Count::default());
-    let (mut closing, mut quiet_since) = (false, Instant::now());
+    let (mut closing, mut sent_away, mut quiet_since) = (false, false, Instant::now());
     poll_fn(|cx| {
         loop {
             if worker.draining.get() && !std::mem::replace(&mut closing, true) {
                 connection.graceful_shutdown();
             }
-            if count.taken_back.get() > TAKEN_BACK && count.taken_back.get() * 2 > count.accepted.get() {
-                worker.metrics.refused("http2-streams-taken-back");
+            let too_many = count.taken_back.get() > TAKEN_BACK && count.taken_back.get() * 2 > count.accepted.get();
+            if too_many && !std::mem::replace(&mut sent_away, true) {
+                worker.metrics.refused("http2-enhance-your-calm");
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
             match connection.poll_accept(cx) {
@@ -72,7 +73,13 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
                     tokio::task::spawn_local(task);
                 }
                 // Whatever went wrong, the peer has been told; streams end by themselves.
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Ready(Some(Err(error))) => {
+                    if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !sent_away {
+                        worker.metrics.refused("http2-enhance-your-calm");
+                    }
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
         }
