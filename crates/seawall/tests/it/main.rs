@@ -8,6 +8,7 @@ mod api;
 mod apply;
 mod crash;
 mod faults;
+mod listeners;
 mod primary;
 mod refusals;
 mod stop;

@@ -1,0 +1,158 @@
+//! Listeners that are more than an address: TLS with certificates that change, TCP, and what a route changes on the way.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use crate::support::{PATIENCE, Seawall, configuration, processes, run, wait};
+
+/// Writes `cert.pem` and `key.pem` for `127.0.0.1` into the folder, signed by an authority of its own.
+fn new_certificate(folder: &Path) -> ureq::Agent {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["127.0.0.1".to_owned(), "shop.local".to_owned()];
+    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+    std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("cert.pem"), leaf.pem()).unwrap();
+    let trusted = ureq::tls::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+    let roots = ureq::tls::RootCerts::new_with_certs(&[trusted.to_owned()]);
+    let tls = ureq::tls::TlsConfig::builder().root_certs(roots).build();
+    ureq::Agent::config_builder().tls_config(tls).timeout_global(Some(PATIENCE)).build().new_agent()
+}
+
+fn with_listeners(body: &str, listeners: &str) -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    let text = configuration(body).replace("listen: [\"127.0.0.1:0\"]", &format!("listen: [{listeners}]"));
+    std::fs::write(folder.path().join("seawall.yaml"), text).unwrap();
+    folder
+}
+
+fn listener(seawall: &Seawall, index: usize) -> SocketAddr {
+    seawall.ready()["gateway"][index].as_str().unwrap().parse().unwrap()
+}
+
+const UNDER_TLS: &str = "\"127.0.0.1:0\", { address: \"127.0.0.1:0\", \
+    tls: { certificates: [{ certFile: cert.pem, keyFile: key.pem }] } }";
+
+#[test]
+fn certificates_that_change_are_taken_over_and_bad_ones_are_not() {
+    let folder = with_listeners(
+        "services:\n  orders: { command: [DEMO] }\nroutes:\n  - { to: { service: orders } }\n",
+        UNDER_TLS,
+    );
+    let before = new_certificate(folder.path());
+    let seawall = Seawall::up_in(folder);
+    let url = format!("https://{}/", listener(&seawall, 1));
+    let status = |agent: &ureq::Agent| agent.get(&url).call().map(|answer| answer.status().as_u16()).ok();
+    assert_eq!(status(&before), Some(200));
+    let (shown, _) = seawall.cli_exits(0, &["tls", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown[0]["names"], serde_json::json!(["127.0.0.1", "shop.local"]), "{shown}");
+    let metrics = seawall.api("GET", "/metrics", b"").text();
+    assert!(metrics.contains("seawall_tls_certificate_expiry_timestamp_seconds{"), "{metrics}");
+
+    let after = new_certificate(seawall.folder());
+    seawall.event("certificate-reloaded", "");
+    assert_eq!((status(&after), seawall.get("/").status), (Some(200), 200));
+
+    std::fs::write(seawall.folder().join("key.pem"), "no key").unwrap();
+    let refused = seawall.event("certificate-refused", "");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("key.pem") && message.contains("goes on with what it has"), "{message}");
+    assert_eq!(status(&after), Some(200));
+    let (table, _) = seawall.cli_exits(0, &["tls"]);
+    assert!(table.contains("shop.local") && table.contains("not taken over"), "{table}");
+}
+
+#[test]
+fn certificate_files_that_cannot_be_used_are_named_before_anything_starts() {
+    let folder = with_listeners("services: {}\n", UNDER_TLS);
+    let file = folder.path().join("seawall.yaml");
+    let check = |what: &str| {
+        let output = run(&["check", &file.to_string_lossy()], None);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(what), "{what} not in {told}");
+    };
+    check("cert.pem cannot be read: No such file");
+    new_certificate(folder.path());
+    std::fs::write(folder.path().join("cert.pem"), "-----BEGIN NONSENSE-----").unwrap();
+    check("cert.pem with ");
+    let other = tempfile::tempdir().unwrap();
+    new_certificate(folder.path());
+    new_certificate(other.path());
+    std::fs::copy(other.path().join("key.pem"), folder.path().join("key.pem")).unwrap();
+    check("the key does not belong to the certificate");
+}
+
+/// One request on a connection that stays open; the answer's text.
+fn ask(stream: &mut TcpStream) -> Option<String> {
+    stream.write_all(b"GET /role HTTP/1.1\r\nHost: h\r\n\r\n").ok()?;
+    let mut text = String::new();
+    while !text.ends_with('}') && !text.ends_with("}\n") {
+        let mut chunk = [0; 4_096];
+        match stream.read(&mut chunk) {
+            Ok(count @ 1..) => text.push_str(&String::from_utf8_lossy(&chunk[..count])),
+            _ => return None,
+        }
+    }
+    Some(text)
+}
+
+#[test]
+fn a_tcp_connection_ends_with_its_primary_and_the_next_one_reaches_the_new() {
+    let body = "services:\n  ledger:\n    mode: primary-standby\n    replicas: 2\n    command: [DEMO]\n    \
+                onPromote: { httpPost: { path: /promote } }\n";
+    let folder = with_listeners(body, "\"127.0.0.1:0\", { address: \"127.0.0.1:0\", tcp: { service: ledger } }");
+    let seawall = Seawall::up_in(folder);
+    let before = seawall.wait_ready("ledger");
+    let connect = || {
+        let stream = TcpStream::connect(listener(&seawall, 1)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let mut first = connect();
+    let answer = ask(&mut first).unwrap();
+    assert!(answer.contains("\"role\":\"primary\""), "{answer}");
+    let primary = before["primary"].as_str().unwrap().to_owned();
+    assert!(processes::signal(seawall.instance(&primary)["pid"].as_u64().unwrap(), "KILL"));
+    assert_eq!(ask(&mut first), None, "the connection ends with the primary");
+    // Made during the switch: it waits for the new primary.
+    let answer = ask(&mut connect()).unwrap();
+    assert!(answer.contains("\"role\":\"primary\"") && !answer.contains(&format!("\"{primary}\"")), "{answer}");
+
+    // A planned switch ends connections, too: nothing must be said to a primary that is stepping down.
+    let second = seawall.wait_ready("ledger");
+    let mut held = connect();
+    ask(&mut held).unwrap();
+    let target = primary;
+    seawall.cli_exits(0, &["promote", "ledger", &target, "--wait"]);
+    assert_ne!(second["primary"], seawall.service("ledger")["primary"]);
+    wait("the end of the connection to the old primary", || ask(&mut held).is_none().then_some(()));
+}
+
+#[test]
+fn routes_redirect_and_rewrite() {
+    let seawall = Seawall::up(
+        r"
+services:
+  orders: { command: [DEMO] }
+routes:
+  - match: { pathPrefix: /old }
+    redirect: { prefix: /orders, status: 301 }
+  - match: { pathPrefix: /orders }
+    to: { service: orders }
+    rewrite: { prefix: / }
+    responseHeaders: { set: { X-Frame-Options: DENY } }
+",
+    );
+    let moved = seawall.get("/old/7?x=1");
+    let location = format!("http://{}/orders/7?x=1", seawall.gateway);
+    assert_eq!((moved.status, moved.header("location")), (301, Some(location.as_str())));
+    let answer = seawall.get("/orders/health");
+    assert_eq!((answer.status, answer.header("x-frame-options")), (200, Some("DENY")));
+}
