@@ -5,14 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use model::ServiceName;
+use model::diagnostic::nearest;
 use observe::journal::Entry;
 use serde::Deserialize;
 
 use crate::Context;
+use crate::problem::Problem;
+use crate::query::{Known, Parameters};
 
 /// The most events of one answer.
 const MAX_PAGE: usize = 1000;
@@ -31,6 +36,10 @@ pub struct Selection {
     follow: bool,
 }
 
+impl Known for Selection {
+    const NAMES: &'static [&'static str] = &["after", "limit", "service", "follow"];
+}
+
 impl Selection {
     fn wants(&self, entry: &Entry) -> bool {
         self.service
@@ -39,14 +48,33 @@ impl Selection {
     }
 }
 
+/// Why there can be no events of this service: it does not exist, and of one that did there would be some.
+fn unknown(context: &Context, service: &str) -> Option<Problem> {
+    let of_service = |name: Option<&ServiceName>| name.is_some_and(|name| name.as_str() == service);
+    let status = context.status.borrow().clone();
+    let exists = status.services.iter().any(|known| of_service(Some(&known.name)));
+    let existed = || context.journal.newest(usize::MAX).iter().any(|entry| of_service(entry.event.service.as_ref()));
+    if exists || existed() {
+        return None;
+    }
+    let cure = match nearest(service, status.services.iter().map(|known| known.name.as_str())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`seawall status` lists the services".to_owned(),
+    };
+    Some(Problem::new(StatusCode::NOT_FOUND, format!("no service `{service}`"), cure))
+}
+
 /// Lists or follows events.
-pub async fn list(State(context): State<Context>, Query(selection): Query<Selection>) -> Response {
+pub async fn list(State(context): State<Context>, Parameters(selection): Parameters<Selection>) -> Response {
     let limit = selection.limit.unwrap_or(200).min(MAX_PAGE);
     let mut page: Vec<Arc<Entry>> = match selection.after {
         Some(after) => context.journal.after(after, usize::MAX),
         None => context.journal.newest(usize::MAX),
     };
     page.retain(|entry| selection.wants(entry));
+    if let Some(problem) = selection.service.as_ref().and_then(|service| unknown(&context, service)) {
+        return problem.into_response();
+    }
     if selection.after.is_some() {
         page.truncate(limit);
     } else {

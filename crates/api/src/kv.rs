@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use data::{
-    Compare, Consistency, Event, Key, KeyRange, KeyValue, MAX_VALUE_BYTES, Op, OpResult, RangeRequest, Revision, Txn,
-    TxnOutcome, WatchItem,
+    Compare, Consistency, Event, Key, KeyRange, KeyValue, MAX_KEY_BYTES, MAX_VALUE_BYTES, Op, OpResult, RangeRequest,
+    Revision, Txn, TxnOutcome, WatchItem,
 };
 use futures_util::stream;
 use serde::Deserialize;
@@ -20,17 +20,18 @@ use serde_json::{Value, json};
 
 use crate::Context;
 use crate::problem::Problem;
+use crate::query::{Known, Parameters};
 
 /// In front of every key of a user.
 const PREFIX: &str = "kv/";
+/// The longest key of a user, in bytes: the prefix stands in front of it in the store.
+const MAX_KEY: usize = MAX_KEY_BYTES - PREFIX.len();
 /// The most keys of one answer.
 const MAX_KEYS: usize = 10_000;
 
-/// Query parameters.
+/// Query parameters of a read.
 #[derive(Debug, Default, Deserialize)]
-pub struct Options {
-    /// Only if the key was last modified at this revision; 0: only if it does not exist.
-    cas: Option<u64>,
+pub struct Reading {
     /// All keys that begin with this one.
     #[serde(default)]
     prefix: bool,
@@ -46,14 +47,47 @@ pub struct Options {
     from: Option<u64>,
 }
 
+impl Known for Reading {
+    const NAMES: &'static [&'static str] = &["prefix", "limit", "stale", "watch", "from"];
+}
+
+/// Query parameters of a write.
+#[derive(Debug, Default, Deserialize)]
+pub struct Writing {
+    /// Only if the key was last modified at this revision; 0: only if it does not exist.
+    cas: Option<u64>,
+}
+
+impl Known for Writing {
+    const NAMES: &'static [&'static str] = &["cas"];
+}
+
+/// Query parameters of a removal.
+#[derive(Debug, Default, Deserialize)]
+pub struct Removing {
+    /// Only if the key was last modified at this revision.
+    cas: Option<u64>,
+    /// All keys that begin with this one.
+    #[serde(default)]
+    prefix: bool,
+}
+
+impl Known for Removing {
+    const NAMES: &'static [&'static str] = &["cas", "prefix"];
+}
+
 /// GET: a value, a range, or a watch.
-pub async fn read(State(context): State<Context>, Path(key): Path<String>, Query(options): Query<Options>) -> Response {
+pub async fn read(
+    State(context): State<Context>,
+    Path(key): Path<String>,
+    Parameters(options): Parameters<Reading>,
+) -> Response {
     answer(read_key(&context, &key, &options).await)
 }
 
 /// GET without a key: all of them.
-pub async fn read_all(State(context): State<Context>, Query(options): Query<Options>) -> Response {
-    let options = Options { prefix: true, ..options };
+pub async fn read_all(State(context): State<Context>, Parameters(options): Parameters<Reading>) -> Response {
+    let options = Reading { prefix: true, ..options };
     answer(read_key(&context, "", &options).await)
 }
 
@@ -61,7 +95,7 @@ fn answer(result: Result<Response, Problem>) -> Response {
     result.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn read_key(context: &Context, key: &str, options: &Options) -> Result<Response, Problem> {
+async fn read_key(context: &Context, key: &str, options: &Reading) -> Result<Response, Problem> {
     let range = range_of(key, options.prefix)?;
     if options.watch {
         return watch(context, range, options.from);
@@ -92,13 +126,13 @@ async fn read_key(context: &Context, key: &str, options: &Options) -> Result<Res
 pub async fn write(
     State(context): State<Context>,
     Path(key): Path<String>,
-    Query(options): Query<Options>,
+    Parameters(options): Parameters<Writing>,
     value: Bytes,
 ) -> Response {
     answer(put(&context, &key, &options, value).await)
 }
 
-async fn put(context: &Context, key: &str, options: &Options, value: Bytes) -> Result<Response, Problem> {
+async fn put(context: &Context, key: &str, options: &Writing, value: Bytes) -> Result<Response, Problem> {
     if value.len() > MAX_VALUE_BYTES {
         return Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -120,12 +154,12 @@ async fn put(context: &Context, key: &str, options: &Options, value: Bytes) -> R
 pub async fn remove(
     State(context): State<Context>,
     Path(key): Path<String>,
-    Query(options): Query<Options>,
+    Parameters(options): Parameters<Removing>,
 ) -> Response {
     answer(delete(&context, &key, &options).await)
 }
 
-async fn delete(context: &Context, key: &str, options: &Options) -> Result<Response, Problem> {
+async fn delete(context: &Context, key: &str, options: &Removing) -> Result<Response, Problem> {
     if options.prefix && options.cas.is_some() {
         return Err(Problem::bad_request("`cas` with `prefix`", "compare one key at a time"));
     }
@@ -177,6 +211,10 @@ fn committed(
 }
 
 fn key_of(key: &str) -> Result<Key, Problem> {
+    if key.len() > MAX_KEY {
+        let error = format!("a key of {} bytes; the limit is {MAX_KEY}", key.len());
+        return Err(Problem::bad_request(error, "nothing was read or written; shorten the key"));
+    }
     Key::new(format!("{PREFIX}{key}").into_bytes())
         .map_err(|error| Problem::bad_request(error.to_string(), "shorten the key"))
 }

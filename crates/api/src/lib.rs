@@ -9,6 +9,7 @@ mod events;
 mod kv;
 mod logs;
 mod problem;
+mod query;
 mod server;
 mod verbs;
 pub mod view;
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use authority::Authority;
 pub use control::{Applied, Command, Refusal, RefusalKind, Switched};
+use query::{Nothing, Parameters};
 pub use server::{Server, serve};
 pub use verbs::{ApplyRequest, PromoteRequest};
 
@@ -86,7 +88,7 @@ async fn root() -> &'static str {
     "Seawall control API\n/api/v1/status  /api/v1/events  /api/v1/kv/KEY  /metrics  /api/v1/openapi.json\n"
 }
 
-async fn openapi() -> Response {
+async fn openapi(_: Parameters<Nothing>) -> Response {
     ([("content-type", "application/json")], OPENAPI).into_response()
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::Context;
 use crate::problem::Problem;
+use crate::query::{Known, Parameters};
 
 /// The most lines of one answer, the newest.
 const MAX_LINES: usize = 50_000;
@@ -37,11 +38,15 @@ pub struct Selection {
     follow: bool,
 }
 
+impl Known for Selection {
+    const NAMES: &'static [&'static str] = &["instance", "since", "tail", "follow"];
+}
+
 /// Reads or follows the logs of a service.
 pub async fn read(
     State(context): State<Context>,
     UrlPath(service): UrlPath<String>,
-    Query(selection): Query<Selection>,
+    Parameters(selection): Parameters<Selection>,
 ) -> Response {
     match tokio::task::spawn_blocking(move || collect(&context.logs, &service, selection)).await {
         Ok(Ok((lines, None))) => text(Body::from(lines)),

@@ -1,5 +1,7 @@
 //! Errors as the API tells them: a status and `{"error": …, "cure": …}`.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -11,17 +13,17 @@ use serde_json::json;
 pub struct Problem {
     status: StatusCode,
     error: String,
-    cure: &'static str,
+    cure: Cow<'static, str>,
 }
 
 impl Problem {
     /// A problem with this status.
-    pub fn new(status: StatusCode, error: impl Into<String>, cure: &'static str) -> Self {
-        Self { status, error: error.into(), cure }
+    pub fn new(status: StatusCode, error: impl Into<String>, cure: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, error: error.into(), cure: cure.into() }
     }
 
     /// The request itself is wrong.
-    pub fn bad_request(error: impl Into<String>, cure: &'static str) -> Self {
+    pub fn bad_request(error: impl Into<String>, cure: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, cure)
     }
 

@@ -16,22 +16,23 @@ use tokio::sync::oneshot;
 
 use crate::control::{Command, Refusal, RefusalKind, Reply};
 use crate::problem::Problem;
+use crate::query::{Nothing, Parameters};
 use crate::{Context, view};
 
 /// The whole status.
-pub async fn status(State(context): State<Context>) -> Json<Arc<view::Status>> {
+pub async fn status(State(context): State<Context>, _: Parameters<Nothing>) -> Json<Arc<view::Status>> {
     Json(context.status.borrow().clone())
 }
 
 /// 200 while the node serves, for load balancers and service managers; 503 otherwise.
-pub async fn health(State(context): State<Context>) -> Response {
+pub async fn health(State(context): State<Context>, _: Parameters<Nothing>) -> Response {
     let state = context.status.borrow().node.state.clone();
     let code = if state == "serving" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "state": state }))).into_response()
 }
 
 /// The configuration in force.
-pub async fn config(State(context): State<Context>) -> Result<Response, Problem> {
+pub async fn config(State(context): State<Context>, _: Parameters<Nothing>) -> Result<Response, Problem> {
     let path = context.logs.parent().unwrap_or(Path::new("")).join("effective.json");
     let text = tokio::fs::read_to_string(&path)
         .await
@@ -55,6 +56,7 @@ pub struct PromoteRequest {
 pub async fn promote(
     State(context): State<Context>,
     UrlPath(service): UrlPath<String>,
+    _: Parameters<Nothing>,
     body: bytes::Bytes,
 ) -> Response {
     let request: PromoteRequest = match parse(&body) {
@@ -66,7 +68,11 @@ pub async fn promote(
 }
 
 /// Restarts a service's instances one at a time; answers when all are ready again.
-pub async fn restart(State(context): State<Context>, UrlPath(service): UrlPath<String>) -> Response {
+pub async fn restart(
+    State(context): State<Context>,
+    UrlPath(service): UrlPath<String>,
+    _: Parameters<Nothing>,
+) -> Response {
     let service = ServiceName::new(service);
     ask(&context, |reply| Command::Restart { service, reply }).await
 }
@@ -82,13 +88,14 @@ pub struct ApplyRequest {
 }
 
 /// Puts a configuration in force, all or nothing.
-pub async fn apply(State(context): State<Context>, body: bytes::Bytes) -> Response {
+pub async fn apply(State(context): State<Context>, _: Parameters<Nothing>, body: bytes::Bytes) -> Response {
     let request: ApplyRequest = match parse(&body) {
         Ok(request) => request,
         Err(problem) => return problem.into_response(),
     };
     let mut read = |path: &Path| request.files.get(path).cloned().ok_or(io::Error::from(io::ErrorKind::NotFound));
-    let loaded = model::config::load(&request.main, &mut read);
+    let mut loaded = model::config::load(&request.main, &mut read);
+    loaded.check_folders(Path::is_dir);
     let Some(config) = loaded.config else {
         let report = loaded.diagnostics.render(&loaded.sources);
         let body = json!({ "error": "the configuration has mistakes; nothing was changed", "cure": "the report names each with its cure", "report": report });

@@ -98,7 +98,12 @@ impl Diagnostics {
         self.push(Severity::Warning, place, message.into(), cure.into());
     }
 
+    /// What is said already at this place is not said twice, as when a list has the same mistake in several items.
     fn push(&mut self, severity: Severity, place: Place, message: String, cure: String) {
+        let at = |place: &Place| (place.file, place.line, place.column);
+        if self.list.iter().any(|known| at(&known.place) == at(&place) && known.message == message) {
+            return;
+        }
         self.list.push(Diagnostic { severity, place, message, cure });
     }
 

@@ -141,6 +141,7 @@ impl Controller {
 
     /// Changes what is different. Returns what that was, and the services that have begun to roll.
     fn put_in_force(&mut self, new: Config, cause: &str, now: Instant) -> (Applied, BTreeSet<ServiceName>) {
+        self.ports.keep_fixed(&new);
         let mut applied = Applied { routes: new.routes != self.config.routes, ..Applied::default() };
         let gone: Vec<ServiceName> =
             self.services.keys().filter(|name| !new.services.contains_key(*name)).cloned().collect();

@@ -140,7 +140,7 @@ fn open(listener: &Listener) -> Result<(Arc<Manner>, Option<Watched>), String> {
 /// Every file of the listener: chain and key of each certificate, then the authorities.
 fn contents(tls: &ListenerTls) -> Result<Vec<Vec<u8>>, String> {
     let pairs = tls.certificates.iter().flat_map(|files| [&files.cert_file, &files.key_file]);
-    pairs.chain(tls.client_auth.iter().map(|auth| &auth.ca_file)).map(|path| read(path)).collect()
+    pairs.chain(tls.client_auth.iter().map(|auth| &auth.ca_file)).map(read).collect()
 }
 
 fn offer(tls: &ListenerTls, contents: &[Vec<u8>], tickets: &Tickets) -> Result<(ServerTls, Vec<Certificate>), String> {

@@ -122,10 +122,15 @@ impl Instance {
 
     /// It may get traffic.
     pub fn is_ready(&self) -> bool {
-        let runs = self.process.as_ref().is_some_and(|process| process.pid.is_some()) || self.elsewhere.is_some();
-        runs && self.stage == Stage::Running
+        self.runs()
+            && self.stage == Stage::Running
             && self.address.is_some()
             && self.process.as_ref().is_some_and(|process| process.probes.is_ready())
+    }
+
+    /// Its process is known to have started. Before that nothing may be concluded from there being no probes.
+    fn runs(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.pid.is_some()) || self.elsewhere.is_some()
     }
 
     /// Its process runs and is meant to go on running, or is being stopped in good order but still does its work.
@@ -144,7 +149,7 @@ impl Instance {
             Stage::Waiting => "starting",
             Stage::BackOff(_) => "back-off",
             Stage::Running => match &self.process {
-                Some(process) if process.probes.is_ready() => "ready",
+                Some(process) if process.probes.is_ready() && self.runs() => "ready",
                 Some(process) if process.was_ready => "unready",
                 _ => "starting",
             },
@@ -163,6 +168,7 @@ impl Instance {
             address,
             env: self.plan.environment(address.port()),
             working_dir: self.plan.working_dir().to_owned(),
+            variables: self.plan.variables(address.port()),
         })
     }
 
@@ -182,3 +188,39 @@ impl Instance {
 pub const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// From the moment the gateway was told until a request that chose the instance just before must show in its count.
 pub const DRAIN_SETTLE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Instant;
+
+    use health::detect::Probes;
+    use model::Incarnation;
+
+    use super::{Instance, Process, Stage};
+
+    #[test]
+    fn without_probes_it_is_ready_once_its_process_has_started_and_not_before() {
+        let yaml = "services:\n  a: { command: [x] }\n";
+        let config = model::config::load(Path::new("a.yaml"), &mut |_| Ok(yaml.to_owned())).config.unwrap();
+        let (name, service) = config.services.first_key_value().unwrap();
+        let mut instance = Instance::new(runtime::plan::instances(name, service).remove(0));
+        let now = Instant::now();
+        let probes = Probes::new(service, false, now, now, false);
+        assert!(probes.is_ready(), "there is nothing to ask");
+        instance.address = Some(([127, 0, 0, 1], 20_000).into());
+        instance.process = Some(Process {
+            incarnation: Incarnation(1),
+            pid: None,
+            started: now,
+            probes,
+            promoted: None,
+            fingerprint: 0,
+            was_ready: false,
+        });
+        instance.enter(Stage::Running);
+        assert_eq!((instance.is_ready(), instance.state_word()), (false, "starting"));
+        instance.process.as_mut().unwrap().pid = Some(7);
+        assert_eq!((instance.is_ready(), instance.state_word()), (true, "ready"));
+    }
+}

@@ -10,6 +10,7 @@ mod input;
 mod instance;
 mod lease;
 mod link;
+mod loading;
 mod ports;
 mod service;
 mod shell;
@@ -41,6 +42,8 @@ use controller::Controller;
 use entrances::Entrances;
 use input::Input;
 use link::Keeper;
+use loading::effective;
+pub use loading::{Options, check_deep, load, read, workers};
 use ports::Ports;
 use service::{Adopted, Service, adopt, events_prefix};
 use shell::{Shell, Subject};
@@ -51,48 +54,10 @@ const INPUTS: usize = 8192;
 /// Requests of the API that may finish when the node stops.
 const API_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the node process is started with.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The configuration file given to `up`.
-    pub config: PathBuf,
-    /// Instead of `node.dataDir`.
-    pub data_dir: Option<PathBuf>,
-}
-
 /// Why the node cannot start; the keeper must not try again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CannotStart(String);
-
-/// Reads the configuration file given to `up`.
-///
-/// # Errors
-/// The report of everything wrong with it.
-pub fn load(options: &Options) -> Result<Config, String> {
-    let loaded = model::config::load(&options.config, &mut |path| std::fs::read_to_string(path));
-    let report = loaded.diagnostics.render(&loaded.sources);
-    let mut config = loaded.config.ok_or(report)?;
-    if let Some(data_dir) = &options.data_dir {
-        config.node.data_dir = data_dir.to_string_lossy().into_owned();
-    }
-    check_deep(&config)?;
-    Ok(config)
-}
-
-/// Checks what only the gateway can: the regular expressions of routes, certificates and keys.
-///
-/// # Errors
-/// Which one, where, and what is wrong with it.
-pub fn check_deep(config: &Config) -> Result<(), String> {
-    Entrances::open(config)?;
-    entrances::error_pages(&config.gateway)?;
-    for (name, definition) in &config.services {
-        entrances::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
-    }
-    let metrics = gateway::Metrics::register(&mut Registry::default());
-    gateway::Table::new(metrics).set_routes(applying::routes(config)).map_err(|error| error.to_string())
-}
 
 /// Runs the node process until the keeper or the operator stops it.
 ///
@@ -163,6 +128,10 @@ impl Start {
         table.set_routes(applying::routes(&self.config)).map_err(|error| CannotStart(error.to_string()))?;
         let (inputs, received) = mpsc::channel(INPUTS);
         platform::process::mark_trees(&self.tree_prefix);
+        if self.node_starts > 1 {
+            let ended = health::prober::end_left_over();
+            tracing::debug!(ended, "commands of the node process before this one");
+        }
         link::follow(inputs.clone(), self.tree_prefix.clone()).map_err(|error| CannotStart(error.to_string()))?;
         let shell = Shell {
             keeper: Keeper,
@@ -257,6 +226,7 @@ impl Start {
     fn services(&self, shell: &Shell) -> (BTreeMap<ServiceName, Service>, Ports) {
         let now = Instant::now();
         let mut ports = Ports::new(self.config.node.instance_ports);
+        ports.keep_fixed(&self.config);
         let new = |(name, definition): (&ServiceName, &model::Service)| {
             (name.clone(), Service::new(name.clone(), definition.clone(), applying::is_routed(&self.config, name)))
         };
@@ -398,34 +368,6 @@ impl Start {
                 );
                 shell.emit(EventKind::NodeRecovered, Subject::default(), &cause, message);
             }
-        }
-    }
-}
-
-/// The gateway's worker threads that `config` asks for.
-pub fn workers(config: &Config) -> usize {
-    match config.gateway.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
-        workers => workers as usize,
-    }
-}
-
-/// The configuration in force when the previous node process died; the file may have been edited since.
-fn effective(options: &Options) -> Result<Config, CannotStart> {
-    let from_file = || load(options).map_err(CannotStart);
-    let data_dir = match &options.data_dir {
-        Some(data_dir) => data_dir.clone(),
-        None => PathBuf::from(from_file()?.node.data_dir),
-    };
-    let kept = std::fs::read_to_string(data_dir.join("effective.json")).map_err(|error| error.to_string());
-    match kept.and_then(|text| model::config::decode_effective(&text)) {
-        Ok(config) => Ok(config),
-        Err(error) => {
-            tracing::warn!(
-                error,
-                "the configuration in force cannot be read back; the file given to `up` is read again"
-            );
-            from_file()
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use model::config::PortRange;
+use model::config::{Config, PortRange};
 
 /// Ports in use by instances of this node.
 #[derive(Debug, Default)]
 pub struct Ports {
     taken: BTreeSet<u16>,
+    /// Fixed ports of services: theirs also while nobody listens there.
+    fixed: BTreeSet<u16>,
     next: u16,
 }
 
@@ -17,7 +19,12 @@ impl Ports {
         let micros = jiff::Timestamp::now().as_microsecond().unsigned_abs() ^ (u64::from(std::process::id()) << 7);
         let span = u64::from(range.last - range.first) + 1;
         let offset = u16::try_from(micros % span).expect("smaller than the range of a u16");
-        Self { taken: BTreeSet::new(), next: range.first + offset }
+        Self { taken: BTreeSet::new(), fixed: BTreeSet::new(), next: range.first + offset }
+    }
+
+    /// Keeps the fixed ports of `config` from being given to others; instead of those of the configuration before.
+    pub fn keep_fixed(&mut self, config: &Config) {
+        self.fixed = config.services.values().flat_map(|service| service.ports.iter().copied()).collect();
     }
 
     /// Remembers a port that an instance already has.
@@ -43,6 +50,7 @@ impl Ports {
             self.next = if port >= range.last || port < range.first { range.first } else { port + 1 };
             if (range.first..=range.last).contains(&port)
                 && !self.taken.contains(&port)
+                && !self.fixed.contains(&port)
                 && platform::socket::is_free(port)
             {
                 self.taken.insert(port);

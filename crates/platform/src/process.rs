@@ -138,9 +138,23 @@ impl Drop for Tree {
     }
 }
 
+/// How often strays are looked for at most, and the pause between two looks.
+const STRAY_LOOKS: u32 = 20;
+const STRAY_PAUSE: Duration = Duration::from_millis(2);
+
 /// Ends every process whose tree marker starts with `prefix`: what a keeper that was killed may have left. Returns how many.
+/// Blocks for a few milliseconds: a process that is forked while the list is read is only in the next one.
 pub fn kill_strays(prefix: &str) -> usize {
-    imp::kill_marked(prefix)
+    let mut most = 0;
+    for _ in 0..STRAY_LOOKS {
+        let found = imp::kill_marked(prefix);
+        if found == 0 {
+            break;
+        }
+        most = most.max(found);
+        std::thread::sleep(STRAY_PAUSE);
+    }
+    most
 }
 
 /// Makes this process the one whose end ends every tree it started, strays included. Call once, before any tree.

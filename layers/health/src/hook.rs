@@ -6,7 +6,7 @@ use model::config::{Hook, StopHook};
 use model::{Epoch, InstanceId, ServiceName};
 use tokio::time::timeout;
 
-use crate::prober::{ENDING, Target, connect, http_get, request, run_command};
+use crate::prober::{ENDING, Target, connect, http_get, request};
 
 /// Who is told.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub async fn call(hook: &Hook, subject: &Subject, epoch: Epoch) -> Result<(), St
         if let Some(exec) = &hook.exec {
             let mut env = subject.target.env.clone();
             env.insert("SEAWALL_EPOCH".into(), epoch.to_string());
-            return run_command(&exec.command, &env, &subject.target.working_dir, limit).await;
+            return subject.target.run(exec, &env, limit).await;
         }
         Err("the hook has no handler".into())
     };
@@ -64,7 +64,7 @@ pub async fn before_stop(hook: &StopHook, subject: &Subject, limit: Duration) ->
             post_to(&post.path, post.port, &headers, &subject.target).await?;
         }
         if let Some(exec) = &hook.exec {
-            run_command(&exec.command, &subject.target.env, &subject.target.working_dir, limit).await?;
+            subject.target.run(exec, &subject.target.env, limit).await?;
         }
         Ok(())
     };

@@ -10,11 +10,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::config::{HttpAction, Probe};
+use model::config::validate::expand;
+use model::config::{ExecAction, HttpAction, Probe};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-pub use exec::run as run_command;
+pub use exec::{end_left_over, run as run_command};
 pub use http::{Answer, request};
 
 /// To end a command that did not end by itself.
@@ -29,6 +30,21 @@ pub struct Target {
     pub env: BTreeMap<String, String>,
     /// For `exec`: the instance's working directory.
     pub working_dir: PathBuf,
+    /// For `exec`: the values of `${port}` and its like.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Target {
+    /// Runs `exec` as a process of the instance would run: in its folder, with its environment and variables.
+    ///
+    /// # Errors
+    /// In one line, why it was no success.
+    pub async fn run(&self, exec: &ExecAction, env: &BTreeMap<String, String>, limit: Duration) -> Result<(), String> {
+        let filled = |text: &String| expand(text, |name| self.variables.get(name).cloned());
+        let command: Result<Vec<String>, String> = exec.command.iter().map(filled).collect();
+        let command = command.map_err(|name| format!("`${{{name}}}` has no value here"))?;
+        run_command(&command, env, &self.working_dir, limit).await
+    }
 }
 
 /// Asks once. An error says in one line why the answer counts as a failure.
@@ -48,7 +64,7 @@ async fn ask(probe: &Probe, target: &Target, limit: Duration) -> Result<(), Stri
         return connect(tcp.host.as_deref(), tcp.port, target).await.map(drop);
     }
     if let Some(exec) = &probe.exec {
-        return run_command(&exec.command, &target.env, &target.working_dir, limit).await;
+        return target.run(exec, &target.env, limit).await;
     }
     if let Some(grpc) = &probe.grpc {
         let stream = connect(None, grpc.port, target).await?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use model::config::NodeConfig;
-use model::config::validate::expand;
+use model::config::validate::{VARIABLES, expand};
 use model::{InstanceId, Service, ServiceName, VersionName};
 
 use crate::protocol::ProcessSpec;
@@ -102,17 +102,21 @@ impl Instance {
         &self.working_dir
     }
 
-    fn filled(&self, text: &str, port: u16) -> String {
-        let value = |variable: &str| {
-            Some(match variable {
-                "port" => port.to_string(),
-                "instance" => self.id.to_string(),
-                "service" => self.service.to_string(),
-                "index" => self.index.to_string(),
-                _ => return None,
-            })
+    /// What `${port}` and its like stand for, on `port`.
+    pub fn variables(&self, port: u16) -> BTreeMap<String, String> {
+        let value = |name: &str| match name {
+            "port" => port.to_string(),
+            "instance" => self.id.to_string(),
+            "service" => self.service.to_string(),
+            "index" => self.index.to_string(),
+            other => unreachable!("`{other}` is a new variable without a value"),
         };
-        expand(text, value).expect("variables were checked with the configuration")
+        VARIABLES.into_iter().map(|name| (name.to_owned(), value(name))).collect()
+    }
+
+    fn filled(&self, text: &str, port: u16) -> String {
+        let variables = self.variables(port);
+        expand(text, |name| variables.get(name).cloned()).expect("variables were checked with the configuration")
     }
 
     /// Changes exactly when the process would be a different one: then the instance must be restarted.

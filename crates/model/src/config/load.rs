@@ -21,19 +21,38 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
     /// The configuration; present exactly when nothing refuses it.
     pub config: Option<Config>,
+    /// Folders that the files name and that must exist: see [`Loaded::check_folders`].
+    folders: Vec<(Place, String, PathBuf)>,
+}
+
+impl Loaded {
+    /// Refuses a configuration that names a folder which does not exist. A step of its own, as only the caller can look:
+    /// there is no file access here.
+    pub fn check_folders(&mut self, is_folder: impl Fn(&Path) -> bool) {
+        for (place, subject, folder) in self.folders.drain(..) {
+            if !is_folder(&folder) {
+                let message = format!("{subject}: there is no folder {}", folder.display());
+                self.diagnostics.error(place, message, "create it, or correct the path; it is relative to this file");
+            }
+        }
+        if !self.diagnostics.is_ok() {
+            self.config = None;
+        }
+    }
 }
 
 /// Reads `path` and everything it includes through `read`. `read` gets paths as written, joined to the including file's folder.
 pub fn load(path: &Path, read: &mut dyn FnMut(&Path) -> io::Result<String>) -> Loaded {
-    let mut loader = Loader { sources: Sources::default(), diagnostics: Diagnostics::default(), read };
+    let mut loader =
+        Loader { sources: Sources::default(), diagnostics: Diagnostics::default(), folders: Vec::new(), read };
     let mut config = loader.file(path, None);
     if let Some(main) = &mut config {
         loader.includes(path, main);
         validate::check(main, &mut loader.diagnostics);
     }
-    let Loader { sources, diagnostics, .. } = loader;
+    let Loader { sources, diagnostics, folders, .. } = loader;
     let config = config.filter(|_| diagnostics.is_ok());
-    Loaded { sources, diagnostics, config }
+    Loaded { sources, diagnostics, config, folders }
 }
 
 /// Reads a configuration that [`Decode::encode`] wrote; it was checked before it was written.
@@ -51,6 +70,7 @@ pub fn decode_effective(text: &str) -> Result<Config, String> {
 struct Loader<'r> {
     sources: Sources,
     diagnostics: Diagnostics,
+    folders: Vec<(Place, String, PathBuf)>,
     read: &'r mut dyn FnMut(&Path) -> io::Result<String>,
 }
 
@@ -84,7 +104,17 @@ impl Loader<'_> {
             self.refuse_node_keys(&node);
         }
         let mut config = Config::decode(&node, &mut self.diagnostics)?;
+        if config.node.data_dir.is_empty() {
+            let place = config.node.at.field("dataDir");
+            self.diagnostics.error(place, "`dataDir` is empty", "name a folder, or leave `dataDir` out");
+        }
         resolve_paths(&mut config, path);
+        for (name, service) in &config.services {
+            if let Some(folder) = service.working_dir.as_ref().filter(|_| service.at.has("workingDir")) {
+                let place = service.at.field("workingDir");
+                self.folders.push((place, format!("service `{name}`, workingDir"), PathBuf::from(folder)));
+            }
+        }
         Some(config)
     }
 

@@ -21,11 +21,11 @@ record! {
         region: String = "local".to_owned(),
         /// Where state, logs and the write-ahead log are kept; relative to the file.
         data_dir: String = "./seawall-data".to_owned(),
-        /// Ports handed to instances as `${port}` are taken from here: below the range the system uses for outgoing connections.
+        /// Ports handed to instances as `${port}` are taken from here, one for each: below the range the system uses for outgoing connections.
         instance_ports: PortRange = PortRange { first: 20_000, last: 29_999 },
         /// `sync`: a write is acknowledged once it is on disk. `async`: before; a crash may lose the last moments.
         durability: Durability = Durability::Sync,
-        /// An instance's log file is rotated at this size, in mebibytes.
+        /// An instance's log file is rotated at this size, in mebibytes; at least 1.
         log_max_mib: u32 = 16,
         /// How many rotated log files are kept for each instance.
         log_keep: u32 = 3,
@@ -53,7 +53,7 @@ record! {
     Api as "`api`" {
         /// Address and port; port 0 picks a free one.
         listen: String = "127.0.0.1:8500".to_owned(),
-        /// More `Host` names that requests may carry, besides loopback's own.
+        /// More `Host` names that requests may carry, without port, besides loopback's own.
         allowed_hosts: Vec<String> = Vec::new(),
     }
 }
@@ -123,7 +123,7 @@ record! {
     Notify as "an item of `notify`" {
         /// The URL that gets a POST with a JSON body.
         webhook: String,
-        /// Which notices; all when absent.
+        /// Which notices, at least one; all when absent.
         on: Vec<NotifyKind> = vec![NotifyKind::PrimaryLost, NotifyKind::CrashLoop, NotifyKind::NoReadyInstance],
     }
 }

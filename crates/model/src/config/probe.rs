@@ -93,7 +93,7 @@ record! {
 record! {
     /// A command; not run in a shell.
     ExecAction as "`exec`" {
-        /// Program and arguments; `${port}` and the service's `env` are available.
+        /// Program and arguments, with the variables of the service's `command`, its `env` and its `workingDir`.
         command: Vec<String>,
     }
 }

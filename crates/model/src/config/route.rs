@@ -88,13 +88,13 @@ record! {
     Match as "`match`" {
         /// The host without port; `*.example.com` matches any one or more labels in front.
         host: Option<String> = None,
-        /// The path, whole.
+        /// The path, whole, as it is sent: percent-encoded and without query.
         path: Option<String> = None,
         /// The path's beginning, on a segment's boundary: `/orders` matches `/orders` and `/orders/7`, not `/orders7`.
         path_prefix: Option<String> = None,
         /// A regular expression that must match the whole path.
         path_regex: Option<String> = None,
-        /// A method or a list of them; any when absent.
+        /// A method or a list of them, not an empty one; any when absent.
         ["method"] methods: OneOrMany = OneOrMany::default(),
         /// Headers and their exact values.
         headers: BTreeMap<String, String> = BTreeMap::new(),

@@ -14,9 +14,9 @@ record! {
     Service as "a service" {
         /// Program and arguments, run without a shell. `${port}`, `${instance}`, `${service}`, `${index}` are replaced, `$${` is a literal `${`.
         command: Vec<String> = Vec::new(),
-        /// Environment, added to the node's own. `PORT`, `SEAWALL_INSTANCE`, `SEAWALL_SERVICE` are always set.
+        /// Environment, added to the node's own; with the same variables. `PORT`, `SEAWALL_INSTANCE`, `SEAWALL_SERVICE` are always set.
         env: BTreeMap<String, String> = BTreeMap::new(),
-        /// Where the program runs; relative to the file, whose folder is the default.
+        /// Where the program runs, a folder that exists; relative to the file, whose folder is the default.
         working_dir: Option<String> = None,
         /// How many instances.
         replicas: u32 = 1,

@@ -1,24 +1,27 @@
 //! Rules that span fields: what a single value cannot know. Each mistake names its subject and its cure.
 
 mod listen;
-pub use listen::error_statuses;
+mod node;
+mod probe;
 mod route;
+mod variables;
 
 use std::collections::BTreeMap;
 
+pub use listen::error_statuses;
+pub use variables::{VARIABLES, expand};
+
 use super::Config;
-use super::probe::{Hook, Probe, StopHook};
 use super::service::{Mode, Service};
-use crate::diagnostic::{Diagnostics, Place, nearest};
+use crate::diagnostic::Diagnostics;
 use crate::id::ServiceName;
 
 /// The most instances of one service.
 pub const MAX_REPLICAS: u32 = 1000;
-/// Variables that `command` and `env` may use as `${name}`.
-pub const VARIABLES: [&str; 4] = ["port", "instance", "service", "index"];
 
 /// Checks a decoded configuration.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
+    node::check(config, diagnostics);
     listen::check(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();
@@ -26,17 +29,6 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     fixed_ports(config, diagnostics);
     instance_names(config, diagnostics);
     route::check(config, diagnostics);
-    for notify in &config.notify {
-        let place = notify.at.field("webhook");
-        let rest = notify.webhook.strip_prefix("http://").or_else(|| notify.webhook.strip_prefix("https://"));
-        if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
-            diagnostics.error(
-                place,
-                format!("`{}` is not a URL that can be posted to", notify.webhook),
-                "write http://host/path or https://host/path",
-            );
-        }
-    }
 }
 
 struct Checker<'a> {
@@ -106,8 +98,12 @@ impl Checker<'_> {
                 );
             }
         }
-        if service.command.first().is_some_and(String::is_empty) {
-            self.error("command", "the program's name is empty", "write command: [program, arguments]");
+        let versions = service.versions.values().map(|version| (&version.command, &version.at));
+        for (command, at) in std::iter::once((&service.command, &service.at)).chain(versions) {
+            if command.first().is_some_and(String::is_empty) {
+                let message = format!("service `{}`: the program's name is empty", self.name);
+                self.diagnostics.error(at.field("command"), message, "write command: [program, arguments]");
+            }
         }
         for name in service.env.keys().filter(|name| name.is_empty() || name.contains('=')) {
             self.error(
@@ -214,156 +210,6 @@ impl Checker<'_> {
             );
         }
     }
-
-    fn variables(&mut self) {
-        let service = self.service;
-        let versions = service.versions.values().flat_map(|version| version.command.iter().chain(version.env.values()));
-        let texts: Vec<&String> = service.command.iter().chain(service.env.values()).chain(versions).collect();
-        for text in texts {
-            if let Err(unknown) = expand(text, |_| Some(String::new())) {
-                let cure = match nearest(&unknown, VARIABLES) {
-                    Some(near) => format!("did you mean `${{{near}}}`?"),
-                    None => format!(
-                        "there are: {}; write `$${{` for a literal `${{`",
-                        VARIABLES.map(|name| format!("${{{name}}}")).join(", ")
-                    ),
-                };
-                let field = if service.at.has("command") { "command" } else { "versions" };
-                self.error(field, format!("unknown variable `${{{unknown}}}`"), cure);
-            }
-        }
-    }
-
-    fn probe(&mut self, field: &'static str, probe: &Probe) {
-        let handlers =
-            [probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.exec.is_some(), probe.grpc.is_some()];
-        let count = handlers.iter().filter(|present| **present).count();
-        if count != 1 {
-            let cure = "give exactly one of httpGet, tcpSocket, exec, grpc";
-            self.at(probe.at.whole, field, format!("{count} handlers"), cure);
-        }
-        let positive = [
-            ("periodSeconds", probe.period_seconds),
-            ("timeoutSeconds", probe.timeout_seconds),
-            ("successThreshold", probe.success_threshold),
-            ("failureThreshold", probe.failure_threshold),
-        ];
-        for (name, value) in positive {
-            if value == 0 {
-                self.at(probe.at.field(name), field, format!("`{name}: 0`"), "at least 1");
-            }
-        }
-        if field != "readinessProbe" && probe.success_threshold > 1 {
-            self.at(
-                probe.at.field("successThreshold"),
-                field,
-                "`successThreshold` must be 1 here",
-                "as in Kubernetes, only a readinessProbe may have more",
-            );
-        }
-        if field == "readinessProbe" && probe.termination_grace_period_seconds.is_some() {
-            self.at(
-                probe.at.field("terminationGracePeriodSeconds"),
-                field,
-                "a readinessProbe never stops an instance",
-                "remove `terminationGracePeriodSeconds`",
-            );
-        }
-        if let Some(http) = &probe.http_get {
-            self.port(http.at.field("port"), field, http.port);
-            self.path(http.at.field("path"), field, &http.path);
-            if http.scheme == super::Scheme::Https {
-                self.at(
-                    http.at.field("scheme"),
-                    field,
-                    "probing over HTTPS is not supported",
-                    "probe a plain HTTP port, or use tcpSocket or exec",
-                );
-            }
-        }
-        if let Some(tcp) = &probe.tcp_socket {
-            self.port(tcp.at.field("port"), field, tcp.port);
-        }
-        if let Some(grpc) = &probe.grpc {
-            self.port(grpc.at.field("port"), field, grpc.port);
-        }
-        if let Some(exec) = &probe.exec
-            && exec.command.is_empty()
-        {
-            self.at(exec.at.whole, field, "an empty command", "write command: [program, arguments]");
-        }
-        if probe.exec.is_some() && !self.service.endpoints.is_empty() {
-            self.at(
-                probe.at.field("exec"),
-                field,
-                "`exec` cannot look at a service that runs elsewhere",
-                "use httpGet, tcpSocket or grpc",
-            );
-        }
-    }
-
-    fn hook(&mut self, field: &'static str, hook: &Hook) {
-        match (&hook.http_post, &hook.exec) {
-            (Some(post), None) => {
-                self.port(post.at.field("port"), field, post.port);
-                self.path(post.at.field("path"), field, &post.path);
-            }
-            (None, Some(exec)) if exec.command.is_empty() => {
-                self.at(exec.at.whole, field, "an empty command", "write command: [program, arguments]")
-            }
-            (None, Some(_)) => {}
-            _ => self.at(hook.at.whole, field, "not exactly one handler", "give httpPost or exec"),
-        }
-        if hook.timeout_seconds == 0 {
-            self.at(hook.at.field("timeoutSeconds"), field, "`timeoutSeconds: 0`", "at least 1");
-        }
-    }
-
-    fn stop_hook(&mut self, hook: &StopHook) {
-        let handlers = [hook.http_get.is_some(), hook.http_post.is_some(), hook.exec.is_some(), hook.sleep.is_some()];
-        if handlers.iter().filter(|present| **present).count() != 1 {
-            self.at(
-                hook.at.whole,
-                "preStop",
-                "not exactly one handler",
-                "give exactly one of httpGet, httpPost, exec, sleep",
-            );
-        }
-        let http = hook.http_get.as_ref().map(|http| (http.at.clone(), http.port, http.path.clone()));
-        let post = hook.http_post.as_ref().map(|post| (post.at.clone(), post.port, post.path.clone()));
-        for (at, port, path) in http.into_iter().chain(post) {
-            self.port(at.field("port"), "preStop", port);
-            self.path(at.field("path"), "preStop", &path);
-        }
-    }
-
-    fn at(&mut self, place: Place, field: &str, message: impl AsRef<str>, cure: &str) {
-        let message = message.as_ref();
-        self.diagnostics.error(place, format!("service `{}`, {field}: {message}", self.name), cure);
-    }
-
-    fn path(&mut self, place: Place, field: &str, path: &str) {
-        if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            self.at(place, field, format!("`{path}` is not a path"), "a path starts with `/` and has no spaces");
-        }
-    }
-
-    fn port(&mut self, place: Place, field: &str, port: Option<u16>) {
-        let Some(port) = port else { return };
-        let elsewhere = self
-            .service
-            .endpoints
-            .iter()
-            .any(|endpoint| endpoint.rsplit(':').next() == Some(port.to_string().as_str()));
-        if !elsewhere && !self.service.ports.contains(&port) {
-            self.at(
-                place,
-                field,
-                format!("port {port} is no instance's port"),
-                "leave `port` out (the instance's own is used), or name the fixed ports in `ports`",
-            );
-        }
-    }
 }
 
 /// `web` with a version `v1` and a service `web-v1` would both have an instance `web-v1-0`.
@@ -414,29 +260,4 @@ impl Service {
     pub fn min_available(&self) -> u32 {
         self.min_available.unwrap_or_else(|| self.total_replicas().saturating_sub(1))
     }
-}
-
-/// Replaces `${name}` by `value(name)`; `$${` stays a literal `${`.
-///
-/// # Errors
-/// The first name that is not one of [`VARIABLES`] or has no value.
-pub fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut expanded = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        if rest[..start].ends_with('$') {
-            expanded.push_str(&rest[..start - 1]);
-            expanded.push_str("${");
-            rest = &rest[start + 2..];
-            continue;
-        }
-        expanded.push_str(&rest[..start]);
-        let Some(end) = rest[start..].find('}') else { return Err(rest[start + 2..].to_owned()) };
-        let name = &rest[start + 2..start + end];
-        let known = VARIABLES.contains(&name).then(|| value(name)).flatten();
-        expanded.push_str(&known.ok_or_else(|| name.to_owned())?);
-        rest = &rest[start + end + 1..];
-    }
-    expanded.push_str(rest);
-    Ok(expanded)
 }

@@ -99,6 +99,11 @@ impl Promotion {
         self.avoided.iter().any(|(known, _)| known == id)
     }
 
+    /// It may be asked again: somebody wants it to be, or it is a new process.
+    pub(super) fn forgive(&mut self, id: &InstanceId) {
+        self.avoided.retain(|(known, _)| known != id);
+    }
+
     /// The primary that gets traffic.
     pub fn routed_primary(&self) -> Option<(&Holder, Epoch)> {
         let epoch = self.epoch()?;

@@ -169,6 +169,9 @@ impl Service {
         roll.replaced.insert(id.clone());
         roll.deadline = Some(now + PROGRESS + startup + stop);
         let cause = roll.cause.clone();
+        if let Some(promotion) = &mut self.promotion {
+            promotion.forgive(id);
+        }
         if let (Some(instance), Some(planned)) = (self.instances.get_mut(id), planned) {
             instance.plan = planned;
             instance.streak.clear();

@@ -108,6 +108,7 @@ impl Service {
     ) {
         let cause = shell.new_cause();
         let Some(promotion) = &mut self.promotion else { return };
+        promotion.forgive(&target);
         let epoch = promotion.epoch().unwrap_or_default();
         let subject = Subject::instance(&self.name, &from.instance).epoch(epoch);
         shell.emit(
@@ -157,8 +158,9 @@ impl Service {
         let fit = |instance: &&crate::instance::Instance| {
             instance.is_ready()
                 && *instance.id() != holder.instance
-                && wanted.is_none_or(|wanted| wanted == instance.id())
+                && wanted.map_or_else(|| !promotion.has_refused(instance.id()), |wanted| wanted == instance.id())
         };
+        let refused_just_now = || self.instances.keys().find(|id| promotion.has_refused(id));
         match self.instances.values().find(fit) {
             Some(target) => Ok((target.id().clone(), holder.clone())),
             None => Err(refused(match wanted {
@@ -166,7 +168,12 @@ impl Service {
                     "{wanted} is not ready ({}); promoting it would leave {name} without anybody to answer",
                     self.instances[wanted].state_word()
                 ),
-                None => format!("{name} has no ready standby; a switch would leave it without anybody to answer"),
+                None => match refused_just_now() {
+                    Some(id) => {
+                        format!("{id} refused to be primary of {name} just now; name it to ask it all the same")
+                    }
+                    None => format!("{name} has no ready standby; a switch would leave it without anybody to answer"),
+                },
             })),
         }
     }

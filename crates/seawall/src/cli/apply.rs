@@ -27,16 +27,16 @@ pub struct Arguments {
 pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
     let main = std::path::absolute(&arguments.file)?;
     let files: RefCell<BTreeMap<PathBuf, String>> = RefCell::default();
-    let loaded = model::config::load(&main, &mut |path| {
+    let loaded = node::read(&main, &mut |path| {
         let text = std::fs::read_to_string(path)?;
         files.borrow_mut().insert(path.to_owned(), text.clone());
         Ok(text)
     });
     eprint!("{}", loaded.diagnostics.render(&loaded.sources));
-    let Some(config) = loaded.config else {
+    let Some(config) = &loaded.config else {
         return Err(Failure::bad_input(anyhow!("the configuration has mistakes; nothing was changed")));
     };
-    node::check_deep(&config)
+    node::check_deep(config)
         .map_err(|error| Failure::bad_input(anyhow!("{}: {error}; nothing was changed", main.display())))?;
     let body = json!({ "main": main, "files": files.into_inner() });
     let applied = client.post("/api/v1/apply", &body, Duration::from_secs(arguments.timeout))?;

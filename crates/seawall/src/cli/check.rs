@@ -10,7 +10,7 @@ use super::{Failure, Outcome};
 
 /// Reports everything wrong or suspicious; exit code 2 when something refuses the file.
 pub fn run(file: &Path) -> Outcome {
-    let loaded = model::config::load(file, &mut |path| std::fs::read_to_string(path));
+    let loaded = node::read(file, &mut |path| std::fs::read_to_string(path));
     write!(std::io::stdout(), "{}", loaded.diagnostics.render(&loaded.sources))?;
     let (errors, warnings) = (loaded.diagnostics.count(Severity::Error), loaded.diagnostics.count(Severity::Warning));
     let Some(config) = loaded.config else {

@@ -255,3 +255,49 @@ fn a_lost_primary_is_told_until_somebody_listens() {
         std::fs::read_to_string(cursor.path()).ok().filter(|text| text.trim().parse().ok() == lost["seq"].as_u64())
     });
 }
+
+#[test]
+fn query_parameters_that_nobody_knows_are_refused_by_name() {
+    let seawall = Seawall::up(SHOP);
+    let refused = |method: &str, path: &str, name: &str, cure: &str| {
+        let answer = seawall.api(method, path, b"");
+        assert_eq!(answer.status, 400, "{method} {path}: {}", answer.text());
+        let told = answer.json();
+        assert_eq!(told["error"], format!("unknown query parameter `{name}`"), "{method} {path}");
+        assert!(told["cure"].as_str().unwrap().contains(cure), "{method} {path}: {told}");
+    };
+    refused(
+        "GET",
+        "/api/v1/events?limt=3",
+        "limt",
+        "did you mean `limit`? This request takes: after, limit, service, follow",
+    );
+    refused("GET", "/api/v1/logs/orders?lines=3", "lines", "this request takes: instance, since, tail, follow");
+    refused("GET", "/api/v1/kv?recurse", "recurse", "prefix, limit, stale, watch, from");
+    refused("GET", "/api/v1/kv/a?cas=1", "cas", "this request takes: prefix");
+    refused("PUT", "/api/v1/kv/a?prefix=true", "prefix", "this request takes: cas");
+    refused("DELETE", "/api/v1/kv/a?prefx=true", "prefx", "did you mean `prefix`?");
+    for path in ["status", "health", "config", "openapi.json"] {
+        refused("GET", &format!("/api/v1/{path}?pretty=1"), "pretty", "this request takes none");
+    }
+    for path in ["apply", "services/ledger/promote", "services/orders/restart"] {
+        refused("POST", &format!("/api/v1/{path}?wait=true"), "wait", "this request takes none");
+    }
+    assert_eq!(seawall.api("GET", "/api/v1/kv/a", b"").status, 404, "nothing was written");
+    assert_eq!(seawall.events_of("roll-started").len() + seawall.events_of("demoted").len(), 0);
+    let unreadable = seawall.api("GET", "/api/v1/events?limit=many", b"");
+    assert!(unreadable.status == 400 && unreadable.json()["error"].as_str().is_some(), "{}", unreadable.text());
+}
+
+#[test]
+fn a_key_may_be_as_long_as_the_documentation_says() {
+    let seawall = Seawall::up(SHOP);
+    let path = |length: usize| format!("/api/v1/kv/{}", "k".repeat(length));
+    assert_eq!(seawall.api("PUT", &path(1021), b"1").status, 200);
+    assert_eq!(seawall.api("GET", &path(1021), b"").text(), "1");
+    for method in ["PUT", "GET", "DELETE"] {
+        let answer = seawall.api(method, &path(1022), b"1");
+        assert_eq!(answer.status, 400, "{method}: {}", answer.text());
+        assert_eq!(answer.json()["error"], "a key of 1022 bytes; the limit is 1021");
+    }
+}

@@ -198,3 +198,74 @@ fn what_was_applied_outlives_the_node_process_and_an_edited_file_does_not_count(
     assert_eq!(seawall.get("/books").json()["role"], "primary");
     assert_eq!(seawall.pids("orders"), before);
 }
+
+#[test]
+fn a_file_that_fails_in_one_part_goes_back_as_a_whole() {
+    let two = format!(
+        "{}  books: {{ command: [DEMO], replicas: 2, labels: {{ app: a }} }}\n",
+        SHOP.split("routes:").next().unwrap()
+    );
+    let routes = format!("routes:{}", SHOP.split("routes:").nth(1).unwrap());
+    let seawall = Seawall::up(&format!("{two}{routes}"));
+    let in_force = seawall.api("GET", "/api/v1/config", b"").json();
+    let pids = (seawall.pids("ledger"), seawall.pids("books"));
+    let untouched = seawall.pids("orders")[..2].to_vec();
+    // Another route in front, a service more, another definition that comes up, and one that does not.
+    let broken = two
+        .replace("command: [DEMO, --latency-ms, '20']", "command: [DEMO, --exit, '3']")
+        .replace("labels: { app: a }", "labels: { app: b }, drainTimeout: 3s");
+    let more = "  extra: { command: [DEMO] }\n";
+    let changed = format!(
+        "{broken}{more}routes:\n  - {{ match: {{ pathPrefix: /extra }}, to: {{ service: extra }} }}\n  - {{ to: {{ service: ledger }} }}\n"
+    );
+    let (_, err) = seawall.apply(1, &changed);
+    assert!(err.contains("the new definition does not come up") && err.contains("exit code 3"), "{err}");
+    assert!(err.contains("what was in force before is in force again"), "{err}");
+
+    assert_eq!(seawall.api("GET", "/api/v1/config", b"").json(), in_force, "the definitions");
+    assert!(seawall.get("/extra").json()["instance"].as_str().unwrap().starts_with("orders"), "the routes");
+    assert!(seawall.get("/ledger").json()["instance"].as_str().unwrap().starts_with("ledger"), "the routes");
+    seawall
+        .wait_for("the added service's end", |status| crate::support::service(status, "extra").is_null().then_some(()));
+    seawall.wait_ready("orders");
+    assert_eq!(seawall.pids("orders")[..2], untouched, "one was tried, the others were left alone");
+    assert_eq!((seawall.pids("ledger"), seawall.pids("books")), pids);
+    seawall.event("config-rejected", "");
+    // The next node process starts with what is in force, too; and the way is free for the next file.
+    processes::signal(seawall.node(), "KILL");
+    seawall.event("node-recovered", "");
+    seawall.wait_ready("orders");
+    assert_eq!(seawall.api("GET", "/api/v1/config", b"").json(), in_force);
+    assert!(seawall.get("/extra").json()["instance"].as_str().unwrap().starts_with("orders"));
+    let (out, _) = seawall.apply(0, &changed.replace("--exit, '3'", "--latency-ms, '5'"));
+    for word in ["extra: added", "orders: rolled", "books: changed in place", "routes: changed"] {
+        assert!(out.contains(word), "{out}");
+    }
+    wait("the added service", || (seawall.get("/extra").json()["instance"] == "extra-0").then_some(()));
+}
+
+#[test]
+fn two_definitions_that_roll_go_back_together() {
+    let seawall = Seawall::up(SHOP);
+    let in_force = seawall.api("GET", "/api/v1/config", b"").json();
+    // The ledger's new definition comes up; the orders' does not, so the ledger's goes back as well.
+    let changed = SHOP
+        .replace("command: [DEMO, --latency-ms, '20']", "command: [DEMO, --exit, '3']")
+        .replace("    command: [DEMO]\n    onPromote", "    command: [DEMO, --latency-ms, '1']\n    onPromote");
+    let ledger = under_load(&seawall, "/ledger", || {
+        let (_, err) = seawall.apply(1, &changed);
+        assert!(err.contains("orders: the new definition does not come up"), "{err}");
+    });
+    assert_eq!(ledger.failures().len(), 0, "{}", ledger.summary());
+    ledger.check_epochs();
+    assert_eq!(seawall.api("GET", "/api/v1/config", b"").json(), in_force);
+    seawall.wait_ready("orders");
+    seawall.wait_ready("ledger");
+    let commands: Vec<String> = seawall
+        .pids("ledger")
+        .iter()
+        .map(|pid| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap()).into_owned())
+        .collect();
+    assert_eq!(commands.len(), 2);
+    assert!(commands.iter().all(|line| !line.contains("--latency-ms")), "{commands:?}");
+}

@@ -251,3 +251,55 @@ routes:
     assert!(after["epoch"].as_u64() > before["epoch"].as_u64());
     assert_eq!(seawall.get("/").status, 200);
 }
+
+#[test]
+fn what_cannot_be_started_is_never_ready_also_without_probes() {
+    // Nothing leads to them and nothing probes them: all that tells that they run is their process.
+    let seawall = Seawall::up(&format!("{HEALTHY}routes:\n  - {{ to: {{ service: healthy }} }}\n"));
+    let watching = std::sync::atomic::AtomicBool::new(true);
+    let most = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = (0, 0, 0);
+            while watching.load(std::sync::atomic::Ordering::SeqCst) {
+                let status = seawall.status();
+                let of = |name: &str| crate::support::service(&status, name);
+                let shown = ["faulty", "pair"]
+                    .iter()
+                    .flat_map(|name| of(name)["instances"].as_array().cloned().unwrap_or_default())
+                    .filter(|one| one["state"] == "ready");
+                let ready = |name: &str| of(name)["ready"].as_u64().unwrap_or(0);
+                most = (most.0.max(ready("faulty")), most.1.max(ready("pair")), most.2.max(shown.count()));
+            }
+            most
+        });
+        seawall.apply(
+            0,
+            &format!(
+                "{HEALTHY}  faulty: {{ command: [no-such-program-anywhere], restartBackoff: {{ initial: 20ms, max: 20ms }} }}\n  \
+                 pair: {{ command: [no-such-program-anywhere], mode: primary-standby, replicas: 2, restartBackoff: {{ initial: 20ms, max: 20ms }} }}\n\
+                 routes:\n  - {{ to: {{ service: healthy }} }}\n"
+            ),
+        );
+        for id in ["faulty-0", "pair-0", "pair-1"] {
+            seawall.event("crash-loop", id);
+        }
+        watching.store(false, std::sync::atomic::Ordering::SeqCst);
+        watcher.join().unwrap()
+    });
+    assert_eq!(most, (0, 0, 0), "the most that were ready at any moment");
+    let of_faulty = |event: &Value| event["service"] == "faulty" || event["service"] == "pair";
+    for kind in ["instance-started", "instance-ready", "fenced", "promoted", "routed"] {
+        let said: Vec<Value> = seawall.events_of(kind).into_iter().filter(of_faulty).collect();
+        assert!(said.is_empty(), "{said:?}");
+    }
+    assert_eq!(seawall.service("faulty")["state"], "down");
+    let pair = seawall.service("pair");
+    assert_eq!((&pair["primary"], &pair["epoch"]), (&Value::Null, &Value::Null), "nobody was chosen");
+    // The same with a process: ready as soon as it runs.
+    seawall.apply(
+        0,
+        &format!("{HEALTHY}  plain: {{ command: [sleep, '1000'] }}\nroutes:\n  - {{ to: {{ service: healthy }} }}\n"),
+    );
+    let plain = seawall.wait_ready("plain");
+    assert!(plain["instances"][0]["pid"].as_u64().is_some(), "{plain}");
+}

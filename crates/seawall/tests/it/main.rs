@@ -6,11 +6,15 @@
 mod active;
 mod api;
 mod apply;
+mod check;
+mod commands;
 mod crash;
 mod faults;
 mod listeners;
 mod primary;
 mod refusals;
+mod start;
 mod stop;
 mod support;
+mod switch;
 mod verbs;

@@ -101,7 +101,7 @@ fn fifty_kills_of_the_primary_under_load() {
 #[test]
 fn a_stopped_primary_is_replaced_within_its_probe_budget() {
     let seawall = Seawall::up_alone(LEDGER);
-    let load = load(&seawall, 4);
+    let load = load(&seawall, 4).under_way();
     let (id, pid, epoch) = primary(&seawall.status()).unwrap();
     let stopped = load.now();
     assert!(processes::signal(pid, "STOP"));
@@ -127,7 +127,7 @@ fn a_stopped_primary_is_replaced_within_its_probe_budget() {
 #[test]
 fn a_planned_promotion_fails_nothing_and_the_old_primary_lives_on() {
     let seawall = Seawall::up(LEDGER);
-    let load = load(&seawall, 16);
+    let load = load(&seawall, 16).under_way();
     let pids: BTreeMap<String, u64> = ids_and_pids(&seawall);
     let mut last = primary(&seawall.status()).unwrap();
     for _ in 0..10 {

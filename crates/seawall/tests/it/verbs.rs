@@ -145,6 +145,13 @@ fn status_events_and_logs_say_what_is_so() {
     });
     let (one, _) = seawall.cli_exits(0, &["logs", "orders", "--instance", "orders-1", "-n", "1"]);
     assert!(one.lines().count() == 1 && one.contains("orders-1"), "{one}");
+    let (_, err) = seawall.cli_exits(2, &["events", "ledgre"]);
+    assert!(err.contains("no service `ledgre`") && err.contains("did you mean `ledger`?"), "{err}");
+    for follow in
+        [vec!["events", "nope", "--follow"], vec!["events", "orders", "nope"], vec!["status", "orders", "nope"]]
+    {
+        seawall.cli_exits(2, &follow);
+    }
     let (_, err) = seawall.cli_exits(2, &["logs", "nothing"]);
     assert!(err.contains("nothing"), "{err}");
 }

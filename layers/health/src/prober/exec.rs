@@ -14,6 +14,16 @@ use tokio::time::timeout;
 /// How much of what a command writes to its standard error is quoted.
 const MAX_QUOTE: usize = 200;
 
+/// What the marker of a command's tree begins with, behind the node's own prefix.
+const MARK: &str = "exec:";
+
+/// Ends what commands of an earlier process of this node have left: it died before it could. The instances themselves
+/// are the keeper's and go on. Returns how many processes that were.
+pub fn end_left_over() -> usize {
+    let prefix = platform::process::tree_prefix();
+    if prefix.is_empty() { 0 } else { platform::process::kill_strays(&format!("{prefix}{MARK}")) }
+}
+
 /// Runs `command`; only exit code 0 is a success.
 ///
 /// # Errors
@@ -30,7 +40,7 @@ pub async fn run(
     process.args(arguments).envs(env).current_dir(working_dir);
     process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let marker = format!(
-        "{}exec:{}:{}",
+        "{}{MARK}{}:{}",
         platform::process::tree_prefix(),
         std::process::id(),
         RUNS.fetch_add(1, Ordering::Relaxed)

@@ -171,7 +171,8 @@ impl Decode for OneOrMany {
     }
 
     fn encode(&self) -> Value {
-        self.0.encode()
+        // An empty list is what is meant when nothing is written; written, it is a mistake.
+        if self.0.is_empty() { Value::Null } else { self.0.encode() }
     }
 
     fn schema(_: &mut BTreeMap<String, Value>) -> Value {

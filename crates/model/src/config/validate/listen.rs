@@ -66,15 +66,16 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
             );
         }
     }
-    let mut seen = BTreeSet::from([config.api.listen.clone()]);
+    let known = config.api.listen.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    let mut seen: BTreeSet<SocketAddr> = known.into_iter().collect();
     for Listen(listener) in &config.gateway.listen {
         let place = listener.at.field("address");
-        let parsed = address(&listener.address, place, diagnostics);
         listener_rules(config, listener, diagnostics);
-        if parsed.is_some_and(|address| address.port() != 0) && !seen.insert(listener.address.clone()) {
+        let Some(address) = address(&listener.address, place, diagnostics) else { continue };
+        if address.port() != 0 && !seen.insert(address) {
             diagnostics.error(
                 place,
-                format!("{} is listened on twice", listener.address),
+                format!("{address} is listened on twice"),
                 "give each listener (API, gateway) its own port",
             );
         }

@@ -1,5 +1,7 @@
 //! Rules of routes: what they match, where they lead, and whether they can be reached.
 
+use regex_lite::Regex;
+
 use crate::config::{Config, Match, Redirect, Route, Target};
 use crate::diagnostic::{Diagnostics, Place, nearest};
 use crate::id::ServiceName;
@@ -20,14 +22,22 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
     }
     for (field, path) in &paths[..2] {
         if let Some(path) = path
-            && !path.starts_with('/')
+            && let Some((problem, cure)) = path_problem(path)
         {
-            diagnostics.error(
-                matches.at.field(field),
-                format!("`{path}` does not start with `/`"),
-                format!("write `/{path}`"),
-            );
+            diagnostics.error(matches.at.field(field), format!("`{path}` {problem}"), cure);
         }
+    }
+    if let Some(expression) = &matches.path_regex
+        && let Some((problem, cure)) = expression_problem(expression)
+    {
+        diagnostics.error(matches.at.field("pathRegex"), problem, cure);
+    }
+    if matches.methods.0.is_empty() && matches.at.has("method") {
+        diagnostics.error(
+            matches.at.field("method"),
+            "no method matches",
+            "name some, e.g. [GET, POST], or leave `method` out for any",
+        );
     }
     if let Some(host) = &matches.host
         && (host.is_empty() || host.contains(['/', ':', ' ']) || host.trim_start_matches("*.").contains('*'))
@@ -175,6 +185,43 @@ fn check_redirect(route: &Route, redirect: &Redirect, diagnostics: &mut Diagnost
             "add scheme, host, port, path or prefix",
         );
     }
+}
+
+/// Why no request can have this path, and what to write instead.
+fn path_problem(path: &str) -> Option<(&'static str, String)> {
+    if !path.starts_with('/') {
+        return Some(("does not start with `/`", format!("write `/{path}`")));
+    }
+    let bare = path.split(['?', '#']).next().unwrap_or_default();
+    if bare.len() < path.len() {
+        return Some((
+            "has a `?` or `#`: a route sees the path alone",
+            format!("write `{bare}`; what stands behind it is not matched"),
+        ));
+    }
+    if path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return None;
+    }
+    let encoded = path.bytes().fold(String::new(), |text, byte| {
+        if byte.is_ascii_graphic() {
+            text + char::from(byte).encode_utf8(&mut [0; 4])
+        } else {
+            format!("{text}%{byte:02X}")
+        }
+    });
+    Some(("has characters that no request's path has", format!("write it as it is sent: `{encoded}`")))
+}
+
+/// Why the gateway could not use the expression. Alone as well as in the form that matches whole paths: `a)|(b` is
+/// only the latter.
+fn expression_problem(expression: &str) -> Option<(String, &'static str)> {
+    if expression.is_empty() {
+        return Some(("an empty expression matches no path".into(), "leave `pathRegex` out to match every path"));
+    }
+    let compiled = Regex::new(expression).and_then(|_| Regex::new(&format!("^(?:{expression})$")));
+    let error = compiled.err()?;
+    let cure = "write `\\` before a character that is meant as it stands, e.g. `/v1\\.0/.*`";
+    Some((format!("`{expression}` is no regular expression: {error}"), cure))
 }
 
 fn check_target(target: &Target, config: &Config, diagnostics: &mut Diagnostics) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,6 +48,7 @@ pub struct Options {
 /// Running clients.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<Vec<Sample>>>,
     began: Instant,
     _turn: MutexGuard<'static, ()>,
@@ -67,17 +68,24 @@ impl Load {
     pub fn start(address: SocketAddr, options: &Options) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicUsize::new(0));
         let began = Instant::now();
         let clients = (0..options.connections)
             .map(|_| {
-                let (options, stop) = (options.clone(), Arc::clone(&stop));
+                let (options, stop, answered) = (options.clone(), Arc::clone(&stop), Arc::clone(&answered));
                 std::thread::Builder::new()
                     .stack_size(256 * 1024)
-                    .spawn(move || client(address, &options, &stop, began))
+                    .spawn(move || client(address, &options, &stop, &answered, began))
                     .unwrap()
             })
             .collect();
-        Self { stop, clients, began, _turn: turn }
+        Self { stop, answered, clients, began, _turn: turn }
+    }
+
+    /// Waits until the clients have had an answer: what is done to the service from now on is seen as a change.
+    pub fn under_way(self) -> Self {
+        super::wait("the first answers", || (self.answered.load(Ordering::SeqCst) >= self.clients.len()).then_some(()));
+        self
     }
 
     /// Time since the load began, on the ledger's clock.
@@ -98,7 +106,13 @@ impl Drop for Load {
     }
 }
 
-fn client(address: SocketAddr, options: &Options, stop: &AtomicBool, began: Instant) -> Vec<Sample> {
+fn client(
+    address: SocketAddr,
+    options: &Options,
+    stop: &AtomicBool,
+    answered: &AtomicUsize,
+    began: Instant,
+) -> Vec<Sample> {
     let mut samples = Vec::new();
     let mut connection = None;
     while !stop.load(Ordering::SeqCst) {
@@ -133,6 +147,7 @@ fn client(address: SocketAddr, options: &Options, stop: &AtomicBool, began: Inst
                 connection = None;
             }
         }
+        answered.fetch_add(usize::from(sample.outcome == Outcome::Success), Ordering::SeqCst);
         samples.push(sample);
         std::thread::sleep(options.pause);
     }

@@ -1,0 +1,81 @@
+//! The configuration as the node starts with it: read, checked against this machine, or taken over from the process
+//! before. Deliberately absent: putting it in force (`applying.rs`).
+
+use std::path::{Path, PathBuf};
+
+use model::config::{Config, Loaded};
+
+use crate::CannotStart;
+use crate::entrances::{self, Entrances};
+
+/// What the node process is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file given to `up`.
+    pub config: PathBuf,
+    /// Instead of `node.dataDir`.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Reads the configuration file given to `up`.
+///
+/// # Errors
+/// The report of everything wrong with it.
+pub fn load(options: &Options) -> Result<Config, String> {
+    let loaded = read(&options.config, &mut |path| std::fs::read_to_string(path));
+    let report = loaded.diagnostics.render(&loaded.sources);
+    let mut config = loaded.config.ok_or(report)?;
+    if let Some(data_dir) = &options.data_dir {
+        config.node.data_dir = data_dir.to_string_lossy().into_owned();
+    }
+    check_deep(&config)?;
+    Ok(config)
+}
+
+/// Checks what the gateway needs besides the file: certificates, keys and pages.
+///
+/// # Errors
+/// Which one, where, and what is wrong with it.
+pub fn check_deep(config: &Config) -> Result<(), String> {
+    Entrances::open(config)?;
+    entrances::error_pages(&config.gateway)?;
+    for (name, definition) in &config.services {
+        entrances::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Reads a configuration through `files`, and looks whether the folders that it names exist on this machine.
+pub fn read(file: &Path, files: &mut dyn FnMut(&Path) -> std::io::Result<String>) -> Loaded {
+    let mut loaded = model::config::load(file, files);
+    loaded.check_folders(Path::is_dir);
+    loaded
+}
+
+/// The gateway's worker threads that `config` asks for.
+pub fn workers(config: &Config) -> usize {
+    match config.gateway.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
+        workers => workers as usize,
+    }
+}
+
+/// The configuration in force when the previous node process died; the file may have been edited since.
+pub(crate) fn effective(options: &Options) -> Result<Config, CannotStart> {
+    let from_file = || load(options).map_err(CannotStart);
+    let data_dir = match &options.data_dir {
+        Some(data_dir) => data_dir.clone(),
+        None => PathBuf::from(from_file()?.node.data_dir),
+    };
+    let kept = std::fs::read_to_string(data_dir.join("effective.json")).map_err(|error| error.to_string());
+    match kept.and_then(|text| model::config::decode_effective(&text)) {
+        Ok(config) => Ok(config),
+        Err(error) => {
+            tracing::warn!(
+                error,
+                "the configuration in force cannot be read back; the file given to `up` is read again"
+            );
+            from_file()
+        }
+    }
+}
