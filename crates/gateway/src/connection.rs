@@ -42,7 +42,7 @@ pub(crate) struct Client<S> {
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) peer: SocketAddr,
-    pub(crate) peer_text: String,
+    pub(crate) peer_text: Rc<str>,
     /// What it used to get here.
     pub(crate) scheme: &'static str,
     /// A proxy whose word about its own clients stands.
@@ -51,7 +51,7 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { peer, peer_text: peer.ip().to_canonical().to_string(), scheme: "http", trusted: false }
+        Self { peer, peer_text: peer.ip().to_canonical().to_string().into(), scheme: "http", trusted: false }
     }
 }
 
@@ -218,6 +218,12 @@ impl<S: Front> Client<S> {
             }
         }
         Poll::Pending
+    }
+
+    /// For another stream.
+    pub(crate) fn begin_again(&mut self, stream: S) {
+        (self.stream, self.half_closed) = (stream, false);
+        self.rest();
     }
 
     /// Between requests.

@@ -2,11 +2,12 @@
 //! First step of the request walk, beside `connection.rs`. What a client may cost is bounded here: streams at a time,
 //! streams it takes back, time without any. Deliberately absent: what becomes of a request (`pipeline.rs`).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -25,13 +26,86 @@ use crate::worker::Worker;
 /// Streams a client may take back before it is asked whether it takes most of them back (CVE-2023-44487).
 const TAKEN_BACK: u64 = 100;
 
-/// What a connection knows of its streams.
-#[derive(Default)]
-struct Count {
+/// Idle slots a connection keeps.
+const SPARE_SLOTS: usize = 8;
+
+/// A request that nobody serves yet.
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+
+/// What a connection knows of its streams. Each is served by a slot: a task with a client of its own, which takes one
+/// request after the other, so that a request costs neither a task nor new memory.
+struct Streams {
+    worker: Rc<Worker>,
+    origin: Origin,
+    waiting: RefCell<VecDeque<Accepted>>,
+    /// Slots that wait for a request, by their number.
+    idle: RefCell<Vec<(u64, Waker)>>,
+    slots: Cell<u64>,
     open: Cell<u64>,
     accepted: Cell<u64>,
     taken_back: Cell<u64>,
-    waker: Cell<Option<std::task::Waker>>,
+    /// No more requests come.
+    closed: Cell<bool>,
+    /// The connection's own task, told when a stream is over.
+    connection: Cell<Option<Waker>>,
+}
+
+impl Streams {
+    /// Gives a request to a slot.
+    fn accept(self: &Rc<Self>, accepted: Accepted) {
+        self.accepted.set(self.accepted.get() + 1);
+        self.open.set(self.open.get() + 1);
+        self.waiting.borrow_mut().push_back(accepted);
+        let idle = self.idle.borrow_mut().pop();
+        match idle {
+            Some((_, waker)) => waker.wake(),
+            None => {
+                self.slots.set(self.slots.get() + 1);
+                tokio::task::spawn_local(slot(self.clone(), self.slots.get()));
+            }
+        }
+    }
+
+    /// The next request for the slot of this number; `None` when it is not needed any more.
+    fn poll_next(&self, cx: &mut Context<'_>, number: u64) -> Poll<Option<Accepted>> {
+        let next = self.waiting.borrow_mut().pop_front();
+        let mut idle = self.idle.borrow_mut();
+        // Woken by something else than a request, it still stands in the list.
+        idle.retain(|(other, _)| *other != number);
+        if next.is_some() || self.closed.get() || idle.len() >= SPARE_SLOTS {
+            return Poll::Ready(next);
+        }
+        idle.push((number, cx.waker().clone()));
+        Poll::Pending
+    }
+
+    fn too_many_taken_back(&self) -> bool {
+        self.taken_back.get() > TAKEN_BACK && self.taken_back.get() * 2 > self.accepted.get()
+    }
+}
+
+/// Ends the slots when the connection has ended; those with a request end after it.
+struct Closing(Rc<Streams>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.closed.set(true);
+        self.0.idle.take().into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+/// Counts a stream out, also when its task panics.
+struct Open<'a>(&'a Streams);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        if self.0.open.get() == 0
+            && let Some(waker) = self.0.connection.take()
+        {
+            waker.wake();
+        }
+    }
 }
 
 /// Serves a connection until either side has enough.
@@ -53,25 +127,31 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
         Poll::Pending => timer.poll_at(cx, Some(until)).map(|()| None),
     });
     let Some(mut connection) = shaken.await else { return };
-    let count = Rc::new(Count::default());
+    let streams = Rc::new(Streams {
+        worker: worker.clone(),
+        origin,
+        waiting: RefCell::default(),
+        idle: RefCell::default(),
+        slots: Cell::new(0),
+        open: Cell::new(0),
+        accepted: Cell::new(0),
+        taken_back: Cell::new(0),
+        closed: Cell::new(false),
+        connection: Cell::new(None),
+    });
+    let _closing = Closing(streams.clone());
     let (mut closing, mut sent_away, mut quiet_since) = (false, false, Instant::now());
     poll_fn(|cx| {
         loop {
             if worker.draining.get() && !std::mem::replace(&mut closing, true) {
                 connection.graceful_shutdown();
             }
-            let too_many = count.taken_back.get() > TAKEN_BACK && count.taken_back.get() * 2 > count.accepted.get();
-            if too_many && !std::mem::replace(&mut sent_away, true) {
+            if streams.too_many_taken_back() && !std::mem::replace(&mut sent_away, true) {
                 worker.metrics.refused("http2-enhance-your-calm");
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    count.accepted.set(count.accepted.get() + 1);
-                    count.open.set(count.open.get() + 1);
-                    let task = one(worker.clone(), request, respond, origin.clone(), count.clone());
-                    tokio::task::spawn_local(task);
-                }
+                Poll::Ready(Some(Ok(accepted))) => streams.accept(accepted),
                 // Whatever went wrong, the peer has been told; streams end by themselves.
                 Poll::Ready(Some(Err(error))) => {
                     if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !sent_away {
@@ -83,8 +163,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
                 Poll::Pending => break,
             }
         }
-        count.waker.set(Some(cx.waker().clone()));
-        if count.open.get() > 0 {
+        streams.connection.set(Some(cx.waker().clone()));
+        if streams.open.get() > 0 {
             quiet_since = Instant::now();
             return Poll::Pending;
         }
@@ -105,42 +185,40 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
     .await;
 }
 
-/// One request on its stream.
-async fn one(
-    worker: Rc<Worker>,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    origin: Origin,
-    count: Rc<Count>,
-) {
-    /// Counts the stream out, also when its task panics.
-    struct Open(Rc<Count>);
-    impl Drop for Open {
-        fn drop(&mut self) {
-            self.0.open.set(self.0.open.get() - 1);
-            if let Some(waker) = self.0.waker.take() {
-                waker.wake();
+/// Serves one stream after the other.
+async fn slot(streams: Rc<Streams>, number: u64) {
+    let worker = &*streams.worker;
+    let mut kept: Option<Client<Stream>> = None;
+    let mut text = Vec::new();
+    while let Some((request, respond)) = poll_fn(|cx| streams.poll_next(cx, number)).await {
+        let _open = Open(&streams);
+        let (parts, body) = request.into_parts();
+        text.clear();
+        write_request(&mut text, &parts, body.is_end_stream());
+        drop(parts);
+        let stream = Stream::new(body, respond);
+        let client = match &mut kept {
+            Some(client) => {
+                client.begin_again(stream);
+                client
             }
+            none => none.insert(Client::new(stream, streams.origin.clone())),
+        };
+        let after = match client.head.parse(&text, &worker.options.limits) {
+            Ok(()) => pipeline::run(worker, client).await,
+            Err(bad) => {
+                worker.metrics.bad_request(bad.why);
+                answer::send(worker, client, &Answer::bad(bad), None, false).await;
+                After::Close
+            }
+        };
+        if client.stream.reset {
+            streams.taken_back.set(streams.taken_back.get() + 1);
+        } else if after == After::Abort {
+            client.stream.cut();
         }
+        // The stream itself is over now, not only when the slot gets its next one.
+        client.stream.close();
+        client.give_back(worker);
     }
-    let open = Open(count);
-    let (parts, body) = request.into_parts();
-    let ended = body.is_end_stream();
-    let mut client = Client::new(Stream::new(body, respond), origin);
-    let mut head = Vec::with_capacity(512);
-    write_request(&mut head, &parts, ended);
-    let after = match client.head.parse(&head, &worker.options.limits) {
-        Ok(()) => pipeline::run(&worker, &mut client).await,
-        Err(bad) => {
-            worker.metrics.bad_request(bad.why);
-            answer::send(&worker, &mut client, &Answer::bad(bad), None, false).await;
-            After::Close
-        }
-    };
-    if client.stream.reset {
-        open.0.taken_back.set(open.0.taken_back.get() + 1);
-    } else if after == After::Abort {
-        client.stream.cut();
-    }
-    client.give_back(&worker);
 }

@@ -20,7 +20,7 @@ use crate::policy::HeaderEdits;
 #[derive(Debug)]
 pub(crate) struct Stream {
     inbound: Inbound,
-    respond: SendResponse<Bytes>,
+    respond: Option<SendResponse<Bytes>>,
     outbound: Outbound,
     /// The client has taken the request back.
     pub(crate) reset: bool,
@@ -28,12 +28,21 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
-        Self { inbound: Inbound::new(Some(body)), respond, outbound: Outbound::default(), reset: false }
+        Self { inbound: Inbound::new(Some(body)), respond: Some(respond), outbound: Outbound::default(), reset: false }
+    }
+
+    /// Lets go of the stream; what was not read or not finished is taken back.
+    pub(crate) fn close(&mut self) {
+        self.inbound = Inbound::new(None);
+        self.outbound = Outbound { send: None, left: None, ended: true };
+        self.respond = None;
     }
 
     /// Breaks the answer off, so that the client cannot take it for whole.
     pub(crate) fn cut(&mut self) {
-        self.respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        if let Some(respond) = &mut self.respond {
+            respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
     }
 }
 
@@ -60,7 +69,7 @@ impl Front for Stream {
         let polled = match &mut self.outbound.send {
             Some(send) => send.poll_reset(cx),
             None if self.outbound.ended => Poll::Pending,
-            None => self.respond.poll_reset(cx),
+            None => self.respond.as_mut().map_or(Poll::Pending, |respond| respond.poll_reset(cx)),
         };
         self.reset |= polled.is_ready();
         Some(polled.map(drop))
@@ -70,10 +79,11 @@ impl Front for Stream {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(head.status).map_err(io::Error::other)?;
         *response.headers_mut() = field_map(&head.fields, bytes, head.status >= 200 && head.status != 204, edits);
+        let Some(respond) = &mut self.respond else { return Err(io::ErrorKind::BrokenPipe.into()) };
         if head.status < 200 {
-            return self.respond.send_informational(response).map_err(io::Error::other);
+            return respond.send_informational(response).map_err(io::Error::other);
         }
-        let send = self.respond.send_response(response, ended).map_err(io::Error::other)?;
+        let send = respond.send_response(response, ended).map_err(io::Error::other)?;
         let left = if let Framing::Length(length) = head.framing { Some(length) } else { None };
         self.outbound = Outbound { send: (!ended).then_some(send), left, ended };
         Ok(())
