@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::{root, run};
 
-pub use gateway::{idle, serve};
+pub use gateway::{idle, process, serve};
 
 /// Runs the bench that the first word names, with the words behind it.
 pub fn bench(arguments: &[String]) -> Result<()> {
@@ -46,7 +46,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 
 /// Cargo, as if this program had not been started by it: build scripts that look at the variables of the package that
 /// runs (ring's does) would be run again each time.
-fn cargo(arguments: &[&str]) -> Result<()> {
+pub fn cargo(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {

@@ -1,6 +1,7 @@
 //! Project chores, run as `cargo xtask VERB`. Deliberately no shell scripts: the same verbs work on Windows.
 
 mod bench;
+mod conformance;
 mod tidy;
 mod windows;
 
@@ -13,6 +14,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   test     all tests, as the README says
   ci       everything that must hold before a change lands: format, clippy, tidy, test, windows
   tidy     the house style, as far as a machine can check it
+  conformance  the gateway against h2spec, which is built with Go
   bench    figures: cargo xtask bench gateway | shop | wal | switch";
 
 fn main() -> Result<()> {
@@ -23,6 +25,7 @@ fn main() -> Result<()> {
         ["ci", ..] => ci(),
         ["tidy", ..] => tidy::run(&root()),
         ["bench", ..] => bench::bench(&arguments[1..]),
+        ["conformance"] => conformance::conformance(&root()),
         ["windows", ..] => windows::windows(&root()),
         // Processes of `bench gateway`.
         ["bench-backend", bytes] => bench::serve(bytes.parse()?),

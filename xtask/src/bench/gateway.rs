@@ -8,7 +8,7 @@ mod config;
 mod load;
 mod options;
 mod pingora;
-mod process;
+pub mod process;
 mod proxy;
 mod report;
 
