@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use crate::connection::Client;
 use crate::front::Front;
 use crate::heads::{push_connection, push_length};
-use crate::http1::{Bad, Kind, Version};
+use crate::http1::{Bad, Kind, Span, Version};
 use crate::options::ErrorPage;
 use crate::policy::HeaderEdits;
 use crate::text::push_decimal;
@@ -172,7 +172,12 @@ fn begin_frames<S: Front>(worker: &Worker, client: &mut Client<S>) -> bool {
     let (head, body) = staged.split_at(end + 4);
     let understood = client.response.parse(head, body.is_empty(), &worker.options.limits);
     client.download.staged = body.to_vec();
-    understood.is_ok() && client.stream.begin(&client.response, head, body.is_empty(), &HeaderEdits::default()).is_ok()
+    // Fields of the gateway's own pass as what it adds.
+    let own = client.response.fields.headers.iter().filter(|header| header.kind == Kind::Seawall);
+    let text = |span: Span| String::from_utf8_lossy(span.get(head)).into_owned();
+    let add = own.map(|header| (text(header.name), text(header.value))).collect();
+    let edits = HeaderEdits { add, ..HeaderEdits::default() };
+    understood.is_ok() && client.stream.begin(&client.response, head, body.is_empty(), &edits).is_ok()
 }
 
 fn phrase(status: u16) -> &'static str {

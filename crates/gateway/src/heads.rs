@@ -193,8 +193,14 @@ impl Delivery {
     }
 }
 
-/// Whether a field of an answer is the client's to see.
+/// Whether a field of an answer is the client's to see. `Seawall-*` is the gateway's own word: a client must know who
+/// gave the reason it reads.
 pub(crate) fn field_passes(fields: &Fields, bytes: &[u8], header: &Header) -> bool {
+    header.kind != Kind::Seawall && is_end_to_end(fields, bytes, header)
+}
+
+/// Whether a field is not of its connection alone.
+pub(crate) fn is_end_to_end(fields: &Fields, bytes: &[u8], header: &Header) -> bool {
     let hop = matches!(header.kind, Kind::Hop | Kind::Te | Kind::Upgrade | Kind::Connection | Kind::TransferEncoding);
     !hop && !fields.is_named(bytes, header.name)
 }

@@ -15,9 +15,7 @@ pub(crate) use server::serve;
 pub(crate) use stream::Stream;
 pub(crate) use upstream::{Connection, Exchange};
 
-use crate::heads::field_passes;
-use crate::http1::{Fields, Header, Kind};
-use crate::policy::HeaderEdits;
+use crate::http1::{Fields, Header};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4); no request of HTTP/1.1 begins so.
 pub(crate) const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
@@ -88,18 +86,11 @@ fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A head's fields that go on to the other side.
-fn field_map(fields: &Fields, bytes: &[u8], with_length: bool, edits: &HeaderEdits) -> HeaderMap {
+/// The fields of a head for which `passes` holds.
+fn field_map(fields: &Fields, bytes: &[u8], passes: impl Fn(&Header) -> bool) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.headers.len());
-    let passes = |header: &&Header| match header.kind {
-        Kind::ContentLength => with_length,
-        _ => field_passes(fields, bytes, header) && !edits.drops(header.name.get(bytes)),
-    };
-    for header in fields.headers.iter().filter(passes) {
+    for header in fields.headers.iter().filter(|header| passes(header)) {
         append(&mut map, header.name.get(bytes), header.value.get(bytes));
-    }
-    for (name, value) in edits.written() {
-        append(&mut map, name, value);
     }
     map
 }

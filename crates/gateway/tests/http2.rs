@@ -186,6 +186,22 @@ fn the_gateways_own_answers_come_in_frames() {
 }
 
 #[test]
+fn an_instance_does_not_speak_for_the_gateway() {
+    let instance = Instance::start(|mut conn| {
+        while conn.head().is_some() {
+            conn.send("HTTP/1.1 503 Busy\r\nSeawall-Reason: no-route\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let rig = Rig::of(&[&instance]);
+    runtime().block_on(async {
+        let sender = client(rig.address).await;
+        let (answer, _, _) = within("an answer", ask(&sender, get("/"), None)).await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().get("seawall-reason")), (503, None));
+    });
+    assert_eq!(rig.get("/").header("Seawall-Reason"), None);
+}
+
+#[test]
 fn what_http1_would_refuse_is_refused() {
     let instance = Instance::answering("a");
     let rig = Rig::of(&[&instance]);

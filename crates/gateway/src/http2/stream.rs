@@ -11,9 +11,10 @@ use h2::{RecvStream, SendStream};
 use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{field_map, line_map, write_fields};
+use super::{append, field_map, line_map, write_fields};
 use crate::front::{Front, Sink, Source};
-use crate::http1::{Framing, ResponseHead};
+use crate::heads::field_passes;
+use crate::http1::{Framing, Header, Kind, ResponseHead};
 use crate::policy::HeaderEdits;
 
 /// A request's body on its way in, its answer on its way out.
@@ -78,7 +79,14 @@ impl Front for Stream {
     fn begin(&mut self, head: &ResponseHead, bytes: &[u8], ended: bool, edits: &HeaderEdits) -> io::Result<()> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(head.status).map_err(io::Error::other)?;
-        *response.headers_mut() = field_map(&head.fields, bytes, head.status >= 200 && head.status != 204, edits);
+        let with_length = head.status >= 200 && head.status != 204;
+        let passes = |header: &Header| match header.kind {
+            Kind::ContentLength => with_length,
+            _ => field_passes(&head.fields, bytes, header) && !edits.drops(header.name.get(bytes)),
+        };
+        let fields = response.headers_mut();
+        *fields = field_map(&head.fields, bytes, passes);
+        edits.written().for_each(|(name, value)| append(fields, name, value));
         let Some(respond) = &mut self.respond else { return Err(io::ErrorKind::BrokenPipe.into()) };
         if head.status < 200 {
             return respond.send_informational(response).map_err(io::Error::other);

@@ -18,9 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::stream::{Inbound, Outbound, as_io};
 use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, field_map, write_response};
 use crate::front::{Sink, Source};
-use crate::heads::Additions;
+use crate::heads::{Additions, is_end_to_end};
 use crate::http1::{Framing, RequestHead};
-use crate::policy::HeaderEdits;
 
 /// Streams on one connection before another one is made, where the instance allows more.
 const STREAMS_PER_CONNECTION: usize = 100;
@@ -141,7 +140,9 @@ impl Exchange {
         *parts.uri_mut() = uri.build().map_err(io::Error::other)?;
         *parts.version_mut() = Version::HTTP_2;
         let fields = parts.headers_mut();
-        *fields = field_map(&request.fields, request.bytes(), true, &HeaderEdits::default());
+        *fields = field_map(&request.fields, request.bytes(), |header| {
+            is_end_to_end(&request.fields, request.bytes(), header)
+        });
         fields.remove(http::header::HOST);
         if head.fields.te_trailers {
             fields.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
