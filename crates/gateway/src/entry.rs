@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use model::ServiceName;
 use tokio::net::TcpStream;
 
@@ -24,8 +24,9 @@ use crate::worker::Worker;
 /// How a listener treats its connections.
 #[derive(Debug, Default)]
 pub struct Manner {
-    /// Under TLS; what is put in later is for connections that come later.
-    pub tls: Option<ArcSwap<ServerTls>>,
+    /// Under TLS; what is put in later is for connections that come later. While nothing is in it connections are closed:
+    /// they are never served in the clear instead.
+    pub tls: Option<ArcSwapOption<ServerTls>>,
     /// Each connection begins with a PROXY protocol header (version 1 or 2) that names the client; one without is closed.
     pub proxy_protocol: bool,
     /// Not HTTP: bytes go to an instance of this service as they come.
@@ -90,7 +91,8 @@ pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: Sock
     let carrier = match &manner.tls {
         None => Carrier::Plain(stream),
         Some(tls) => {
-            let acceptor = tokio_rustls::TlsAcceptor::from(tls.load().0.clone());
+            let Some(tls) = tls.load_full() else { return worker.metrics.refused("no-certificate") };
+            let acceptor = tokio_rustls::TlsAcceptor::from(tls.0.clone());
             match within(worker, acceptor.accept(stream)).await {
                 Ok(accepted) => {
                     let session = accepted.get_ref().1;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use common::{Instance, PATIENCE, Rig, endpoint, endpoints_of, ok};
 use gateway::tls::{Certificate, ClientAuth, ClientTls, MinVersion, ServerTls, Tickets, Trust};
 use gateway::{Endpoints, Manner, Options, Upstream};
@@ -83,7 +83,7 @@ fn offer(pairs: &[&Pair], min_version: MinVersion, auth: &ClientAuth) -> ServerT
 }
 
 fn rig(offered: ServerTls, instance: &Instance) -> Rig {
-    let manner = Manner { tls: Some(ArcSwap::from_pointee(offered)), ..Manner::default() };
+    let manner = Manner { tls: Some(ArcSwapOption::from_pointee(offered)), ..Manner::default() };
     Rig::mannered(manner, Options { workers: 1, ..Options::default() }, endpoints_of(&[instance]))
 }
 
@@ -207,13 +207,13 @@ fn a_new_certificate_is_for_new_connections_and_sessions_are_resumed() {
     let tickets = Tickets::new().unwrap();
     let make = |pair| ServerTls::new(&[read(pair)], MinVersion::Tls12, &ClientAuth::None, &tickets).unwrap();
     let instance = Instance::answering("answer");
-    let manner = Arc::new(Manner { tls: Some(ArcSwap::from_pointee(make(&old))), ..Manner::default() });
+    let manner = Arc::new(Manner { tls: Some(ArcSwapOption::from_pointee(make(&old))), ..Manner::default() });
     let rig = Rig::sharing(manner.clone(), Options { workers: 1, ..Options::default() }, endpoints_of(&[&instance]));
     runtime().block_on(async {
         let config = authority.client(&[], None);
         let mut before = connect(rig.address, "shop.test", config.clone()).await.unwrap();
         get(&mut before).await.unwrap();
-        manner.tls.as_ref().unwrap().store(Arc::new(make(&new)));
+        manner.tls.as_ref().unwrap().store(Some(Arc::new(make(&new))));
         let mut after = connect(rig.address, "shop.test", authority.client(&[], None)).await.unwrap();
         assert_eq!(shown(&after), chain_of(&new.0)[0]);
         get(&mut after).await.unwrap();
@@ -230,7 +230,7 @@ fn a_client_that_never_greets_is_let_go() {
     let authority = Authority::new();
     let pair = authority.issue(&["shop.test"]);
     let manner = Manner {
-        tls: Some(ArcSwap::from_pointee(offer(&[&pair], MinVersion::Tls12, &ClientAuth::None))),
+        tls: Some(ArcSwapOption::from_pointee(offer(&[&pair], MinVersion::Tls12, &ClientAuth::None))),
         ..Manner::default()
     };
     let options = Options { workers: 1, header_timeout: Duration::from_millis(50), ..Options::default() };

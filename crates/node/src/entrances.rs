@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use api::view::CertificateView;
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use gateway::tls::{Certificate, ClientAuth, ClientTls, MinVersion, ServerTls, Tickets, Trust};
 use gateway::{ErrorPage, Manner, Upstream};
 use model::config::{self, ClientAuthMode, Listener, ListenerTls};
@@ -57,6 +57,19 @@ impl Entrances {
     /// # Errors
     /// Which file of which listener cannot be used, and why.
     pub fn open(config: &Config) -> Result<Self, String> {
+        let entrances = Self::open_anyway(config)?;
+        match entrances.watched.iter().find_map(|watched| Some((watched, watched.problem.as_ref()?))) {
+            Some((watched, problem)) => Err(format!("listener {}: {problem}", watched.address)),
+            None => Ok(entrances),
+        }
+    }
+
+    /// The same for a node process that takes over from one that died: a listener whose files cannot be used any more
+    /// serves nobody until they can, and everything else goes on.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn open_anyway(config: &Config) -> Result<Self, String> {
         let (mut manners, mut watched) = (Vec::new(), Vec::new());
         for config::Listen(listener) in &config.gateway.listen {
             let (manner, under_tls) = open(listener)?;
@@ -74,6 +87,8 @@ impl Entrances {
     /// Looks at the files again and again until the node ends.
     pub async fn keep_current(mut self, inputs: mpsc::Sender<Input>) {
         let mut told = Vec::new();
+        // A problem found at the start has not been told yet.
+        self.watched.iter_mut().for_each(|watched| watched.problem = None);
         loop {
             let looked = tokio::task::spawn_blocking(move || {
                 let notices = self.look(&mut told);
@@ -127,13 +142,18 @@ fn open(listener: &Listener) -> Result<(Arc<Manner>, Option<Watched>), String> {
     let tcp = listener.tcp.as_ref().map(|tcp| tcp.service.clone());
     let manner = Manner { tls: None, proxy_protocol: listener.proxy_protocol, tcp };
     let Some(tls) = &listener.tls else { return Ok((Arc::new(manner), None)) };
-    let at = |error: String| format!("listener {}: {error}", listener.address);
-    let tickets = Tickets::new().map_err(|error| at(error.to_string()))?;
-    let contents = contents(tls).map_err(at)?;
-    let (offered, certificates) = offer(tls, &contents, &tickets).map_err(at)?;
-    let manner = Arc::new(Manner { tls: Some(ArcSwap::from_pointee(offered)), ..manner });
-    let (address, tls) = (listener.address.clone(), tls.clone());
-    let watched = Watched { address, tls, tickets, manner: Arc::clone(&manner), contents, certificates, problem: None };
+    let tickets = Tickets::new().map_err(|error| format!("listener {}: {error}", listener.address))?;
+    let manner = Arc::new(Manner { tls: Some(ArcSwapOption::empty()), ..manner });
+    let mut watched = Watched {
+        address: listener.address.clone(),
+        tls: tls.clone(),
+        tickets,
+        manner: Arc::clone(&manner),
+        contents: Vec::new(),
+        certificates: Vec::new(),
+        problem: None,
+    };
+    watched.look();
     Ok((manner, Some(watched)))
 }
 
@@ -180,14 +200,15 @@ impl Watched {
         match made {
             Ok(((offered, certificates), contents)) => {
                 if let Some(tls) = &self.manner.tls {
-                    tls.store(Arc::new(offered));
+                    tls.store(Some(Arc::new(offered)));
                 }
                 (self.certificates, self.contents, self.problem) = (certificates, contents, None);
                 Some(Notice::Reloaded(format!("changed certificate files of {} are in force", self.address)))
             }
             Err(problem) => {
+                let meanwhile = if self.certificates.is_empty() { "serves nobody" } else { "goes on with what it has" };
                 let message = format!(
-                    "{problem}; {} goes on with what it has: mend the file, it is looked at every {} s",
+                    "{problem}; {} {meanwhile}: mend the file, it is looked at every {} s",
                     self.address,
                     LOOK.as_secs()
                 );
@@ -198,15 +219,23 @@ impl Watched {
     }
 
     fn view(&self) -> impl Iterator<Item = CertificateView> {
-        self.tls.certificates.iter().zip(&self.certificates).map(|(files, certificate)| CertificateView {
-            listener: self.address.clone(),
-            file: files.cert_file.clone(),
-            names: certificate.names.clone(),
-            issuer: certificate.issuer.clone(),
-            expires: observe::at_unix_ms(certificate.expires_unix.saturating_mul(1000)),
-            expires_unix: certificate.expires_unix,
-            problem: self.problem.clone(),
-        })
+        let shown = |(index, files): (usize, &config::CertificateFiles)| {
+            let empty = CertificateView {
+                listener: self.address.clone(),
+                file: files.cert_file.clone(),
+                problem: self.problem.clone(),
+                ..CertificateView::default()
+            };
+            let Some(certificate) = self.certificates.get(index) else { return empty };
+            CertificateView {
+                names: certificate.names.clone(),
+                issuer: certificate.issuer.clone(),
+                expires: observe::at_unix_ms(certificate.expires_unix.saturating_mul(1000)),
+                expires_unix: certificate.expires_unix,
+                ..empty
+            }
+        };
+        self.tls.certificates.iter().enumerate().map(shown)
     }
 }
 

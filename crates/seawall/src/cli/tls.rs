@@ -53,6 +53,9 @@ pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
 }
 
 fn left(certificate: &CertificateView) -> String {
+    if certificate.names.is_empty() && certificate.expires.is_empty() {
+        return "NOT IN FORCE".to_owned();
+    }
     let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs().cast_signed());
     match (certificate.expires_unix - now).div_euclid(86_400) {
         ..0 => "EXPIRED".to_owned(),

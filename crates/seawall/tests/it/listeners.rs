@@ -66,6 +66,15 @@ fn certificates_that_change_are_taken_over_and_bad_ones_are_not() {
     assert_eq!(status(&after), Some(200));
     let (table, _) = seawall.cli_exits(0, &["tls"]);
     assert!(table.contains("shop.local") && table.contains("not taken over"), "{table}");
+
+    // The node process dies while the file is bad: that listener serves nobody, everything else goes on.
+    assert!(processes::signal(seawall.node(), "KILL"));
+    seawall.event("node-recovered", "");
+    assert_eq!((seawall.get("/").status, status(&after)), (200, None));
+    let (table, _) = seawall.cli_exits(0, &["tls"]);
+    assert!(table.contains("NOT IN FORCE"), "{table}");
+    let mended = new_certificate(seawall.folder());
+    wait("the mended files", || (status(&mended) == Some(200)).then_some(()));
 }
 
 #[test]
