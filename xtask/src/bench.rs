@@ -1,8 +1,10 @@
 //! Figures for the promises that have a number, each by one command. Results stand in `bench/RESULTS.md`, with the machine
-//! and the command, because a figure without its circumstances is worth nothing; `gateway` writes its own, the rest is
-//! recorded by hand.
+//! and the command, because a figure without its circumstances is worth nothing; `gateway` and `churn` write their
+//! own, the rest is recorded by hand.
 
+mod churn;
 mod gateway;
+mod section;
 
 use std::process::Command;
 
@@ -38,20 +40,27 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         ]),
         // Writes a second with one, 16 and 64 writers, beside the rate of bare flushes on the same disk.
         "wal" => cargo(&["run", "--release", "--locked", "--package", "data-raft", "--example", "write_rate"]),
+        // The gateway with a large table while endpoints and routes are swapped under load.
+        "churn" => churn::churn(rest),
         // The gateway's own part of a switch, from the swap of endpoints to the answer.
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
-        _ => bail!("usage: cargo xtask bench gateway | shop | wal | switch"),
+        _ => bail!("usage: cargo xtask bench gateway | churn | shop | wal | switch"),
     }
+}
+
+pub fn cargo(arguments: &[&str]) -> Result<()> {
+    run(&mut cargo_command(arguments))
 }
 
 /// Cargo, as if this program had not been started by it: build scripts that look at the variables of the package that
 /// runs (ring's does) would be run again each time.
-pub fn cargo(arguments: &[&str]) -> Result<()> {
+fn cargo_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
             command.env_remove(name);
         }
     }
-    run(command.args(arguments).current_dir(root()))
+    command.args(arguments).current_dir(root());
+    command
 }

@@ -15,7 +15,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   ci       everything that must hold before a change lands: format, clippy, tidy, test, windows
   tidy     the house style, as far as a machine can check it
   conformance  the gateway against h2spec, which is built with Go
-  bench    figures: cargo xtask bench gateway | shop | wal | switch";
+  bench    figures: cargo xtask bench gateway | churn | shop | wal | switch";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -9,7 +9,8 @@ use std::time::Instant;
 use model::{Epoch, VersionName};
 
 use crate::options::{Balance, Options};
-use crate::service::{Endpoint, Endpoints, Instance, Readiness, Resolved, Selection, Service, Upstream, millis};
+use crate::service::{Endpoint, Instance, Resolved, Selection, Service, Upstream, millis};
+use crate::shares::eligible;
 
 /// An instance that has this request; dropping it ends that.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Tried {
 
 impl Taken {
     fn new(resolved: Arc<Resolved>, index: usize, spilled: bool) -> Self {
-        resolved.instances[index].metrics.in_flight.inc();
+        resolved.instances[index].metrics.taken();
         Self { resolved, index, spilled }
     }
 
@@ -120,11 +121,73 @@ pub(crate) fn choose(
     mut random: impl FnMut() -> u64,
 ) -> Choice {
     let resolved = service.resolved();
-    let told = &resolved.told;
-    if told.holding {
+    if resolved.told.holding || resolved.shares.total() == 0 {
         return Choice::Wait;
     }
     let now_ms = millis(now);
+    if version.is_none()
+        && let Some(index) = draw(service, &resolved, tried, now_ms, &mut random)
+    {
+        let spilled = resolved.shares.spilled;
+        return Choice::Take(Taken::new(resolved, index, spilled));
+    }
+    walk(service, resolved, Asked { version, tried, now_ms }, options, random)
+}
+
+/// How often a draw is repeated that hit an instance to avoid, before everybody is looked at.
+const DRAWS: usize = 4;
+
+/// One of those who share the requests, without a look at the others; `None` if each draw hit one to avoid. A draw that
+/// is repeated until it hits a good one is a draw among the good ones.
+fn draw(
+    service: &Service,
+    resolved: &Resolved,
+    tried: &Tried,
+    now_ms: u64,
+    random: &mut impl FnMut() -> u64,
+) -> Option<usize> {
+    let shares = &resolved.shares;
+    let total = shares.total();
+    let is_good = |place: &usize| {
+        let instance = &resolved.instances[shares.index(*place)];
+        !tried.has(instance) && !instance.is_suspect(now_ms)
+    };
+    match resolved.told.balance {
+        Balance::RoundRobin => {
+            let turn = || service.turn.fetch_add(1, Ordering::Relaxed) as u64;
+            let place = (0..DRAWS).map(|_| shares.at(turn() % total)).find(is_good)?;
+            Some(shares.index(place))
+        }
+        Balance::LeastRequests => {
+            let first = (0..DRAWS).map(|_| shares.at(random() % total)).find(is_good)?;
+            let rest = total - shares.weight(first);
+            if rest == 0 {
+                return Some(shares.index(first));
+            }
+            let second = (0..DRAWS).map(|_| shares.at_without(first, random() % rest)).find(is_good)?;
+            Some(lighter(resolved, shares.index(first), shares.index(second)))
+        }
+    }
+}
+
+/// What a request asks for, and when.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    version: Option<&'a VersionName>,
+    tried: &'a Tried,
+    now_ms: u64,
+}
+
+/// Looks at everybody: when there is something against whom the draw hit, or a version is asked for.
+fn walk(
+    service: &Service,
+    resolved: Arc<Resolved>,
+    asked: Asked<'_>,
+    options: &Options,
+    mut random: impl FnMut() -> u64,
+) -> Choice {
+    let Asked { version, tried, now_ms } = asked;
+    let told = &resolved.told;
     let group = |endpoint: &Endpoint, instance: &Instance| {
         eligible(told, endpoint, version).then(|| group_of(endpoint, instance, tried, now_ms))
     };
@@ -174,17 +237,6 @@ pub(crate) fn choose(
     Choice::Take(Taken::new(resolved, index, spilled))
 }
 
-/// Whether an endpoint may take the request at all.
-fn eligible(told: &Endpoints, endpoint: &Endpoint, version: Option<&VersionName>) -> bool {
-    endpoint.readiness == Readiness::Ready
-        && endpoint.weight > 0
-        && (version.is_none() || version == endpoint.version.as_ref())
-        && match &told.selection {
-            Selection::Any => true,
-            Selection::Primary(primary) => primary.as_ref().is_some_and(|(id, _)| *id == endpoint.id),
-        }
-}
-
 /// An eligible instance's group: what has failed on this request, or just now, comes last.
 fn group_of(endpoint: &Endpoint, instance: &Instance, tried: &Tried, now_ms: u64) -> usize {
     match (tried.has(instance), instance.is_suspect(now_ms), endpoint.local) {
@@ -216,129 +268,4 @@ fn lighter(resolved: &Resolved, first: usize, second: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Choice, Taken, Tried, choose};
-    use crate::metrics::Metrics;
-    use crate::options::{Balance, Options};
-    use crate::service::{Endpoint, Endpoints, Readiness, Selection, Service};
-    use guard::HoldPolicy;
-    use model::Epoch;
-    use std::time::{Duration, Instant};
-
-    fn endpoint(id: &str) -> Endpoint {
-        Endpoint {
-            id: id.into(),
-            address: ([127, 0, 0, 1], 1).into(),
-            version: None,
-            readiness: Readiness::Ready,
-            weight: 1,
-            local: true,
-        }
-    }
-
-    fn service(endpoints: Endpoints) -> Service {
-        let service = Service::new("s".into(), Metrics::default());
-        service.set_endpoints(endpoints).unwrap();
-        service
-    }
-
-    fn pick(service: &Service, tried: &Tried, seed: &mut u64) -> Choice {
-        choose(service, None, tried, &Options::default(), Instant::now(), || {
-            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            *seed >> 33
-        })
-    }
-
-    fn take(service: &Service, tried: &Tried) -> Taken {
-        match pick(service, tried, &mut 1) {
-            Choice::Take(taken) => taken,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn only_ready_ones_with_weight_in_this_order() {
-        let list = vec![
-            Endpoint { readiness: Readiness::NotReady, ..endpoint("not-ready") },
-            Endpoint { readiness: Readiness::Draining, ..endpoint("draining") },
-            Endpoint { weight: 0, ..endpoint("no-weight") },
-            Endpoint { local: false, ..endpoint("remote") },
-            endpoint("local"),
-        ];
-        let service = service(Endpoints { endpoints: list, ..Endpoints::default() });
-        let mut tried = Tried::default();
-        for want in ["local", "remote"] {
-            let taken = take(&service, &tried);
-            assert_eq!(taken.endpoint().id.as_str(), want);
-            assert_eq!(taken.spilled, want == "remote");
-            tried.add(taken.instance());
-        }
-        let local = take(&service, &Tried::default());
-        local.instance().suspect(Instant::now(), Duration::from_secs(9), Duration::from_secs(9));
-        assert_eq!(take(&service, &Tried::default()).endpoint().id.as_str(), "remote", "the suspected is avoided");
-    }
-
-    #[test]
-    fn shares_follow_weights() {
-        for balance in [Balance::RoundRobin, Balance::LeastRequests] {
-            let list = vec![Endpoint { weight: 3, ..endpoint("a") }, endpoint("b")];
-            let service = service(Endpoints { endpoints: list, balance, ..Endpoints::default() });
-            let mut seed = 7;
-            let mut held = Vec::new();
-            for _ in 0..400 {
-                let Choice::Take(taken) = pick(&service, &Tried::default(), &mut seed) else { panic!() };
-                held.push(taken);
-            }
-            let at_a = service.in_flight(&"a".into());
-            assert!((295..=305).contains(&at_a), "{balance:?}: {at_a} of 400");
-            drop(held);
-            assert_eq!(service.in_flight(&"a".into()), 0);
-        }
-    }
-
-    #[test]
-    fn a_primary_alone_and_nobody_while_there_is_none() {
-        let list = vec![endpoint("a"), endpoint("b")];
-        let told =
-            |selection, holding| Endpoints { endpoints: list.clone(), selection, holding, ..Endpoints::default() };
-        let primary = Selection::Primary(Some(("b".into(), Epoch(4))));
-        let service = service(told(primary.clone(), false));
-        let taken = take(&service, &Tried::default());
-        assert_eq!((taken.endpoint().id.as_str(), taken.epoch()), ("b", Some(Epoch(4))));
-        for endpoints in [told(Selection::Primary(None), false), told(primary, true)] {
-            service.set_endpoints(endpoints).unwrap();
-            assert!(matches!(pick(&service, &Tried::default(), &mut 1), Choice::Wait));
-        }
-    }
-
-    #[test]
-    fn a_primary_suspected_in_the_middle_of_the_choice_is_not_mistaken_for_a_standby() {
-        for balance in [Balance::RoundRobin, Balance::LeastRequests] {
-            let selection = Selection::Primary(Some(("b".into(), Epoch(4))));
-            let endpoints = vec![endpoint("a"), endpoint("b")];
-            let service = service(Endpoints { endpoints, selection, balance, ..Endpoints::default() });
-            let primary = take(&service, &Tried::default());
-            // What another worker does between two looks at the same instance.
-            let meanwhile = || {
-                primary.instance().suspect(Instant::now(), Duration::from_secs(9), Duration::ZERO);
-                0
-            };
-            let chosen = choose(&service, None, &Tried::default(), &Options::default(), Instant::now(), meanwhile);
-            let Choice::Take(taken) = chosen else { panic!("{chosen:?}") };
-            assert_eq!(taken.endpoint().id.as_str(), "b", "{balance:?}");
-        }
-    }
-
-    #[test]
-    fn a_lone_suspect_is_tried_by_one_held_request_at_a_time() {
-        let hold = Some(HoldPolicy { max_wait: Duration::from_secs(1), max_requests: 9 });
-        let service = service(Endpoints { endpoints: vec![endpoint("a")], hold, ..Endpoints::default() });
-        let taken = take(&service, &Tried::default());
-        let instance = taken.instance();
-        instance.suspect(Instant::now(), Duration::from_secs(9), Duration::ZERO);
-        assert!(matches!(pick(&service, &Tried::default(), &mut 1), Choice::Take(_)), "the probe is due");
-        assert!(matches!(pick(&service, &Tried::default(), &mut 1), Choice::WaitUntil(_)), "and taken");
-        assert!(instance.trust());
-        assert!(matches!(pick(&service, &Tried::default(), &mut 1), Choice::Take(_)));
-    }
-}
+mod tests;

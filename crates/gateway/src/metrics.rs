@@ -2,6 +2,8 @@
 //! Last step of the request walk (record). Handles are resolved once into services and instances; a request only
 //! adds to atomics. Deliberately absent: the registry's endpoint and any log line.
 
+mod instances;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,6 +16,10 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 use crate::tunnel::Moved;
+use instances::{InstancePage, InstanceSeries};
+use model::{InstanceId, ServiceName};
+
+pub(crate) use instances::InstanceMetrics;
 
 /// Every metric family of the gateway. Cloning shares them.
 #[derive(Clone, Debug, Default)]
@@ -23,14 +29,11 @@ pub struct Metrics(Arc<Families>);
 struct Families {
     requests: Family<ServiceCode, Counter>,
     durations: Family<ServiceLabel, DurationHistogram>,
-    instance_requests: Family<InstanceCode, Counter>,
-    instance_durations: Family<InstanceLabel, DurationHistogram>,
-    in_flight: Family<InstanceLabel, Gauge>,
+    instances: Arc<InstanceSeries>,
     retries: Family<ServiceReason, Counter>,
     held: Family<ServiceLabel, Gauge>,
     holds: Family<ServiceReason, Counter>,
     hold_durations: Family<ServiceLabel, DurationHistogram>,
-    pool: Family<PoolLabel, Gauge>,
     bad_requests: Family<ReasonLabel, Counter>,
     received: Family<ServiceLabel, Counter>,
     sent: Family<ServiceLabel, Counter>,
@@ -62,26 +65,6 @@ struct ServiceReason {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct InstanceLabel {
-    service: String,
-    instance: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct InstanceCode {
-    service: String,
-    instance: String,
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct PoolLabel {
-    service: String,
-    instance: String,
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -100,18 +83,10 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("seawall_gateway");
         registry.register("requests", "Requests answered, by class of status", all.requests.clone());
         registry.register("request_duration_seconds", "Head read to last byte written", all.durations.clone());
-        registry.register("instance_requests", "Requests an instance answered", all.instance_requests.clone());
-        registry.register(
-            "instance_request_duration_seconds",
-            "Last attempt's begin to last byte written",
-            all.instance_durations.clone(),
-        );
-        registry.register("in_flight_requests", "Requests at an instance now", all.in_flight.clone());
         registry.register("retries", "Attempts made again, by reason", all.retries.clone());
         registry.register("held_requests", "Requests waiting for a switch now", all.held.clone());
         registry.register("holds", "Requests that waited, by how it ended", all.holds.clone());
         registry.register("hold_duration_seconds", "Time spent waiting for a switch", all.hold_durations.clone());
-        registry.register("pool_connections", "Connections to an instance, by state", all.pool.clone());
         registry.register("bad_requests", "Requests refused as malformed, by reason", all.bad_requests.clone());
         registry.register("received_bytes", "Body bytes taken from clients", all.received.clone());
         registry.register("sent_bytes", "Body bytes given to clients", all.sent.clone());
@@ -122,6 +97,7 @@ impl Metrics {
         registry.register("tls_handshakes_failed", "TLS handshakes that failed, by reason", all.tls_failures.clone());
         registry.register("access_records_dropped", "Access records nobody took in time", all.records_dropped.clone());
         registry.register("signals_dropped", "Passive health signals nobody took in time", all.signals_dropped.clone());
+        registry.register_collector(Box::new(InstancePage(all.instances.clone())));
         metrics
     }
 
@@ -143,19 +119,9 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn instance(&self, service: &str, instance: &str) -> InstanceMetrics {
-        let all = &*self.0;
-        let (service, instance) = (service.to_owned(), instance.to_owned());
-        let label = InstanceLabel { service: service.clone(), instance: instance.clone() };
-        let code = |code| InstanceCode { service: service.clone(), instance: instance.clone(), code };
-        let pool = |state| PoolLabel { service: service.clone(), instance: instance.clone(), state };
-        InstanceMetrics {
-            requests: CLASSES.map(|name| all.instance_requests.get_or_create_owned(&code(name))),
-            duration: all.instance_durations.get_or_create_owned(&label),
-            in_flight: all.in_flight.get_or_create_owned(&label),
-            pool_idle: all.pool.get_or_create_owned(&pool("idle")),
-            pool_busy: all.pool.get_or_create_owned(&pool("busy")),
-        }
+    /// An instance that came; `key` is its own for ever.
+    pub(crate) fn instance(&self, key: u64, service: &ServiceName, instance: &InstanceId) -> Arc<InstanceMetrics> {
+        self.0.instances.add(key, service, instance)
     }
 
     /// Forgets a service that is gone, so that labels stay bounded.
@@ -182,18 +148,8 @@ impl Metrics {
     }
 
     /// Forgets an instance that is gone, so that labels stay bounded.
-    pub(crate) fn remove_instance(&self, service: &str, instance: &str) {
-        let all = &*self.0;
-        let (service, instance) = (service.to_owned(), instance.to_owned());
-        let label = InstanceLabel { service: service.clone(), instance: instance.clone() };
-        all.instance_durations.remove(&label);
-        all.in_flight.remove(&label);
-        for code in CLASSES {
-            all.instance_requests.remove(&InstanceCode { service: service.clone(), instance: instance.clone(), code });
-        }
-        for state in ["idle", "busy"] {
-            all.pool.remove(&PoolLabel { service: service.clone(), instance: instance.clone(), state });
-        }
+    pub(crate) fn remove_instance(&self, key: u64) {
+        self.0.instances.remove(key);
     }
 
     pub(crate) fn bad_request(&self, reason: &'static str) {
@@ -294,23 +250,6 @@ impl ServiceMetrics {
     }
 }
 
-/// One instance's handles.
-#[derive(Debug)]
-pub(crate) struct InstanceMetrics {
-    requests: [Counter; 6],
-    duration: DurationHistogram,
-    pub(crate) in_flight: Gauge,
-    pub(crate) pool_idle: Gauge,
-    pub(crate) pool_busy: Gauge,
-}
-
-impl InstanceMetrics {
-    pub(crate) fn answered(&self, status: u16, took: Duration) {
-        self.requests[class(status)].inc();
-        self.duration.observe(took);
-    }
-}
-
 fn class(status: u16) -> usize {
     match status / 100 {
         0 => 5,
@@ -338,20 +277,27 @@ const EDGES_NS: [u64; 13] = [
 
 /// A histogram of atomics: the registry crate's own takes a lock for each observation.
 #[derive(Clone, Debug, Default)]
-pub struct DurationHistogram(Arc<HistogramState>);
+pub(crate) struct DurationHistogram(Arc<Histogram>);
 
 #[derive(Debug, Default)]
-struct HistogramState {
+pub(crate) struct Histogram {
     buckets: [AtomicU64; EDGES_NS.len() + 1],
     sum_ns: AtomicU64,
 }
 
-impl DurationHistogram {
+impl Histogram {
     fn observe(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = EDGES_NS.iter().position(|&edge| ns <= edge).unwrap_or(EDGES_NS.len());
-        self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for DurationHistogram {
+    type Target = Histogram;
+    fn deref(&self) -> &Histogram {
+        &self.0
     }
 }
 
@@ -360,17 +306,27 @@ impl TypedMetric for DurationHistogram {
 }
 
 impl EncodeMetric for DurationHistogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let edges = EDGES_NS.iter().map(|&edge| edge as f64 / 1e9).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> =
-            edges.zip(&self.0.buckets).map(|(edge, bucket)| (edge, bucket.load(Ordering::Relaxed))).collect();
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let sum = self.0.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
     }
 
     fn metric_type(&self) -> MetricType {
         Self::TYPE
+    }
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let edges = EDGES_NS.iter().map(|&edge| edge as f64 / 1e9).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> =
+            edges.zip(&self.buckets).map(|(edge, bucket)| (edge, bucket.load(Ordering::Relaxed))).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }
 
@@ -415,13 +371,30 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_instance_leaves_no_labels() {
+    fn an_instance_has_labels_from_its_first_request_until_it_is_removed() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        metrics.instance("order", "order-1").answered(200, Duration::ZERO);
-        metrics.remove_instance("order", "order-1");
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
-        assert!(!text.contains("order-1"), "{text}");
+        let page = || {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text
+        };
+        let instance = metrics.instance(7, &"order".into(), &"order-1".into());
+        metrics.instance(8, &"order".into(), &"order-2".into());
+        assert!(!page().contains("order-1"), "nobody asked for it yet");
+        instance.taken();
+        instance.answered(200, Duration::from_millis(2));
+        for line in [
+            "seawall_gateway_instance_requests_total{service=\"order\",instance=\"order-1\",code=\"2xx\"} 1",
+            "_instance_request_duration_seconds_bucket{le=\"0.0025\",service=\"order\",instance=\"order-1\"} 1",
+            "seawall_gateway_in_flight_requests{service=\"order\",instance=\"order-1\"} 1",
+            "seawall_gateway_pool_connections{service=\"order\",instance=\"order-1\",state=\"busy\"} 0",
+        ] {
+            assert!(page().contains(line), "{line} not in\n{}", page());
+        }
+        assert!(!page().contains("order-2"), "{}", page());
+        metrics.remove_instance(7);
+        instance.answered(200, Duration::ZERO);
+        assert!(!page().contains("order-1"), "{}", page());
     }
 }

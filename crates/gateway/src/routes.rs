@@ -2,6 +2,8 @@
 //! The route step of the request walk. Compiled once, swapped whole, never changed in place. Deliberately absent:
 //! path normalisation; what an instance gets is what was matched.
 
+mod index;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use regex_lite::Regex;
 use crate::http1::RequestHead;
 use crate::policy::{Policy, Redirect};
 use crate::service::Service;
+use index::Index;
 
 /// One route as its author wrote it. Empty lists match everything; within a list any entry suffices.
 #[derive(Clone, Debug)]
@@ -114,9 +117,16 @@ pub struct RouteError {
     pub source: regex_lite::Error,
 }
 
+/// Fewer routes than this are walked: that takes less time than to look anything up.
+const INDEXED: usize = 16;
+
 /// Routes ready for use.
 #[derive(Debug, Default)]
-pub struct Routes(Vec<Arc<CompiledRoute>>);
+pub struct Routes {
+    list: Vec<Arc<CompiledRoute>>,
+    /// Of a long list.
+    index: Option<Index>,
+}
 
 /// One route with its service at hand.
 #[derive(Debug)]
@@ -170,11 +180,18 @@ impl Routes {
         mut service: impl FnMut(&ServiceName) -> Arc<Service>,
     ) -> Result<Self, RouteError> {
         let mut compiled = Vec::with_capacity(routes.len());
-        for route in routes {
+        for mut route in routes {
+            let wanted = std::mem::take(&mut route.matches);
             let matches =
-                route.matches.iter().map(|wanted| compile_match(&route.name, wanted)).collect::<Result<_, _>>()?;
+                wanted.into_iter().map(|wanted| compile_match(&route.name, wanted)).collect::<Result<_, _>>()?;
             compiled.push((matches, route));
         }
+        // Neighbours often lead to the same service: it is asked for once.
+        let mut last: Option<Arc<Service>> = None;
+        let mut service = |name: &ServiceName| {
+            last = last.take().filter(|last| last.name() == name).or_else(|| Some(service(name)));
+            last.clone().expect("just put there")
+        };
         // Services come into being only once every route is known to be good.
         let finish = |(matches, route): (Vec<CompiledMatch>, Route)| {
             Arc::new(CompiledRoute {
@@ -191,12 +208,20 @@ impl Routes {
                 matches,
             })
         };
-        Ok(Self(compiled.into_iter().map(finish).collect()))
+        let list: Vec<_> = compiled.into_iter().map(finish).collect();
+        let index = (list.len() >= INDEXED).then(|| Index::of(&list));
+        Ok(Self { list, index })
     }
 
     /// The first route that matches.
     pub(crate) fn find(&self, head: &RequestHead) -> Option<&Arc<CompiledRoute>> {
-        self.0.iter().find(|route| route.accepts(head))
+        match &self.index {
+            None => self.list.iter().find(|route| route.accepts(head)),
+            Some(index) => {
+                let found = index.first(head.host(), head.path(), |number| self.list[number].accepts(head));
+                found.map(|number| &self.list[number])
+            }
+        }
     }
 }
 
@@ -275,7 +300,7 @@ fn host_matches(wanted: &HostMatch, host: &[u8]) -> bool {
     }
 }
 
-fn compile_match(route: &str, wanted: &Match) -> Result<CompiledMatch, RouteError> {
+fn compile_match(route: &str, wanted: Match) -> Result<CompiledMatch, RouteError> {
     let regex = |expression: &str| {
         Regex::new(&format!("^(?:{expression})$")).map_err(|source| RouteError {
             route: route.to_owned(),
@@ -283,23 +308,25 @@ fn compile_match(route: &str, wanted: &Match) -> Result<CompiledMatch, RouteErro
             source,
         })
     };
-    let path = match &wanted.path {
+    let path = match wanted.path {
         None => None,
-        Some(PathMatch::Exact(exact)) => Some(CompiledPath::Exact(exact.clone())),
-        Some(PathMatch::Prefix(prefix)) => Some(CompiledPath::Prefix(prefix.trim_end_matches('/').to_owned())),
-        Some(PathMatch::Regex(expression)) => Some(CompiledPath::Regex(regex(expression)?)),
+        Some(PathMatch::Exact(exact)) => Some(CompiledPath::Exact(exact)),
+        Some(PathMatch::Prefix(mut prefix)) => {
+            prefix.truncate(prefix.trim_end_matches('/').len());
+            Some(CompiledPath::Prefix(prefix))
+        }
+        Some(PathMatch::Regex(expression)) => Some(CompiledPath::Regex(regex(&expression)?)),
     };
-    let value = |wanted: &ValueMatch| {
+    let value = |wanted: ValueMatch| {
         Ok(match wanted {
             ValueMatch::Present => CompiledValue::Present,
-            ValueMatch::Exact(exact) => CompiledValue::Exact(exact.clone()),
-            ValueMatch::Prefix(prefix) => CompiledValue::Prefix(prefix.clone()),
-            ValueMatch::Regex(expression) => CompiledValue::Regex(regex(expression)?),
+            ValueMatch::Exact(exact) => CompiledValue::Exact(exact),
+            ValueMatch::Prefix(prefix) => CompiledValue::Prefix(prefix),
+            ValueMatch::Regex(expression) => CompiledValue::Regex(regex(&expression)?),
         })
     };
-    let headers =
-        wanted.headers.iter().map(|(name, wanted)| Ok((name.clone(), value(wanted)?))).collect::<Result<_, _>>()?;
-    Ok(CompiledMatch { path, method: wanted.method.clone(), headers })
+    let headers = wanted.headers.into_iter().map(|(name, wanted)| Ok((name, value(wanted)?)));
+    Ok(CompiledMatch { path, method: wanted.method, headers: headers.collect::<Result<_, _>>()? })
 }
 
 #[cfg(test)]
@@ -307,7 +334,7 @@ mod tests {
     use super::{HostMatch, Match, PathMatch, ValueMatch, compile_match, host_matches};
     use crate::http1::{Limits, RequestHead};
 
-    fn accepts(wanted: &Match, head: &str) -> bool {
+    fn accepts(wanted: Match, head: &str) -> bool {
         let mut request = RequestHead::default();
         request.parse(head.as_bytes(), &Limits::default()).unwrap();
         compile_match("r", wanted).unwrap().accepts(&request)
@@ -333,7 +360,7 @@ mod tests {
             (regex("/a|/b"), "/xb", false),
         ] {
             let wanted = Match { path: Some(path.clone()), ..Match::default() };
-            let got = accepts(&wanted, &format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+            let got = accepts(wanted, &format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
             assert_eq!(got, want, "{path:?} on {target}");
         }
     }
@@ -357,13 +384,13 @@ mod tests {
     fn methods_and_headers() {
         let head = "PUT / HTTP/1.1\r\nHost: h\r\nX-User: bob\r\nx-user: eve\r\n\r\n";
         let with = |value| Match { headers: vec![("x-USER".into(), value)], ..Match::default() };
-        assert!(accepts(&with(ValueMatch::Present), head));
-        assert!(accepts(&with(ValueMatch::Exact("eve".into())), head));
-        assert!(accepts(&with(ValueMatch::Prefix("bo".into())), head));
-        assert!(!accepts(&with(ValueMatch::Regex("b".into())), head));
-        assert!(accepts(&Match { method: Some("PUT".into()), ..Match::default() }, head));
-        assert!(!accepts(&Match { method: Some("put".into()), ..Match::default() }, head));
+        assert!(accepts(with(ValueMatch::Present), head));
+        assert!(accepts(with(ValueMatch::Exact("eve".into())), head));
+        assert!(accepts(with(ValueMatch::Prefix("bo".into())), head));
+        assert!(!accepts(with(ValueMatch::Regex("b".into())), head));
+        assert!(accepts(Match { method: Some("PUT".into()), ..Match::default() }, head));
+        assert!(!accepts(Match { method: Some("put".into()), ..Match::default() }, head));
         let bad = Match { path: Some(PathMatch::Regex("(".into())), ..Match::default() };
-        assert_eq!(compile_match("r", &bad).unwrap_err().route, "r");
+        assert_eq!(compile_match("r", bad).unwrap_err().route, "r");
     }
 }

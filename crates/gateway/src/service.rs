@@ -18,6 +18,8 @@ use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
 use crate::options::Balance;
 use crate::proxy_protocol::ProxyVersion;
+use crate::retired::Retired;
+use crate::shares::Shares;
 use crate::signal::{COALESCE_MS, SIGNAL_KINDS, SignalKind};
 use crate::tls::ClientTls;
 
@@ -141,7 +143,12 @@ pub struct Service {
 #[derive(Debug, Default)]
 struct Instances {
     by_id: HashMap<InstanceId, Arc<Instance>>,
+    /// No longer listed, with requests left.
+    leaving: Vec<Arc<Instance>>,
     epoch: Epoch,
+    /// How often endpoints were put in force.
+    swaps: u64,
+    retired: Retired<Resolved>,
 }
 
 /// Endpoints with their instances' state at hand.
@@ -150,6 +157,7 @@ pub(crate) struct Resolved {
     pub(crate) told: Endpoints,
     /// Parallel to `told.endpoints`.
     pub(crate) instances: Vec<Arc<Instance>>,
+    pub(crate) shares: Shares,
 }
 
 /// What the gateway keeps about one instance across swaps.
@@ -158,7 +166,9 @@ pub(crate) struct Instance {
     /// Unique in this process: pools are kept by it.
     pub(crate) key: u64,
     pub(crate) id: InstanceId,
-    pub(crate) metrics: InstanceMetrics,
+    pub(crate) metrics: Arc<InstanceMetrics>,
+    /// The last swap of its service that named it.
+    listed: AtomicU64,
     /// No endpoint names it any more.
     pub(crate) removed: AtomicBool,
     /// Milliseconds (of [`millis`]) until which it is avoided; zero: it is not.
@@ -199,14 +209,15 @@ impl Service {
             }
             known.epoch = offered;
         }
-        let instances = endpoints.endpoints.iter().map(|endpoint| self.instance(&mut known, &endpoint.id)).collect();
-        for instance in known.by_id.values() {
-            let listed = endpoints.endpoints.iter().any(|endpoint| endpoint.id == instance.id);
-            instance.removed.store(!listed, Ordering::Relaxed);
-        }
+        known.swaps += 1;
+        let before = self.resolved();
+        let instances = self.instances(&mut known, &before, &endpoints.endpoints);
+        known.mark_leaving(&before);
         let has_primary = endpoints.selection != Selection::Any;
-        self.resolved.store(Arc::new(Resolved { told: endpoints, instances }));
-        self.forget_removed(&mut known);
+        let shares = Shares::of(&endpoints);
+        self.resolved.store(Arc::new(Resolved { told: endpoints, instances, shares }));
+        self.forget_left(&mut known);
+        known.retired.add(before);
         drop(known);
         self.room.release(Instant::now());
         if has_primary {
@@ -227,8 +238,8 @@ impl Service {
 
     /// Takes the service's series out of the registry; handles in use go on unseen.
     pub(crate) fn forget_metrics(&self) {
-        for id in self.lock().by_id.keys() {
-            self.all_metrics.remove_instance(self.name.as_str(), id.as_str());
+        for instance in self.lock().by_id.values() {
+            self.all_metrics.remove_instance(instance.key);
         }
         self.all_metrics.remove_service(self.name.as_str());
     }
@@ -237,21 +248,45 @@ impl Service {
         self.resolved.load_full()
     }
 
+    /// Each endpoint's instance, the known one or a new one. Lists change little from one to the next, so an instance
+    /// is looked for where the one before it stood, and by its id only if it is not there.
+    fn instances(&self, known: &mut Instances, before: &Resolved, endpoints: &[Endpoint]) -> Vec<Arc<Instance>> {
+        let mut next = 0;
+        let mut instances = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let stands_at =
+                |place: &usize| before.told.endpoints.get(*place).is_some_and(|told| told.id == endpoint.id);
+            let instance = match [next, next + 1].into_iter().find(stands_at) {
+                Some(place) => {
+                    next = place + 1;
+                    before.instances[place].clone()
+                }
+                None => self.instance(known, &endpoint.id),
+            };
+            instance.trust();
+            instance.listed.store(known.swaps, Ordering::Relaxed);
+            instances.push(instance);
+        }
+        instances
+    }
+
     fn instance(&self, known: &mut Instances, id: &InstanceId) -> Arc<Instance> {
-        let instance = known.by_id.entry(id.clone()).or_insert_with(|| {
-            let metrics = self.all_metrics.instance(self.name.as_str(), id.as_str());
-            Arc::new(Instance::new(id.clone(), metrics))
-        });
-        instance.trust();
-        instance.clone()
+        if let Some(instance) = known.by_id.get(id) {
+            return instance.clone();
+        }
+        let instance = Arc::new(Instance::new(id.clone(), &self.name, &self.all_metrics));
+        known.by_id.insert(id.clone(), instance.clone());
+        instance
     }
 
     /// Instances that are gone and have no request left.
-    fn forget_removed(&self, known: &mut Instances) {
-        known.by_id.retain(|id, instance| {
-            let keep = !instance.removed.load(Ordering::Relaxed) || instance.in_flight() > 0;
+    fn forget_left(&self, known: &mut Instances) {
+        let by_id = &mut known.by_id;
+        known.leaving.retain(|instance| {
+            let keep = instance.in_flight() > 0;
             if !keep {
-                self.all_metrics.remove_instance(self.name.as_str(), id.as_str());
+                by_id.remove(&instance.id);
+                self.all_metrics.remove_instance(instance.key);
             }
             keep
         });
@@ -262,13 +297,31 @@ impl Service {
     }
 }
 
+impl Instances {
+    /// Whoever was listed and is not any more leaves; whoever came back stays.
+    fn mark_leaving(&mut self, before: &Resolved) {
+        let is_listed = |instance: &Arc<Instance>| instance.listed.load(Ordering::Relaxed) == self.swaps;
+        self.leaving.retain(|instance| {
+            let listed = is_listed(instance);
+            instance.removed.store(!listed, Ordering::Relaxed);
+            !listed
+        });
+        for instance in before.instances.iter().filter(|instance| !is_listed(instance)) {
+            instance.removed.store(true, Ordering::Relaxed);
+            self.leaving.push(instance.clone());
+        }
+    }
+}
+
 impl Instance {
-    fn new(id: InstanceId, metrics: InstanceMetrics) -> Self {
+    fn new(id: InstanceId, service: &ServiceName, metrics: &Metrics) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
+        let key = KEYS.fetch_add(1, Ordering::Relaxed);
         Self {
-            key: KEYS.fetch_add(1, Ordering::Relaxed),
+            key,
+            metrics: metrics.instance(key, service, &id),
             id,
-            metrics,
+            listed: AtomicU64::new(0),
             removed: AtomicBool::new(false),
             suspect_until_ms: AtomicU64::new(0),
             probe_at_ms: AtomicU64::new(0),
@@ -329,6 +382,7 @@ mod tests {
     use super::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch};
     use crate::metrics::Metrics;
     use model::{Epoch, InstanceId};
+    use std::sync::atomic::Ordering;
 
     fn endpoints(ids: &[&str], selection: Selection) -> Endpoints {
         let endpoint = |id: &&str| Endpoint {
@@ -359,7 +413,7 @@ mod tests {
         let service = Service::new("s".into(), Metrics::default());
         service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
         let before = service.resolved();
-        before.instances[0].metrics.in_flight.inc();
+        before.instances[0].metrics.taken();
         service.set_endpoints(endpoints(&["b"], Selection::Any)).unwrap();
         assert_eq!(service.in_flight(&"a".into()), 1, "removed, yet its request still counts");
         service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
@@ -368,5 +422,49 @@ mod tests {
         service.set_endpoints(endpoints(&["b"], Selection::Any)).unwrap();
         service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
         assert_ne!(service.resolved().instances[0].key, before.instances[0].key, "forgotten once idle");
+    }
+
+    #[test]
+    fn lists_in_any_order_keep_their_instances() {
+        let service = Service::new("s".into(), Metrics::default());
+        let mut keys = std::collections::BTreeMap::new();
+        let lists: [&[&str]; 8] = [
+            &["a", "b", "c", "d"],
+            &["a", "x", "c", "d"],
+            &["x", "c", "d"],
+            &["d", "c", "x"],
+            &["d", "d", "n", "c", "x", "m"],
+            &["n", "m"],
+            &[],
+            &["m", "a"],
+        ];
+        for list in lists {
+            service.set_endpoints(endpoints(list, Selection::Any)).unwrap();
+            keys.retain(|id, _| list.contains(id));
+            for (id, instance) in list.iter().zip(&service.resolved().instances) {
+                assert_eq!((instance.id.as_str(), instance.removed.load(Ordering::Relaxed)), (*id, false));
+                assert_eq!(*keys.entry(*id).or_insert(instance.key), instance.key, "{id} in {list:?}");
+            }
+            let known = service.lock();
+            assert_eq!(known.by_id.len(), keys.len(), "{list:?}: who left idle is forgotten");
+            assert!(known.leaving.is_empty());
+        }
+        let distinct: std::collections::BTreeSet<_> = keys.values().collect();
+        assert_eq!(distinct.len(), 2);
+    }
+
+    #[test]
+    fn an_instance_that_comes_back_busy_is_no_longer_leaving() {
+        let service = Service::new("s".into(), Metrics::default());
+        service.set_endpoints(endpoints(&["a"], Selection::Any)).unwrap();
+        let busy = service.resolved().instances[0].clone();
+        busy.metrics.taken();
+        service.set_endpoints(endpoints(&[], Selection::Any)).unwrap();
+        assert!(busy.removed.load(Ordering::Relaxed));
+        service.set_endpoints(endpoints(&["b", "a"], Selection::Any)).unwrap();
+        assert!(!busy.removed.load(Ordering::Relaxed));
+        busy.metrics.in_flight.dec();
+        service.set_endpoints(endpoints(&["b", "a"], Selection::Any)).unwrap();
+        assert_eq!(service.resolved().instances[1].key, busy.key);
     }
 }

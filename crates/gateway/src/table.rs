@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use model::ServiceName;
 
 use crate::metrics::Metrics;
+use crate::retired::Retired;
 use crate::routes::{Route, RouteError, Routes};
 use crate::service::Service;
 
@@ -16,6 +17,7 @@ use crate::service::Service;
 #[derive(Debug)]
 pub struct Table {
     routes: ArcSwap<Routes>,
+    retired: Mutex<Retired<Routes>>,
     services: Mutex<BTreeMap<ServiceName, Arc<Service>>>,
     metrics: Metrics,
 }
@@ -23,7 +25,7 @@ pub struct Table {
 impl Table {
     /// An empty table: every request gets 404 until routes come.
     pub fn new(metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { routes: ArcSwap::default(), services: Mutex::default(), metrics })
+        Arc::new(Self { routes: ArcSwap::default(), retired: Mutex::default(), services: Mutex::default(), metrics })
     }
 
     /// The handle of a service, made at first sight; the same one ever after.
@@ -41,7 +43,8 @@ impl Table {
     /// A regular expression that is none; then nothing has changed.
     pub fn set_routes(&self, routes: Vec<Route>) -> Result<(), RouteError> {
         let compiled = Routes::compile(routes, |name| self.service(name))?;
-        self.routes.store(Arc::new(compiled));
+        let before = self.routes.swap(Arc::new(compiled));
+        self.retired.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(before);
         Ok(())
     }
 

@@ -20,8 +20,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
 pub use backend::{idle, serve};
+pub use process::load_average;
 
-use super::cargo;
+use super::{cargo, section};
 use crate::root;
 use load::{Pace, Window};
 use options::{Options, Scenario};
@@ -96,8 +97,8 @@ pub fn gateway(arguments: &[String]) -> Result<()> {
         Some(count) => idle_connections(&place, &own, count, &mut findings)?,
         None => rounds(&place, &options, &mut findings)?,
     }
-    let section = report::section(&options, &findings)?;
-    println!("\n{section}");
+    let text = report::section(&options, &findings)?;
+    println!("\n{text}");
     if let Some((_, why)) = findings.missing.iter().find(|(kind, _)| *kind == Kind::Seawall) {
         bail!("nothing is recorded, because seawall was not measured: {why}");
     }
@@ -105,7 +106,7 @@ pub fn gateway(arguments: &[String]) -> Result<()> {
         println!("a trial of fewer than {LEAST_ROUNDS} rounds is not recorded");
         return Ok(());
     }
-    report::record(&root().join("bench/RESULTS.md"), &options.scenario, &section)
+    section::record(&root().join("bench/RESULTS.md"), "gateway", &options.scenario.title(), &text)
 }
 
 /// Refuses where no figure would mean anything.

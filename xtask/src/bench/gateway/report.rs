@@ -3,10 +3,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::load::{H2_CONNECTIONS, IN_FLIGHT, Window};
 use super::options::{Options, Scenario};
@@ -15,9 +14,6 @@ use super::{Findings, MODERATE, Track};
 
 /// A quantity of a window.
 type Quantity<'a> = &'a dyn Fn(&Window) -> f64;
-
-/// Where a section that is not there yet goes.
-const END_OF_SECTIONS: &str = "<!-- new sections of `bench gateway` go above this line -->";
 
 /// The section as Markdown.
 pub fn section(options: &Options, findings: &Findings) -> Result<String> {
@@ -46,27 +42,6 @@ pub fn section(options: &Options, findings: &Findings) -> Result<String> {
     }
     circumstances(&mut page, options, findings)?;
     Ok(page)
-}
-
-/// Replaces the scenario's section in `file`, or adds it; everything else stays.
-pub fn record(file: &Path, scenario: &Scenario, section: &str) -> Result<()> {
-    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    fs::write(file, replaced(&text, &scenario.title(), section))?;
-    println!("recorded in {}", file.display());
-    Ok(())
-}
-
-/// `text` with `section` between the marks of its name, which are added if they are not there.
-fn replaced(text: &str, name: &str, section: &str) -> String {
-    let (begin, end) = (format!("<!-- bench gateway: {name} -->\n"), format!("<!-- end: {name} -->\n"));
-    let block = format!("{begin}{section}{end}");
-    match (text.find(&begin), text.find(&end)) {
-        (Some(from), Some(to)) if from < to => text[..from].to_owned() + &block + &text[to + end.len()..],
-        _ => match text.find(END_OF_SECTIONS) {
-            Some(at) => format!("{}{block}\n{}", &text[..at], &text[at..]),
-            None => format!("{text}\n{block}"),
-        },
-    }
 }
 
 /// One window, for who watches.
@@ -224,22 +199,7 @@ fn busy(window: &Window) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{END_OF_SECTIONS, median, replaced};
-
-    #[test]
-    fn only_the_own_section_is_replaced() {
-        let page = format!("before\n{END_OF_SECTIONS}\nafter\n");
-        let both = replaced(&replaced(&page, "one", "1\n"), "two", "2\n");
-        let again = replaced(&both, "one", "3\n");
-        assert_eq!(again, both.replace("1\n", "3\n"));
-        assert!(again.starts_with("before\n<!-- bench gateway: one -->\n3\n<!-- end: one -->\n"), "{again}");
-        assert!(again.contains("2\n") && again.ends_with("after\n"), "{again}");
-    }
-
-    #[test]
-    fn a_page_without_marks_gets_them_at_its_end() {
-        assert_eq!(replaced("page\n", "one", "1\n"), "page\n\n<!-- bench gateway: one -->\n1\n<!-- end: one -->\n");
-    }
+    use super::median;
 
     #[test]
     fn the_median_of_an_even_number_lies_between() {
