@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::balance::Taken;
 use crate::carrier::Wire;
+use crate::compress;
 use crate::connection::Client;
 use crate::dial::{dial, during};
 use crate::front::Front;
@@ -319,8 +320,24 @@ impl<'a, S: Front> Exchange<'a, S> {
     async fn deliver(&mut self, mut link: Link, length: usize, reusable: bool) -> Result<Done, Failed> {
         let worker = self.worker;
         let client = &mut *self.client;
-        let response = &client.response;
         let version = client.head.version();
+        let framing = match &link.wire {
+            Wire::Http2(exchange) if S::MULTIPLEXED && exchange.ended() => Framing::None,
+            _ => client.response.framing,
+        };
+        // Before the answer's framing becomes the client's.
+        let reusable = client.response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
+        let bytes = &link.input.filled()[..length];
+        let policy = &self.route.policy;
+        let coded = if policy.compress.is_empty() || framing == Framing::None {
+            None
+        } else {
+            let count = &worker.encoders;
+            compress::choose(&policy.compress, &client.head, &mut client.response, bytes, &policy.response, count)
+        };
+        let (encoder, edits) = coded.map_or((None, None), |(encoder, edits)| (Some(encoder), Some(edits)));
+        let edits = edits.as_ref().unwrap_or(&policy.response);
+        let response = &client.response;
         let delivery = if S::MULTIPLEXED { Delivery::Plain } else { Delivery::of(response.framing, version) };
         // A body still on its way would stand before the next request.
         let keep = client.head.keep_alive()
@@ -328,21 +345,17 @@ impl<'a, S: Front> Exchange<'a, S> {
             && delivery != Delivery::UntilClose
             && !worker.draining.get();
         client.download.staged.clear();
-        let bytes = &link.input.filled()[..length];
-        let framing = match &link.wire {
-            Wire::Http2(exchange) if S::MULTIPLEXED && exchange.ended() => Framing::None,
-            _ => response.framing,
-        };
-        let edits = &self.route.policy.response;
         if S::MULTIPLEXED {
             client.stream.begin(response, bytes, framing == Framing::None, edits).map_err(|_| Failed::Gone)?;
         } else {
             write_response(&mut client.download.staged, response, bytes, delivery, version, keep, edits);
         }
         let done = Done { status: response.status, keep, switched_after: None };
-        let reusable = response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
         client.download.begin(decoder_for(&link.wire, framing, &worker.options.limits), delivery == Delivery::Chunked);
         client.download.wrote = S::MULTIPLEXED;
+        if let Some(encoder) = encoder {
+            client.download.compress(encoder);
+        }
         if worker.options.trailers == Trailers::Forward {
             client.download.forward_trailers(trailer_passes);
         }

@@ -7,6 +7,7 @@ mod answer;
 mod balance;
 mod buffer;
 mod carrier;
+mod compress;
 mod connection;
 mod dial;
 mod entry;
@@ -39,6 +40,7 @@ pub mod tls;
 mod tunnel;
 mod worker;
 
+pub use compress::Coding;
 pub use entry::Manner;
 pub use gateway::Gateway;
 pub use guard::{HoldPolicy, Release};

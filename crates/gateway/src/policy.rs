@@ -2,6 +2,7 @@
 //! Part of the forward step, towards either side; names as in the Kubernetes Gateway API's filters. Deliberately
 //! absent: fields that frame, route or fence a message; those are the gateway's own (`is_own_field`).
 
+use crate::compress::Coding;
 use crate::http1::{Kind, RequestHead};
 use crate::text::push_decimal;
 
@@ -18,6 +19,8 @@ pub struct Policy {
     pub host: Option<String>,
     /// Most bytes of a request's body, instead of the gateway's bound; beyond: 413.
     pub max_body_bytes: Option<u64>,
+    /// Codings for answers that the instance has not coded, the first that the client takes.
+    pub compress: Vec<Coding>,
 }
 
 /// Changes to fields, in this order: removed, set, added.

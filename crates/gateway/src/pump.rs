@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::buffer::{Buffer, LARGE_BYTES, Spares};
+use crate::compress::Encoder;
 use crate::front::{Sink, Source};
 use crate::http1::{Bad, Decoder, Framing, Limits};
 use crate::text::push_hex;
@@ -50,6 +51,8 @@ pub(crate) struct Pump {
     /// Body bytes taken from the source.
     pub(crate) passed: u64,
     most: u64,
+    /// What compresses the body.
+    encoder: Option<Box<Encoder>>,
     /// Bytes of the body for another attempt; `None` once there were too many.
     kept: Option<Vec<u8>>,
     keep_bytes: usize,
@@ -73,6 +76,7 @@ impl Pump {
             finished: false,
             passed: 0,
             most: u64::MAX,
+            encoder: None,
             kept: None,
             keep_bytes: 0,
             keep_unwritten: false,
@@ -86,6 +90,7 @@ impl Pump {
     pub(crate) fn begin(&mut self, decoder: Decoder, chunked: bool) {
         (self.decoder, self.chunked, self.trailers) = (decoder, chunked, None);
         self.tail.clear();
+        self.encoder = None;
         (self.sent, self.finished, self.passed, self.most) = (0, false, 0, u64::MAX);
         (self.kept, self.keep_bytes, self.wrote, self.written, self.blocked) = (None, 0, false, 0, Blocked::No);
     }
@@ -93,6 +98,11 @@ impl Pump {
     /// Passes trailers on for whose names `rule` holds.
     pub(crate) fn forward_trailers(&mut self, rule: fn(&[u8]) -> bool) {
         self.trailers = Some(rule);
+    }
+
+    /// Compresses the body. To be called before the first byte is taken.
+    pub(crate) fn compress(&mut self, encoder: Encoder) {
+        self.encoder = Some(Box::new(encoder));
     }
 
     /// Refuses more than `most` bytes.
@@ -187,7 +197,11 @@ impl Pump {
                 return sink.poll_finish(cx, &self.tail).map_err(|_| PumpError::Sink);
             }
             self.blocked = Blocked::OnSource;
-            match ready!(input.poll_fill(cx, source, spares)) {
+            let filled = input.poll_fill(cx, source, spares);
+            if filled.is_pending() && self.flush_encoder() {
+                continue;
+            }
+            match ready!(filled) {
                 Ok(0) if self.decoder.ends_with_stream() => {
                     let trailers = source.take_trailers();
                     self.finish(&trailers);
@@ -200,7 +214,7 @@ impl Pump {
 
     /// Whether bytes go on as they come, with nothing in front of them.
     fn is_straight(&self) -> bool {
-        self.staged.is_empty() && !self.finished && !self.chunked && self.decoder.is_plain()
+        self.staged.is_empty() && !self.finished && !self.chunked && self.encoder.is_none() && self.decoder.is_plain()
     }
 
     /// Writes body bytes from where they were read.
@@ -250,7 +264,14 @@ impl Pump {
             if self.passed > self.most {
                 return Err(PumpError::Bad(TOO_LARGE));
             }
-            push_data(&mut self.staged, self.chunked, data);
+            match &mut self.encoder {
+                None => push_data(&mut self.staged, self.chunked, data),
+                Some(encoder) => {
+                    let mut coded = Vec::new();
+                    encoder.write(data, &mut coded);
+                    push_data(&mut self.staged, self.chunked, &coded);
+                }
+            }
             Self::keep_data(&mut self.kept, self.keep_bytes, data);
             input.consume(piece.skip + piece.data);
             self.finish_if_ended();
@@ -265,9 +286,23 @@ impl Pump {
         }
     }
 
+    /// Brings out what the encoder holds back, when nothing more comes for now. False if it holds nothing.
+    fn flush_encoder(&mut self) -> bool {
+        let Some(encoder) = &mut self.encoder else { return false };
+        let mut coded = Vec::new();
+        encoder.flush(&mut coded);
+        push_data(&mut self.staged, self.chunked, &coded);
+        !coded.is_empty()
+    }
+
     /// The end, with what came behind the body: by the decoder's framing, or `trailers`.
     fn finish(&mut self, trailers: &[u8]) {
         self.finished = true;
+        if let Some(mut encoder) = self.encoder.take() {
+            let mut coded = Vec::new();
+            encoder.finish(&mut coded);
+            push_data(&mut self.staged, self.chunked, &coded);
+        }
         let out = if self.chunked { &mut self.staged } else { &mut self.tail };
         if self.chunked {
             out.extend_from_slice(b"0\r\n");

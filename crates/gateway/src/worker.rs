@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::buffer::Spares;
+use crate::compress::Encoders;
 use crate::entry::{self, Clients, Manner};
 use crate::listen::{self, Entrance};
 use crate::metrics::Metrics;
@@ -106,6 +107,7 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) pool: Pool,
     pub(crate) spares: Spares,
+    pub(crate) encoders: Encoders,
     pub(crate) draining: Cell<bool>,
     pub(crate) date: RefCell<Date>,
     /// Tasks of connections, woken when draining begins.
@@ -131,6 +133,7 @@ impl Worker {
             index,
             pool: Pool::new(options.pool_idle_connections, options.pool_idle_timeout),
             spares: Spares::default(),
+            encoders: Encoders::default(),
             draining: Cell::new(false),
             date: RefCell::default(),
             tasks: RefCell::default(),

@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::io::Read;
+
 use common::{Instance, Rig, endpoints_of, ok};
 use gateway::{
-    Action, Endpoints, ErrorPage, HeaderEdits, Match, Options, PathMatch, PathRewrite, Policy, Redirect, Route, Target,
+    Action, Coding, Endpoints, ErrorPage, HeaderEdits, Match, Options, PathMatch, PathRewrite, Policy, Redirect, Route,
+    Target,
 };
 
 fn under(prefix: &str, action: Action, policy: Policy) -> Route {
@@ -54,7 +57,7 @@ fn fields_and_targets_are_changed_in_both_directions() {
         },
         path: Some(PathRewrite::Prefix("/v2".into())),
         host: Some("inner.local".into()),
-        max_body_bytes: None,
+        ..Policy::default()
     };
     rig.table.set_routes(vec![under("/api", to_s(), policy)]).unwrap();
     let mut client = rig.client();
@@ -150,4 +153,142 @@ fn error_pages_are_for_people() {
     answer.assert_reason(503, "no-ready-instance");
     client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n");
     assert!(client.response().text().starts_with('{'));
+}
+
+/// A text worth compressing.
+fn text() -> String {
+    (0..500).map(|line| format!("line {line}: the same words again and again\n")).collect()
+}
+
+fn decoded(coding: &str, bytes: &[u8]) -> String {
+    let mut text = String::new();
+    match coding {
+        "gzip" => flate2::read::GzDecoder::new(bytes).read_to_string(&mut text).unwrap(),
+        "br" => brotli::Decompressor::new(bytes, 4_096).read_to_string(&mut text).unwrap(),
+        _ => zstd::stream::read::Decoder::new(bytes).unwrap().read_to_string(&mut text).unwrap(),
+    };
+    text
+}
+
+fn compressing(rig: &Rig) {
+    let compress = vec![Coding::Zstd, Coding::Brotli, Coding::Gzip];
+    rig.table.set_routes(vec![under("/", to_s(), Policy { compress, ..Policy::default() })]).unwrap();
+}
+
+#[test]
+fn answers_are_compressed_for_clients_that_can_read_it() {
+    let instance = Instance::start(|mut conn| {
+        while let Some(head) = conn.head() {
+            let text = text();
+            let framing = if head.contains("/chunks") {
+                format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\nX-Sum: 1\r\n\r\n", text.len())
+            } else {
+                format!("Content-Length: {}\r\n\r\n{text}", text.len())
+            };
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nETag: \"a\"\r\n{framing}"));
+        }
+    });
+    let rig = Rig::of(&[&instance]);
+    compressing(&rig);
+    let mut client = rig.client();
+    for (accepted, coding) in [("gzip", "gzip"), ("gzip, br", "br"), ("gzip, deflate, br, zstd", "zstd"), ("*", "zstd")]
+    {
+        for path in ["/", "/chunks"] {
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\nAccept-Encoding: {accepted}\r\n\r\n"));
+            let answer = client.response();
+            assert_eq!(answer.header("Content-Encoding"), Some(coding), "{accepted}: {}", answer.head);
+            assert_eq!(answer.header("Vary"), Some("Accept-Encoding"));
+            assert_eq!(answer.header("ETag"), Some("W/\"a\""));
+            assert_eq!(answer.header("Content-Length"), None);
+            assert!(answer.body.len() * 5 < text().len(), "{coding}: {} bytes", answer.body.len());
+            assert_eq!(decoded(coding, &answer.body), text(), "{coding} {path}");
+        }
+    }
+    assert_eq!(instance.accepted(), 1, "the connection to the instance is kept");
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    let plain = client.response();
+    assert_eq!((plain.header("Content-Encoding"), plain.header("ETag")), (None, Some("\"a\"")));
+    assert_eq!(plain.text(), text());
+}
+
+#[test]
+fn what_must_not_be_compressed_is_not() {
+    let body = text();
+    for (status, fields) in [
+        ("200 OK", "Content-Type: image/png\r\n"),
+        ("200 OK", "Content-Type: text/plain\r\nContent-Encoding: gzip\r\n"),
+        ("200 OK", "Content-Type: text/plain\r\nCache-Control: public, no-transform\r\n"),
+        ("206 Partial Content", "Content-Type: text/plain\r\nContent-Range: bytes 0-9/100\r\n"),
+        ("200 OK", "Content-Type: text/event-stream\r\n"),
+    ] {
+        let answer = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len());
+        let instance = Instance::start(move |mut conn| {
+            while conn.head().is_some() {
+                conn.send(&answer);
+            }
+        });
+        let rig = Rig::of(&[&instance]);
+        compressing(&rig);
+        let mut client = rig.client();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n");
+        assert_eq!(client.response().text(), body, "{status} {fields}");
+        // Whoever knows no chunks gets what the instance sent.
+        let mut old = rig.client();
+        old.send("GET / HTTP/1.0\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n");
+        assert_eq!(old.response().text(), body);
+    }
+}
+
+#[test]
+fn a_body_that_trickles_is_not_held_back() {
+    let instance = Instance::start(|mut conn| {
+        if conn.head().is_some() {
+            conn.send(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            );
+            // The rest comes only after the client has read the first part.
+            let _ = conn.some();
+        }
+    });
+    let rig = Rig::of(&[&instance]);
+    compressing(&rig);
+    for coding in ["gzip", "br", "zstd"] {
+        let mut client = rig.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: {coding}\r\n\r\n"));
+        client.head().unwrap();
+        let mut seen = Vec::new();
+        let mut shown = String::new();
+        while shown != "hello" {
+            let line = client.bytes(1);
+            seen.extend_from_slice(&line);
+            shown = partly(coding, &chunks(&seen));
+        }
+    }
+}
+
+/// The data of the chunks that are whole.
+fn chunks(mut bytes: &[u8]) -> Vec<u8> {
+    let mut data = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|window| window == b"\r\n") {
+        let Ok(size) = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).unwrap(), 16) else { break };
+        let Some(chunk) = bytes.get(end + 2..end + 2 + size) else { break };
+        data.extend_from_slice(chunk);
+        bytes = bytes.get(end + 4 + size..).unwrap_or_default();
+    }
+    data
+}
+
+/// As much as can be decoded already.
+fn partly(coding: &str, bytes: &[u8]) -> String {
+    let mut out = [0; 100];
+    let mut count = 0;
+    let mut reader: Box<dyn Read + '_> = match coding {
+        "gzip" => Box::new(flate2::read::GzDecoder::new(bytes)),
+        "br" => Box::new(brotli::Decompressor::new(bytes, 4_096)),
+        _ => Box::new(zstd::stream::read::Decoder::new(bytes).unwrap()),
+    };
+    while let Ok(more @ 1..) = reader.read(&mut out[count..]) {
+        count += more;
+    }
+    String::from_utf8_lossy(&out[..count]).into_owned()
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
 use gateway::{
-    Action, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, Route, Target, ValueMatch,
+    Action, Coding, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, Route, Target, ValueMatch,
 };
 use model::config::{self, Decode as _};
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
@@ -76,6 +76,7 @@ pub fn routes(config: &Config) -> Vec<Route> {
                 path: new_path(route.rewrite.path.as_ref(), route.rewrite.prefix.as_ref()),
                 host: route.rewrite.host.clone(),
                 max_body_bytes: route.max_body_bytes,
+                compress: route.compress.iter().map(|coding| coding_of(*coding)).collect(),
             },
         }
     };
@@ -93,6 +94,14 @@ fn action(route: &config::Route) -> Action {
             path: new_path(redirect.path.as_ref(), redirect.prefix.as_ref()),
         }),
         (None, None) => unreachable!("validation has refused a route that leads nowhere"),
+    }
+}
+
+fn coding_of(written: config::Coding) -> Coding {
+    match written {
+        config::Coding::Gzip => Coding::Gzip,
+        config::Coding::Br => Coding::Brotli,
+        config::Coding::Zstd => Coding::Zstd,
     }
 }
 

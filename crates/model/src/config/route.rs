@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::decode::{OneOrMany, record};
+use super::decode::{OneOrMany, record, words};
 use super::node::default_of;
 use crate::id::{ServiceName, VersionName};
 
@@ -24,8 +24,22 @@ record! {
         response_headers: Headers = Headers::default(),
         /// The most bytes of a request's body, instead of `gateway.maxBodyBytes`; more is answered 413.
         max_body_bytes: Option<u64> = None,
+        /// Codings for answers that the instance has not coded itself, in order of preference: the first that the client takes. None when absent.
+        compress: Vec<Coding> = Vec::new(),
         /// From the request's head to the last byte of the answer; then 504 and the instance's connection is closed. None when absent.
         timeout: Option<Duration> = None,
+    }
+}
+
+words! {
+    /// A content coding.
+    Coding {
+        /// Read by every client.
+        Gzip = "gzip",
+        /// Brotli: smaller, slower.
+        Br = "br",
+        /// Zstandard: as small, faster; newer clients.
+        Zstd = "zstd",
     }
 }
 
