@@ -220,8 +220,8 @@ fn contains(value: &[u8], word: &[u8]) -> bool {
     value.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
-/// Media types that are text of some kind. Events are not among them: whoever sends them wants each one out at once, and a
-/// flush for each costs more than it saves.
+/// Media types that are text of some kind. Events are not among them: whoever sends them wants each one out at once, and
+/// a flush for each costs more than it saves.
 fn shrinks(media_type: &[u8]) -> bool {
     const TYPES: [&str; 8] = [
         "application/javascript",

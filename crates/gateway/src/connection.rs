@@ -1,6 +1,6 @@
 //! One client connection: heads are read one after the other, each request walks the pipeline, answers leave in order.
-//! Around the request walk: its first step (listen) and its end. The same for a stream of
-//! HTTP/2, which begins and ends elsewhere (`http2/server.rs`). Deliberately absent: what happens between head and answer (`pipeline.rs`).
+//! Around the request walk: its first step (listen) and its end. A stream of HTTP/2 is a client, too; it begins and ends
+//! elsewhere (`http2/server.rs`). Deliberately absent: what happens between head and answer (`pipeline.rs`).
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

@@ -24,10 +24,11 @@ use crate::worker::Worker;
 /// How a listener treats its connections.
 #[derive(Debug, Default)]
 pub struct Manner {
-    /// Under TLS; what is put in later is for connections that come later. While nothing is in it connections are closed:
-    /// they are never served in the clear instead.
+    /// Under TLS; what is put in later is for connections that come later. While nothing is in it connections are
+    /// closed: they are never served in the clear instead.
     pub tls: Option<ArcSwapOption<ServerTls>>,
-    /// Each connection begins with a PROXY protocol header (version 1 or 2) that names the client; one without is closed.
+    /// Each connection begins with a PROXY protocol header (version 1 or 2) that names the client; one without it is
+    /// closed.
     pub proxy_protocol: bool,
     /// Not HTTP: bytes go to an instance of this service as they come.
     pub tcp: Option<ServiceName>,
