@@ -154,12 +154,18 @@ pub(crate) fn choose(
     }
     let mut etag = None;
     let mut is_text = false;
+    let mut false_now = Vec::new();
     for (index, header) in response.fields.headers.iter().enumerate() {
         let (name, value) = (header.name.get(bytes), header.value.get(bytes));
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             16 if is("content-encoding") => return None,
             13 if is("content-range") => return None,
+            // Of the bytes that the instance would have sent: what is sent has others, and parts of it cannot be asked for.
+            13 if is("accept-ranges") => false_now.push(index),
+            11 if is("content-md5") => false_now.push(index),
+            6 if is("digest") => false_now.push(index),
+            14 if is("content-digest") => false_now.push(index),
             13 if is("cache-control") && contains(value, b"no-transform") => return None,
             12 if is("content-type") => is_text = shrinks(value),
             4 if is("etag") => etag = Some(index),
@@ -171,10 +177,15 @@ pub(crate) fn choose(
     }
     let coding = *offered.iter().find(|coding| accepts(head, coding.name()))?;
     let encoder = Encoder::new(coding, count)?;
+    let edits_drop_etag = edits.drops(b"etag");
     let mut edits = edits.clone();
     let mut add = |name: &str, value: String| edits.add.push((name.to_owned(), value));
     add("Content-Encoding", coding.name().to_owned());
     add("Vary", "Accept-Encoding".to_owned());
+    for index in false_now {
+        response.fields.headers[index].kind = Kind::Hop;
+    }
+    let etag = etag.filter(|_| !edits_drop_etag);
     if let Some(header) = etag.map(|index| &mut response.fields.headers[index]) {
         // Not the same bytes any more: only the weak form still holds (RFC 9110, 8.8.3).
         let value = String::from_utf8_lossy(header.value.get(bytes)).into_owned();

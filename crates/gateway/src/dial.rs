@@ -19,7 +19,8 @@ use crate::connection::Client;
 use crate::forward::Failed;
 use crate::front::Front;
 use crate::proxy_protocol;
-use crate::service::Service;
+use crate::service::{Service, millis};
+use crate::signal::SignalKind;
 use crate::worker::Worker;
 
 /// A connection over loopback is made or refused at once. One that is still pending has lost its first packet, to a full
@@ -55,7 +56,11 @@ pub(crate) async fn dial<S: Front>(
         Ok(Carrier::Tls(Box::new(stream.into())))
     };
     during(worker, client, deadline, until, greet).await?.map_err(|error: io::Error| {
-        tracing::debug!(instance = %taken.endpoint().id, %address, %error, "TLS to an instance failed");
+        // Once in a while: the control plane hears only that no connection can be made.
+        if taken.instance().may_signal(SignalKind::BadResponse, millis(Instant::now())) {
+            let (service, instance) = (service.name(), &taken.endpoint().id);
+            tracing::warn!(%service, %instance, %address, %error, "the instance does not complete TLS: see `tls` of the service");
+        }
         Failed::Before(Failure::NothingWritten)
     })
 }

@@ -112,6 +112,7 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
             Kind::Other | Kind::Accept => {
                 !head.fields.is_named(bytes, header.name) && !add.policy.request.drops(header.name.get(bytes))
             }
+            Kind::ForwardedOther => add.origin.trusted,
             Kind::Expect => head.expects_continue(),
             Kind::Tracestate => add.identity.traceparent.is_none(),
             _ => false,
@@ -330,7 +331,7 @@ mod tests {
     fn what_a_client_may_not_say_is_dropped_or_replaced() {
         let text = forwarded(
             "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
-             X-Forwarded-Proto: https\r\nForwarded: for=x\r\nSeawall-Epoch: 99\r\nSEAWALL_epoch: 9\r\n\
+             X-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /x\r\nForwarded: for=x\r\nSeawall-Epoch: 99\r\nSEAWALL_epoch: 9\r\n\
              Connection: x-drop, close\r\nX-Drop: 1\r\nX-Keep: 2\r\nTE: gzip\r\nUpgrade: h2c\r\n\r\n",
         );
         assert_eq!(

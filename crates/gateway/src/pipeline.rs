@@ -18,7 +18,7 @@ use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
-use crate::http1::{Bad, Framing};
+use crate::http1::{Bad, Framing, Kind};
 use crate::metrics::{HoldEnd, Retried};
 use crate::record::AccessRecord;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
@@ -72,7 +72,7 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
                 CompiledAction::Forward(to) => attempts(worker, client, &route, to, &mut walk).await,
                 CompiledAction::Redirect(redirect) => {
                     let prefix = route.matched_prefix(&client.head);
-                    let location = redirect.location(&client.head, client.origin.scheme, prefix);
+                    let location = redirect.location(&client.head, seen_by_client(client), prefix);
                     End::Redirect { status: redirect.status, location }
                 }
             }
@@ -94,6 +94,21 @@ fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, A
         return Err(Answer::bad(Bad::with(413, "body-too-large")));
     }
     Ok(route)
+}
+
+/// The scheme and the authority by which the client came here: a trusted proxy knows better.
+fn seen_by_client<S>(client: &Client<S>) -> (&str, &[u8]) {
+    let head = &client.head;
+    let said = |kind| {
+        let said = head.fields.first(kind).filter(|_| client.origin.trusted);
+        said.map(|value| value.get(head.bytes())).filter(|value| !value.is_empty())
+    };
+    let scheme = said(Kind::ForwardedProto).and_then(|scheme| match scheme {
+        b"http" => Some("http"),
+        b"https" => Some("https"),
+        _ => None,
+    });
+    (scheme.unwrap_or(client.origin.scheme), said(Kind::ForwardedHost).unwrap_or(head.authority()))
 }
 
 /// Balance and forward, again and again, until there is an answer or no way left.

@@ -117,15 +117,27 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Where to. `scheme` is what the client used.
-    pub(crate) fn location(&self, head: &RequestHead, scheme: &str, prefix: Option<&str>) -> Vec<u8> {
+    /// Where to. `scheme` and `authority` are what the client used.
+    pub(crate) fn location(
+        &self,
+        head: &RequestHead,
+        (scheme, authority): (&str, &[u8]),
+        prefix: Option<&str>,
+    ) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
+        if self.host.is_none() && authority.is_empty() {
+            // A client that names no host knows where it is.
+            push_target(&mut out, head, self.path.as_ref(), prefix);
+            return out;
+        }
         let scheme = self.scheme.as_deref().unwrap_or(scheme);
         out.extend_from_slice(scheme.as_bytes());
         out.extend_from_slice(b"://");
         match (&self.host, &self.scheme, self.port) {
-            (None, None, None) => out.extend_from_slice(head.authority()),
-            (host, _, _) => out.extend_from_slice(host.as_ref().map_or(head.host(), |host| host.as_bytes())),
+            (None, None, None) => out.extend_from_slice(authority),
+            (host, _, _) => {
+                out.extend_from_slice(host.as_ref().map_or(without_port(authority), |host| host.as_bytes()))
+            }
         }
         if let Some(port) = self.port.filter(|port| !matches!((scheme, port), ("http", 80) | ("https", 443))) {
             out.push(b':');
@@ -134,6 +146,12 @@ impl Redirect {
         push_target(&mut out, head, self.path.as_ref(), prefix);
         out
     }
+}
+
+/// The host of `host:port`; both parts have been judged when the head was.
+fn without_port(authority: &[u8]) -> &[u8] {
+    let bracket = memchr::memchr(b']', authority).unwrap_or(0);
+    memchr::memchr(b':', &authority[bracket..]).map_or(authority, |colon| &authority[..bracket + colon])
 }
 
 #[cfg(test)]
@@ -179,7 +197,10 @@ mod tests {
             (Redirect { host: Some("new.local".into()), ..to.clone() }, "http://new.local/a?b"),
             (Redirect { path: Some(PathRewrite::Full("/z".into())), ..to }, "http://shop.local:8080/z?b"),
         ] {
-            assert_eq!(String::from_utf8(redirect.location(&head("/a?b"), "http", None)).unwrap(), want);
+            assert_eq!(
+                String::from_utf8(redirect.location(&head("/a?b"), ("http", b"shop.local:8080"), None)).unwrap(),
+                want
+            );
         }
     }
 

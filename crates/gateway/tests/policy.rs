@@ -185,7 +185,9 @@ fn answers_are_compressed_for_clients_that_can_read_it() {
             } else {
                 format!("Content-Length: {}\r\n\r\n{text}", text.len())
             };
-            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nETag: \"a\"\r\n{framing}"));
+            conn.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nETag: \"a\"\r\nAccept-Ranges: bytes\r\n{framing}"
+            ));
         }
     });
     let rig = Rig::of(&[&instance]);
@@ -200,6 +202,7 @@ fn answers_are_compressed_for_clients_that_can_read_it() {
             assert_eq!(answer.header("Vary"), Some("Accept-Encoding"));
             assert_eq!(answer.header("ETag"), Some("W/\"a\""));
             assert_eq!(answer.header("Content-Length"), None);
+            assert_eq!(answer.header("Accept-Ranges"), None, "a part of it cannot be asked for");
             assert!(answer.body.len() * 5 < text().len(), "{coding}: {} bytes", answer.body.len());
             assert_eq!(decoded(coding, &answer.body), text(), "{coding} {path}");
         }

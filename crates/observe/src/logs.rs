@@ -6,7 +6,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Libraries whose own reports are of use to nobody but their authors, unless something is wrong.
-const CHATTY: [&str; 5] = ["openraft", "hyper", "hyper_util", "axum", "ureq"];
+const CHATTY: [&str; 7] = ["openraft", "h2", "hyper", "hyper_util", "axum", "rustls", "ureq"];
 
 /// The form of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

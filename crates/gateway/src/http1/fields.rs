@@ -24,6 +24,8 @@ pub enum Kind {
     ForwardedFor,
     /// `Forwarded`: dropped.
     Forwarded,
+    /// Any other `X-Forwarded-*`: passed on for trusted proxies only.
+    ForwardedOther,
     /// `X-Forwarded-Proto`.
     ForwardedProto,
     /// `X-Forwarded-Host`.
@@ -84,6 +86,7 @@ impl Kind {
             16 if is("proxy-connection") => Self::Hop,
             17 if is("x-forwarded-proto") => Self::ForwardedProto,
             17 if is("transfer-encoding") => Self::TransferEncoding,
+            13.. if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => Self::ForwardedOther,
             18 if is("proxy-authenticate") => Self::Hop,
             19 if is("proxy-authorization") => Self::Hop,
             _ => Self::Other,
@@ -238,6 +241,8 @@ mod tests {
         for (name, kind) in [
             ("HOST", Kind::Host),
             ("x-ForWarded-for", Kind::ForwardedFor),
+            ("X-Forwarded-Port", Kind::ForwardedOther),
+            ("x_forwarded_prefix", Kind::Hop),
             ("Seawall-Epoch", Kind::Seawall),
             ("seawall_epoch", Kind::Hop),
             ("X_Forwarded_For", Kind::Hop),

@@ -87,6 +87,7 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
 fn check_changes(route: &Route, diagnostics: &mut Diagnostics) {
     let rewrite = &route.rewrite;
     check_new_path(route, &rewrite.at, rewrite.path.as_deref(), rewrite.prefix.as_deref(), diagnostics);
+    check_new_host(&rewrite.at, rewrite.host.as_deref(), diagnostics);
     for headers in [&route.request_headers, &route.response_headers] {
         let lists = [("remove", None), ("set", Some(&headers.set)), ("add", Some(&headers.add))];
         for (field, fields) in lists {
@@ -164,6 +165,26 @@ fn check_new_path(
     }
 }
 
+/// Rules of a host that takes the place of another: it is written into a head as it stands.
+fn check_new_host(at: &crate::config::decode::Places, host: Option<&str>, diagnostics: &mut Diagnostics) {
+    let Some(host) = host else { return };
+    let is_address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    let is_name = !host.is_empty()
+        && host.len() <= 253
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if !is_address && !is_name {
+        let message = format!("`{}` is not a host", host.escape_debug());
+        diagnostics.error(
+            at.field("host"),
+            message,
+            "write a name or an address without a port, e.g. shop.example.com",
+        );
+    }
+}
+
 fn check_redirect(route: &Route, redirect: &Redirect, diagnostics: &mut Diagnostics) {
     if ![301, 302, 303, 307, 308].contains(&redirect.status) {
         let message = format!("{} is no status of a redirect", redirect.status);
@@ -173,6 +194,10 @@ fn check_redirect(route: &Route, redirect: &Redirect, diagnostics: &mut Diagnost
         diagnostics.error(redirect.at.field("scheme"), "an unknown scheme", "write http or https");
     }
     check_new_path(route, &redirect.at, redirect.path.as_deref(), redirect.prefix.as_deref(), diagnostics);
+    check_new_host(&redirect.at, redirect.host.as_deref(), diagnostics);
+    if redirect.port == Some(0) {
+        diagnostics.error(redirect.at.field("port"), "nobody listens on port 0", "write a port from 1 to 65535");
+    }
     let says_nothing = redirect.scheme.is_none()
         && redirect.host.is_none()
         && redirect.port.is_none()
