@@ -13,7 +13,7 @@ use crate::policy::HeaderEdits;
 
 /// Answers of fewer bytes are not worth it.
 const LEAST_BYTES: u64 = 256;
-/// Answers a worker compresses at a time; each costs up to half a mebibyte. More pass as they came.
+/// Answers a worker compresses at a time, since each has a window of its own. More pass as they came.
 const MOST_ENCODERS: usize = 256;
 
 /// A content coding (RFC 9110, 8.4.1).

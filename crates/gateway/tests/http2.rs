@@ -5,6 +5,8 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -102,10 +104,12 @@ fn a_request_becomes_the_one_of_http1_that_it_means() {
 
 #[test]
 fn many_streams_share_a_connection_and_a_slow_one_delays_nobody() {
-    let slow = Instance::start(|mut conn| {
+    let told = Arc::new(AtomicBool::new(false));
+    let waits_for = told.clone();
+    let slow = Instance::start(move |mut conn| {
         while let Some(head) = conn.head() {
             if head.starts_with("GET /slow") {
-                std::thread::sleep(Duration::from_millis(300));
+                eventually("the others are answered", || waits_for.load(Ordering::SeqCst));
             }
             if !conn.send(ok("done")) {
                 return;
@@ -117,18 +121,17 @@ fn many_streams_share_a_connection_and_a_slow_one_delays_nobody() {
         let sender = client(rig.address).await;
         let late = ask(&sender, get("/slow"), None);
         let quick = async {
+            while rig.service.in_flight(&"s-0".into()) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             for _ in 0..50 {
                 let (answer, body, _) = ask(&sender, get("/quick"), None).await.unwrap();
                 assert_eq!((answer.status().as_u16(), &body[..]), (200, &b"done"[..]));
             }
+            told.store(true, Ordering::SeqCst);
         };
-        within("all answers", async {
-            tokio::select! {
-                _ = late => panic!("the slow one was not slow"),
-                () = quick => {}
-            }
-        })
-        .await;
+        let (late, ()) = within("all answers", async { tokio::join!(late, quick) }).await;
+        assert_eq!(late.unwrap().1, b"done");
         rig.expect_metric("connections 1");
     });
 }
@@ -249,14 +252,15 @@ fn a_request_taken_back_gives_its_place_back() {
     runtime().block_on(async {
         let mut sender = client(rig.address).await.ready().await.unwrap();
         let (answer, mut stream) = sender.send_request(get("/"), true).unwrap();
-        while rig.service.held() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let held = async |count| {
+            while rig.service.held() != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        within("the wait", held(1)).await;
         stream.send_reset(h2::Reason::CANCEL);
         drop(answer);
-        while rig.service.held() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        within("its end", held(0)).await;
     });
 }
 

@@ -96,6 +96,29 @@ fn a_redirect_asks_no_instance() {
 }
 
 #[test]
+fn a_redirect_goes_to_where_the_client_is() {
+    let trusted = |networks: &[&str]| {
+        let trusted_proxies = networks.iter().map(|network| model::Network::parse(network).unwrap()).collect();
+        let rig = Rig::with(Options { trusted_proxies, ..Options::default() }, Endpoints::default(), None);
+        let path = Some(PathRewrite::Full("/new".into()));
+        let redirect = Redirect { status: 302, scheme: None, host: None, port: None, path };
+        rig.table.set_routes(vec![under("/", Action::Redirect(redirect), Policy::default())]).unwrap();
+        rig
+    };
+    let said =
+        "GET /old HTTP/1.1\r\nHost: in.local\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.local\r\n\r\n";
+    for (networks, wanted) in [(&[][..], "http://in.local/new"), (&["127.0.0.0/8"], "https://shop.local/new")] {
+        let rig = trusted(networks);
+        let mut client = rig.client();
+        client.send(said);
+        assert_eq!(client.response().header("Location"), Some(wanted), "{networks:?}");
+        let mut old = rig.client();
+        old.send("GET /old HTTP/1.0\r\n\r\n");
+        assert_eq!(old.response().header("Location"), Some("/new"), "a client that names no host");
+    }
+}
+
+#[test]
 fn a_route_has_a_bound_of_its_own() {
     let instance = Instance::start(|mut conn| {
         while let Some(head) = conn.head() {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::Write as _;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::time::Duration;
 
 use common::{Client, Instance, Rig, endpoints_of, eventually, ok};
@@ -108,13 +108,13 @@ fn a_quiet_tunnel_is_closed_and_a_busy_one_is_not() {
             echo(conn);
         }
     });
-    let options = Options { workers: 1, tunnel_idle_timeout: Duration::from_millis(300), ..Options::default() };
+    let options = Options { workers: 1, tunnel_idle_timeout: Duration::from_secs(1), ..Options::default() };
     let rig = Rig::with(options, endpoints_of(&[&instance]), Some(Duration::from_millis(400)));
     let mut client = rig.client();
     client.send(UPGRADE);
     client.head().unwrap();
     // Longer in all than the idle timeout and than the route's timeout, which ends with the 101.
-    for _ in 0..12 {
+    for _ in 0..25 {
         std::thread::sleep(Duration::from_millis(50));
         client.send("x");
         assert_eq!(client.bytes(1), b"x");
@@ -281,5 +281,4 @@ fn one_client_address_has_so_many_connections_and_no_more() {
         let mut client = open("192.0.2.7");
         client.head().is_some()
     });
-    let _: SocketAddr = rig.address;
 }

@@ -312,7 +312,7 @@ impl Start {
             max_connections_per_client: written.max_connections_per_client,
             trusted_proxies: written.trusted_proxies.clone(),
             max_body_bytes: written.max_body_bytes,
-            error_pages: entrances::error_pages(written).map_err(CannotStart)?,
+            error_pages: self.error_pages()?,
             access_log,
             ..gateway::Options::default()
         };
@@ -320,6 +320,17 @@ impl Start {
         tokio::spawn(pass_on(noticed, inputs.clone(), Input::Noticed));
         gateway::Gateway::start(options, listeners, table, metrics, signals)
             .map_err(|error| CannotStart(format!("the gateway: {error}")))
+    }
+
+    /// A node process that takes over from one that died does without pages that cannot be read any more.
+    fn error_pages(&self) -> Result<Vec<gateway::ErrorPage>, CannotStart> {
+        match entrances::error_pages(&self.config.gateway) {
+            Err(error) if self.node_starts > 1 => {
+                tracing::error!(error, "error pages are left out: mend the file and start seawall anew");
+                Ok(Vec::new())
+            }
+            pages => pages.map_err(CannotStart),
+        }
     }
 
     /// Reads the configuration file again whenever it is asked to (SIGHUP).

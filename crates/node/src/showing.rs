@@ -155,6 +155,10 @@ impl Controller {
         ]
     }
 
+    fn certificate_problem(&self) -> Option<String> {
+        self.certificates.iter().find_map(|certificate| certificate.problem.clone())
+    }
+
     fn tasks(&self) -> Vec<Task> {
         let task =
             |name: &str, state: String, last_error: Option<String>| Task { name: name.into(), state, last_error };
@@ -171,6 +175,7 @@ impl Controller {
                 if self.lease_error.is_none() { "good".into() } else { "failing".into() },
                 self.lease_error.clone(),
             ),
+            task("certificates", format!("{} watched", self.certificates.len()), self.certificate_problem()),
             task("rolls", if rolls.is_empty() { "none".into() } else { rolls.join(", ") }, None),
             task("notices", format!("{} webhooks", self.config.notify.len()), None),
         ]

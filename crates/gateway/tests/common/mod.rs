@@ -1,7 +1,7 @@
 //! What the gateway's tests share: instances that record and do as they are told, a rig around one real gateway,
 //! a raw client. Everything on port 0, every wait with a deadline. Deliberately absent: an HTTP library, which
 //! would hide what is on the wire.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its own part")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -145,6 +145,24 @@ fn a_tcp_connection_ends_with_its_primary_and_the_next_one_reaches_the_new() {
 }
 
 #[test]
+fn a_node_process_that_takes_over_does_without_a_page_that_is_gone() {
+    let body = "services:\n  gone: { endpoints: [\"127.0.0.1:1\"], hold: { maxWait: 0 } }\n\
+                routes:\n  - { to: { service: gone } }\n";
+    let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    let listen = "listen: [\"127.0.0.1:0\"]";
+    let text = configuration(body).replace(listen, &format!("{listen}, errorPages: {{ 5xx: busy.html }}"));
+    std::fs::write(folder.path().join("seawall.yaml"), text).unwrap();
+    std::fs::write(folder.path().join("busy.html"), "<p>busy</p>").unwrap();
+    let seawall = Seawall::up_in(folder);
+    assert_eq!(seawall.get("/").text(), "<p>busy</p>");
+    std::fs::remove_file(seawall.folder().join("busy.html")).unwrap();
+    assert!(processes::signal(seawall.node(), "KILL"));
+    seawall.event("node-recovered", "");
+    let answer = seawall.get("/");
+    assert!(answer.status >= 500 && !answer.text().contains("busy"), "{} {}", answer.status, answer.text());
+}
+
+#[test]
 fn routes_redirect_and_rewrite() {
     let seawall = Seawall::up(
         r"
