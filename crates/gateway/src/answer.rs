@@ -141,7 +141,7 @@ pub(crate) async fn send<S: Front>(
 ) -> bool {
     let head = &client.head;
     let accepts = head.fields.first(Kind::Accept).map(|accept| accept.get(head.bytes())).unwrap_or_default();
-    let json = accepts.windows(16).any(|window| window.eq_ignore_ascii_case(b"application/json"));
+    let json = prefers_json(accepts);
     let page = worker.options.error_pages.iter().find(|page| !json && page.is_for(answer.status));
     let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD", location, page };
     let out = &mut client.download.staged;
@@ -163,6 +163,22 @@ pub(crate) async fn send<S: Front>(
         client.stream.poll_finish(cx, &[]).map(|finished| finished.is_ok())
     })
     .await
+}
+
+/// Whether an `Accept` names JSON, and not below HTML (RFC 9110, 12.5.1).
+fn prefers_json(accept: &[u8]) -> bool {
+    let weight = |media_type: &[u8]| {
+        let weights = accept.split(|&byte| byte == b',').filter_map(|item| {
+            let mut parts = item.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+            let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media_type));
+            let q = parts.find_map(|part| part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q=")));
+            let q = q.map_or(Some(1.0), |q| std::str::from_utf8(q).ok()?.parse::<f32>().ok());
+            q.filter(|_| named)
+        });
+        weights.fold(0.0, f32::max)
+    };
+    let json = weight(b"application/json");
+    json > 0.0 && json >= weight(b"text/html")
 }
 
 /// Sends the head of a staged answer in frames and leaves its body staged.
@@ -205,8 +221,26 @@ fn phrase(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Form};
+    use super::{Answer, Form, prefers_json};
     use crate::http1::{Bad, Version};
+
+    #[test]
+    fn json_is_for_those_who_prefer_it() {
+        for (accept, want) in [
+            ("application/json", true),
+            ("text/plain, Application/JSON;q=0.5", true),
+            ("application/json;q=0", false),
+            ("application/json;q=0.0, */*", false),
+            ("text/html, application/json;q=0.9", false),
+            ("text/html;q=0.5, application/json;q=0.9", true),
+            ("application/json;q=x", false),
+            ("application/json-patch", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            assert_eq!(prefers_json(accept.as_bytes()), want, "{accept}");
+        }
+    }
 
     #[test]
     fn forms() {

@@ -135,7 +135,8 @@ impl Encoder {
     }
 }
 
-/// Decides on an answer. Its head is changed to what the client gets: no length, and `edits` with the new fields.
+/// Decides on an answer that may be coded: `edits` with the new fields, and who codes it if this client takes a coding.
+/// The head is changed to what the client gets: no length. An answer that stays as it is for this client alone says so.
 pub(crate) fn choose(
     offered: &[Coding],
     head: &RequestHead,
@@ -143,7 +144,7 @@ pub(crate) fn choose(
     bytes: &[u8],
     edits: &HeaderEdits,
     count: &Encoders,
-) -> Option<(Encoder, HeaderEdits)> {
+) -> Option<(Option<Encoder>, HeaderEdits)> {
     let worth = match response.framing {
         Framing::None => false,
         Framing::Length(length) => length >= LEAST_BYTES,
@@ -175,13 +176,14 @@ pub(crate) fn choose(
     if !is_text {
         return None;
     }
-    let coding = *offered.iter().find(|coding| accepts(head, coding.name()))?;
-    let encoder = Encoder::new(coding, count)?;
     let edits_drop_etag = edits.drops(b"etag");
     let mut edits = edits.clone();
     let mut add = |name: &str, value: String| edits.add.push((name.to_owned(), value));
-    add("Content-Encoding", coding.name().to_owned());
     add("Vary", "Accept-Encoding".to_owned());
+    let coding = offered.iter().find(|coding| accepts(head, coding.name()));
+    let coded = coding.and_then(|coding| Some((coding.name(), Encoder::new(*coding, count)?)));
+    let Some((coding, encoder)) = coded else { return Some((None, edits)) };
+    add("Content-Encoding", coding.to_owned());
     for index in false_now {
         response.fields.headers[index].kind = Kind::Hop;
     }
@@ -198,7 +200,7 @@ pub(crate) fn choose(
         header.kind = Kind::Hop;
     }
     response.framing = Framing::UntilClose;
-    Some((encoder, edits))
+    Some((Some(encoder), edits))
 }
 
 /// Whether a client takes a coding: named, or covered by `*`, and not with `q=0`.

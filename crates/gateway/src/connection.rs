@@ -13,10 +13,11 @@ use crate::answer::{self, Answer};
 use crate::buffer::Buffer;
 use crate::carrier::{Carrier, Rewound};
 use crate::front::{Front, Http1};
-use crate::http1::{Bad, RequestHead, ResponseHead, Scanner};
+use crate::http1::{Bad, Kind, RequestHead, ResponseHead, Scanner};
 use crate::http2;
 use crate::pipeline::{self, After};
 use crate::pump::Pump;
+use crate::routes::Scheme;
 use crate::timer::Timer;
 use crate::worker::Worker;
 
@@ -112,6 +113,32 @@ pub(crate) async fn serve(worker: &Rc<Worker>, carrier: Carrier, origin: Origin)
             After::Close => return client.linger(worker).await,
             After::Abort => return,
         }
+    }
+}
+
+impl<S> Client<S> {
+    /// The scheme by which the client came here: a trusted proxy knows better.
+    pub(crate) fn scheme(&self) -> Scheme {
+        match self.said(Kind::ForwardedProto) {
+            Some(b"http") => Scheme::Http,
+            Some(b"https") => Scheme::Https,
+            _ if self.origin.scheme == "https" => Scheme::Https,
+            _ => Scheme::Http,
+        }
+    }
+
+    /// The authority by which the client came here.
+    pub(crate) fn authority(&self) -> &[u8] {
+        self.said(Kind::ForwardedHost).unwrap_or(self.head.authority())
+    }
+
+    /// What a trusted proxy says of its client.
+    fn said(&self, kind: Kind) -> Option<&[u8]> {
+        if !self.origin.trusted {
+            return None;
+        }
+        let said = self.head.fields.first(kind).map(|value| value.get(self.head.bytes()));
+        said.filter(|value| !value.is_empty())
     }
 }
 
@@ -234,7 +261,7 @@ impl<S: Front> Client<S> {
     }
 
     /// Says that nothing more comes, and listens a little for what is still on its way.
-    async fn linger(&mut self, worker: &Worker) {
+    pub(crate) async fn linger(&mut self, worker: &Worker) {
         let until = Instant::now() + LINGER;
         let (mut shut, mut left) = (false, LINGER_BYTES);
         poll_fn(|cx| {

@@ -21,6 +21,7 @@ use crate::pool::Link;
 use crate::pump::{Blocked, PumpError, decoder_for};
 use crate::routes::CompiledRoute;
 use crate::service::Service;
+use crate::text;
 use crate::tunnel;
 use crate::worker::Worker;
 use guard::{Deadline, Failure};
@@ -78,6 +79,9 @@ pub(crate) struct Exchange<'a, S> {
     upload_broken: bool,
     interim: u32,
     stall: Option<(Instant, u64)>,
+    /// When the request's head was complete, and when this attempt began.
+    begun: Instant,
+    tried: Instant,
 }
 
 impl<'a, S: Front> Exchange<'a, S> {
@@ -86,6 +90,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         client: &'a mut Client<S>,
         deadline: Deadline,
         route: &'a CompiledRoute,
+        begun: Instant,
     ) -> Self {
         let options = &worker.options;
         let identity = Identity::of(&client.head, || worker.random());
@@ -95,7 +100,18 @@ impl<'a, S: Front> Exchange<'a, S> {
         if options.trailers == Trailers::Forward {
             client.upload.forward_trailers(trailer_passes);
         }
-        Self { worker, route, client, deadline, identity, upload_broken: false, interim: 0, stall: None }
+        Self {
+            worker,
+            route,
+            client,
+            deadline,
+            identity,
+            upload_broken: false,
+            interim: 0,
+            stall: None,
+            begun,
+            tried: begun,
+        }
     }
 
     /// Tries once. `certain` is for requests that cannot be sent twice.
@@ -106,12 +122,14 @@ impl<'a, S: Front> Exchange<'a, S> {
         start: Start,
         certain: bool,
     ) -> Result<Done, Failed> {
+        self.tried = start.now;
         let mut link = self.link(service, taken, start, certain).await?;
         let worker = self.worker;
         let upgrade = !S::MULTIPLEXED && tunnel::can_carry(&link.wire) && self.client.head.wants_upgrade();
+        let scheme = self.client.scheme();
         let Client { upload, head, origin, .. } = &mut *self.client;
         let policy = &self.route.policy;
-        let prefix = policy.path.as_ref().and_then(|_| self.route.matched_prefix(head));
+        let prefix = policy.path.as_ref().and_then(|_| self.route.matched_prefix(head, scheme));
         let additions = Additions {
             policy,
             prefix,
@@ -335,8 +353,14 @@ impl<'a, S: Front> Exchange<'a, S> {
             let count = &worker.encoders;
             compress::choose(&policy.compress, &client.head, &mut client.response, bytes, &policy.response, count)
         };
-        let (encoder, edits) = coded.map_or((None, None), |(encoder, edits)| (Some(encoder), Some(edits)));
-        let edits = edits.as_ref().unwrap_or(&policy.response);
+        let (encoder, edits) = coded.map_or((None, None), |(encoder, edits)| (encoder, Some(edits)));
+        let timed = worker.options.server_timing.then(|| {
+            let timing = text::server_timing(self.tried.saturating_duration_since(self.begun), self.tried.elapsed());
+            let mut edits = edits.as_ref().unwrap_or(&policy.response).clone();
+            edits.add.push(("Server-Timing".into(), timing));
+            edits
+        });
+        let edits = timed.as_ref().or(edits.as_ref()).unwrap_or(&policy.response);
         let response = &client.response;
         let delivery = if S::MULTIPLEXED { Delivery::Plain } else { Delivery::of(response.framing, version) };
         // A body still on its way would stand before the next request.

@@ -51,7 +51,7 @@ pub use options::{Balance, ErrorPage, Options, Trailers};
 pub use policy::{HeaderEdits, PathRewrite, Policy, Redirect, is_own_field};
 pub use proxy_protocol::ProxyVersion;
 pub use record::AccessRecord;
-pub use routes::{Action, HostMatch, Match, PathMatch, Route, RouteError, Target, ValueMatch};
+pub use routes::{Action, HostMatch, Match, PathMatch, Route, RouteError, Scheme, Target, ValueMatch};
 pub use service::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch, Upstream};
 pub use signal::{COALESCE_MS, Signal};
 pub use table::Table;

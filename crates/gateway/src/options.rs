@@ -88,6 +88,8 @@ pub struct Options {
     pub max_connections_per_client: u32,
     /// Proxies in front whose `X-Forwarded-*` fields are believed. Default: none.
     pub trusted_proxies: Vec<Network>,
+    /// Answers of instances tell where their time went (`Server-Timing`). Default: they do not.
+    pub server_timing: bool,
     /// Pages for the gateway's own answers; the first that fits is shown.
     pub error_pages: Vec<ErrorPage>,
     /// Where access records go, if anywhere. A full channel drops and counts.
@@ -116,6 +118,7 @@ impl Default for Options {
             tunnel_idle_timeout: Duration::from_secs(3600),
             max_connections_per_client: 0,
             trusted_proxies: Vec::new(),
+            server_timing: false,
             error_pages: Vec::new(),
             access_log: None,
         }

@@ -18,7 +18,7 @@ use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
-use crate::http1::{Bad, Framing, Kind};
+use crate::http1::{Bad, Framing};
 use crate::metrics::{HoldEnd, Retried};
 use crate::record::AccessRecord;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
@@ -71,8 +71,9 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
             match &route.action {
                 CompiledAction::Forward(to) => attempts(worker, client, &route, to, &mut walk).await,
                 CompiledAction::Redirect(redirect) => {
-                    let prefix = route.matched_prefix(&client.head);
-                    let location = redirect.location(&client.head, seen_by_client(client), prefix);
+                    let (scheme, authority) = (client.scheme(), client.authority());
+                    let prefix = route.matched_prefix(&client.head, scheme);
+                    let location = redirect.location(&client.head, (scheme.as_str(), authority), prefix);
                     End::Redirect { status: redirect.status, location }
                 }
             }
@@ -86,7 +87,7 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
 
 /// Which service the request is for.
 fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Answer> {
-    let route = worker.table.routes().find(&client.head).cloned().ok_or(Answer::NO_ROUTE)?;
+    let route = worker.table.routes().find(&client.head, client.scheme()).cloned().ok_or(Answer::NO_ROUTE)?;
     let most = route.policy.max_body_bytes.or(worker.options.max_body_bytes);
     if let (Some(most), Framing::Length(length)) = (most, client.head.framing())
         && length > most
@@ -94,21 +95,6 @@ fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, A
         return Err(Answer::bad(Bad::with(413, "body-too-large")));
     }
     Ok(route)
-}
-
-/// The scheme and the authority by which the client came here: a trusted proxy knows better.
-fn seen_by_client<S>(client: &Client<S>) -> (&str, &[u8]) {
-    let head = &client.head;
-    let said = |kind| {
-        let said = head.fields.first(kind).filter(|_| client.origin.trusted);
-        said.map(|value| value.get(head.bytes())).filter(|value| !value.is_empty())
-    };
-    let scheme = said(Kind::ForwardedProto).and_then(|scheme| match scheme {
-        b"http" => Some("http"),
-        b"https" => Some("https"),
-        _ => None,
-    });
-    (scheme.unwrap_or(client.origin.scheme), said(Kind::ForwardedHost).unwrap_or(head.authority()))
 }
 
 /// Balance and forward, again and again, until there is an answer or no way left.
@@ -122,7 +108,7 @@ async fn attempts<S: Front>(
     let service = &*to.service;
     let deadline = Deadline::begin(walk.begun, route.timeout);
     let idempotent = is_idempotent(client.head.method());
-    let mut exchange = Exchange::new(worker, client, deadline, route);
+    let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
     let mut guard = Guard { attempts: Attempts::new(worker.options.max_attempts), tried: Tried::default(), idempotent };
     let (mut fresh, mut held_since) = (false, None);
     let end = loop {

@@ -65,10 +65,31 @@ impl HostMatch {
 pub struct Match {
     /// On the path, without query.
     pub path: Option<PathMatch>,
+    /// The scheme by which the client came: what the connection is, or what a trusted proxy says.
+    pub scheme: Option<Scheme>,
     /// The method, exactly.
     pub method: Option<String>,
     /// On header fields, names in any case.
     pub headers: Vec<(String, ValueMatch)>,
+}
+
+/// How a client came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Under TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As it stands in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 /// A path's condition.
@@ -153,6 +174,7 @@ pub(crate) struct Destination {
 
 #[derive(Debug)]
 struct CompiledMatch {
+    scheme: Option<Scheme>,
     path: Option<CompiledPath>,
     method: Option<String>,
     headers: Vec<(String, CompiledValue)>,
@@ -214,11 +236,11 @@ impl Routes {
     }
 
     /// The first route that matches.
-    pub(crate) fn find(&self, head: &RequestHead) -> Option<&Arc<CompiledRoute>> {
+    pub(crate) fn find(&self, head: &RequestHead, scheme: Scheme) -> Option<&Arc<CompiledRoute>> {
         match &self.index {
-            None => self.list.iter().find(|route| route.accepts(head)),
+            None => self.list.iter().find(|route| route.accepts(head, scheme)),
             Some(index) => {
-                let found = index.first(head.host(), head.path(), |number| self.list[number].accepts(head));
+                let found = index.first(head.host(), head.path(), |number| self.list[number].accepts(head, scheme));
                 found.map(|number| &self.list[number])
             }
         }
@@ -235,23 +257,24 @@ impl CompiledRoute {
     }
 
     /// The prefix by which it matches this request, if by one.
-    pub(crate) fn matched_prefix(&self, head: &RequestHead) -> Option<&str> {
-        let matched = self.matches.iter().find(|wanted| wanted.accepts(head))?;
+    pub(crate) fn matched_prefix(&self, head: &RequestHead, scheme: Scheme) -> Option<&str> {
+        let matched = self.matches.iter().find(|wanted| wanted.accepts(head, scheme))?;
         match &matched.path {
             Some(CompiledPath::Prefix(prefix)) => Some(prefix),
             _ => None,
         }
     }
 
-    fn accepts(&self, head: &RequestHead) -> bool {
+    fn accepts(&self, head: &RequestHead, scheme: Scheme) -> bool {
         (self.hosts.is_empty() || self.hosts.iter().any(|host| host_matches(host, head.host())))
-            && (self.matches.is_empty() || self.matches.iter().any(|wanted| wanted.accepts(head)))
+            && (self.matches.is_empty() || self.matches.iter().any(|wanted| wanted.accepts(head, scheme)))
     }
 }
 
 impl CompiledMatch {
-    fn accepts(&self, head: &RequestHead) -> bool {
-        self.method.as_ref().is_none_or(|method| method.as_bytes() == head.method())
+    fn accepts(&self, head: &RequestHead, scheme: Scheme) -> bool {
+        self.scheme.is_none_or(|wanted| wanted == scheme)
+            && self.method.as_ref().is_none_or(|method| method.as_bytes() == head.method())
             && self.path.as_ref().is_none_or(|path| path.accepts(head.path()))
             && self.headers.iter().all(|(name, value)| {
                 let bytes = head.bytes();
@@ -326,18 +349,23 @@ fn compile_match(route: &str, wanted: Match) -> Result<CompiledMatch, RouteError
         })
     };
     let headers = wanted.headers.into_iter().map(|(name, wanted)| Ok((name, value(wanted)?)));
-    Ok(CompiledMatch { path, method: wanted.method, headers: headers.collect::<Result<_, _>>()? })
+    Ok(CompiledMatch {
+        scheme: wanted.scheme,
+        path,
+        method: wanted.method,
+        headers: headers.collect::<Result<_, _>>()?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HostMatch, Match, PathMatch, ValueMatch, compile_match, host_matches};
+    use super::{HostMatch, Match, PathMatch, Scheme, ValueMatch, compile_match, host_matches};
     use crate::http1::{Limits, RequestHead};
 
     fn accepts(wanted: Match, head: &str) -> bool {
         let mut request = RequestHead::default();
         request.parse(head.as_bytes(), &Limits::default()).unwrap();
-        compile_match("r", wanted).unwrap().accepts(&request)
+        compile_match("r", wanted).unwrap().accepts(&request, Scheme::Https)
     }
 
     #[test]
@@ -388,6 +416,8 @@ mod tests {
         assert!(accepts(with(ValueMatch::Exact("eve".into())), head));
         assert!(accepts(with(ValueMatch::Prefix("bo".into())), head));
         assert!(!accepts(with(ValueMatch::Regex("b".into())), head));
+        assert!(accepts(Match { scheme: Some(Scheme::Https), ..Match::default() }, head));
+        assert!(!accepts(Match { scheme: Some(Scheme::Http), ..Match::default() }, head));
         assert!(accepts(Match { method: Some("PUT".into()), ..Match::default() }, head));
         assert!(!accepts(Match { method: Some("put".into()), ..Match::default() }, head));
         let bad = Match { path: Some(PathMatch::Regex("(".into())), ..Match::default() };

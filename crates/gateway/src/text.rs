@@ -1,7 +1,7 @@
 //! Numbers, hex and dates as bytes, appended without allocation.
 //! Used by whatever writes heads. Deliberately absent: parsing.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Appends a number in decimal.
 pub(crate) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
@@ -32,6 +32,12 @@ pub(crate) fn hex16(number: u64) -> [u8; 16] {
         *digit = b"0123456789abcdef"[(number >> (60 - 4 * index) & 15) as usize];
     }
     digits
+}
+
+/// The value of `Server-Timing` (W3C): milliseconds before an instance was asked, and until it began to answer.
+pub(crate) fn server_timing(gateway: Duration, instance: Duration) -> String {
+    let milliseconds = |took: Duration| took.as_secs_f64() * 1000.0;
+    format!("gateway;dur={:.3}, instance;dur={:.3}", milliseconds(gateway), milliseconds(instance))
 }
 
 /// An HTTP date that is written anew once a second.

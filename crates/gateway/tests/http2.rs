@@ -418,3 +418,24 @@ fn an_instance_of_http2_serves_both_versions_with_trailers() {
     assert!(plain.0.head.contains("Transfer-Encoding: chunked"), "{}", plain.0.head);
     assert_eq!((plain.1.status, plain.1.body.len()), (200, 0));
 }
+
+#[test]
+fn an_answer_that_does_not_wait_for_the_body_is_not_followed_by_a_reset_at_once() {
+    let instance = Instance::answering("a");
+    let options = gateway::Options { max_body_bytes: Some(10), ..gateway::Options::default() };
+    let rig = Rig::with(options, endpoints_of(&[&instance]), None);
+    runtime().block_on(async {
+        let sender = client(rig.address).await;
+        // More than the stream's window: it moves only if somebody reads.
+        for length in [None, Some("300000")] {
+            let mut request = Request::post("http://h/").body(()).unwrap();
+            if let Some(length) = length {
+                request.headers_mut().insert("content-length", length.parse().unwrap());
+            }
+            let (answer, ..) = within("an answer", ask(&sender, request, Some(vec![b'x'; 300_000]))).await.unwrap();
+            assert_eq!(answer.status(), 413, "{length:?}");
+        }
+        let (again, ..) = ask(&sender, Request::get("http://h/").body(()).unwrap(), None).await.unwrap();
+        assert_eq!(again.status(), 200, "the connection goes on");
+    });
+}

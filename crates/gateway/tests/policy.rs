@@ -4,11 +4,12 @@
 mod common;
 
 use std::io::Read;
+use std::time::Duration;
 
 use common::{Instance, Rig, endpoints_of, ok};
 use gateway::{
     Action, Coding, Endpoints, ErrorPage, HeaderEdits, Match, Options, PathMatch, PathRewrite, Policy, Redirect, Route,
-    Target,
+    Scheme, Target,
 };
 
 fn under(prefix: &str, action: Action, policy: Policy) -> Route {
@@ -115,6 +116,48 @@ fn a_redirect_goes_to_where_the_client_is() {
         let mut old = rig.client();
         old.send("GET /old HTTP/1.0\r\n\r\n");
         assert_eq!(old.response().header("Location"), Some("/new"), "a client that names no host");
+    }
+}
+
+#[test]
+fn a_route_may_be_for_one_scheme_alone() {
+    let instance = Instance::answering("a");
+    let trusted_proxies = vec![model::Network::parse("127.0.0.0/8").unwrap()];
+    let rig = Rig::with(Options { trusted_proxies, ..Options::default() }, endpoints_of(&[&instance]), None);
+    let https = Redirect { status: 301, scheme: Some("https".into()), host: None, port: None, path: None };
+    let mut in_the_clear = under("/", Action::Redirect(https), Policy::default());
+    in_the_clear.matches[0].scheme = Some(Scheme::Http);
+    rig.table.set_routes(vec![in_the_clear, under("/", to_s(), Policy::default())]).unwrap();
+    let mut client = rig.client();
+    client.send("GET /x HTTP/1.1\r\nHost: shop.local\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.status, answer.header("Location")), (301, Some("https://shop.local/x")));
+    client.send("GET /x HTTP/1.1\r\nHost: shop.local\r\nX-Forwarded-Proto: https\r\n\r\n");
+    assert_eq!(client.response().text(), "a", "who followed the redirect is served");
+}
+
+#[test]
+fn answers_tell_where_their_time_went_if_they_should() {
+    const TAKES: Duration = Duration::from_millis(30);
+    let instance = Instance::start(|mut conn| {
+        while conn.head().is_some() {
+            std::thread::sleep(TAKES);
+            conn.send(ok("a"));
+        }
+    });
+    for server_timing in [false, true] {
+        let options = Options { server_timing, ..Options::default() };
+        let rig = Rig::with(options, endpoints_of(&[&instance]), None);
+        let mut client = rig.client();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let answer = client.response();
+        let timing = answer.header("Server-Timing");
+        assert_eq!(timing.is_some(), server_timing, "{}", answer.head);
+        let Some(timing) = timing else { continue };
+        let parts: Vec<f64> =
+            timing.split(", ").map(|part| part.split_once(";dur=").unwrap().1.parse().unwrap()).collect();
+        assert!(timing.starts_with("gateway;dur=") && timing.contains(", instance;dur="), "{timing}");
+        assert!(parts[1] >= TAKES.as_secs_f64() * 1000.0 && parts[0] < parts[1], "{timing}");
     }
 }
 
@@ -234,6 +277,7 @@ fn answers_are_compressed_for_clients_that_can_read_it() {
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let plain = client.response();
     assert_eq!((plain.header("Content-Encoding"), plain.header("ETag")), (None, Some("\"a\"")));
+    assert_eq!(plain.header("Vary"), Some("Accept-Encoding"), "a cache must not show this to others");
     assert_eq!(plain.text(), text());
 }
 

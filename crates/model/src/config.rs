@@ -25,7 +25,7 @@ pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, No
 pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
-pub use route::{Coding, Headers, Match, Redirect, Rewrite, Route, Target};
+pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Target};
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
 
 use crate::id::ServiceName;

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
 use gateway::{
-    Action, Coding, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, Route, Target, ValueMatch,
+    Action, Coding, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, Route, Scheme, Target,
+    ValueMatch,
 };
 use model::config::{self, Decode as _};
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
@@ -58,7 +59,11 @@ pub fn routes(config: &Config) -> Vec<Route> {
         let path = exact.or_else(prefix).or_else(regex);
         let headers: Vec<(String, ValueMatch)> =
             written.headers.iter().map(|(name, value)| (name.clone(), ValueMatch::Exact(value.clone()))).collect();
-        let one = |method: Option<String>| Match { path: path.clone(), method, headers: headers.clone() };
+        let scheme = written.scheme.map(|scheme| match scheme {
+            config::RequestScheme::Http => Scheme::Http,
+            config::RequestScheme::Https => Scheme::Https,
+        });
+        let one = |method: Option<String>| Match { scheme, path: path.clone(), method, headers: headers.clone() };
         let matches = if written.methods.0.is_empty() {
             vec![one(None)]
         } else {

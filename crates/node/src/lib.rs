@@ -312,6 +312,7 @@ impl Start {
             max_connections_per_client: written.max_connections_per_client,
             trusted_proxies: written.trusted_proxies.clone(),
             max_body_bytes: written.max_body_bytes,
+            server_timing: written.server_timing,
             error_pages: self.error_pages()?,
             access_log,
             ..gateway::Options::default()

@@ -216,6 +216,10 @@ async fn slot(streams: Rc<Streams>, number: u64) {
             streams.taken_back.set(streams.taken_back.get() + 1);
         } else if after == After::Abort {
             client.stream.cut();
+        } else if client.stream.owes_body() {
+            // An answer that did not wait for the body (413 and the like): the reset that says so makes some clients (curl
+            // before 8.0) forget the answer before it.
+            client.linger(worker).await;
         }
         // The stream itself is over now, not only when the slot gets its next one.
         client.stream.close();

@@ -32,6 +32,11 @@ impl Stream {
         Self { inbound: Inbound::new(Some(body)), respond: Some(respond), outbound: Outbound::default(), reset: false }
     }
 
+    /// More of the request's body may come.
+    pub(crate) fn owes_body(&self) -> bool {
+        self.inbound.body.as_ref().is_some_and(|body| !body.is_end_stream())
+    }
+
     /// Lets go of the stream; what was not read or not finished is taken back.
     pub(crate) fn close(&mut self) {
         self.inbound = Inbound::new(None);

@@ -224,7 +224,7 @@ fn slashes(prefix: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Action, HostMatch, Match, PathMatch, Route, Routes, Target, ValueMatch};
+    use super::super::{Action, HostMatch, Match, PathMatch, Route, Routes, Scheme, Target, ValueMatch};
     use super::{Index, LONGEST_HOST};
     use crate::Metrics;
     use crate::http1::{Limits, RequestHead};
@@ -257,6 +257,7 @@ mod tests {
         let method = proptest::option::weighted(0.2, Just("PUT".to_owned()));
         let header = proptest::option::weighted(0.2, Just(("X-A".to_owned(), ValueMatch::Present)));
         (path, method, header).prop_map(|(path, method, header)| Match {
+            scheme: None,
             path,
             method,
             headers: header.into_iter().collect(),
@@ -283,7 +284,7 @@ mod tests {
     /// What the index says and what a walk over all routes says.
     fn both(routes: &Routes, head: &RequestHead) -> (Option<usize>, Option<usize>) {
         let index = Index::of(&routes.list);
-        let accepts = |number: usize| routes.list[number].accepts(head);
+        let accepts = |number: usize| routes.list[number].accepts(head, Scheme::Http);
         (index.first(head.host(), head.path(), accepts), (0..routes.list.len()).find(|&number| accepts(number)))
     }
 
@@ -338,7 +339,7 @@ mod tests {
         let routes = compiled((0..1_000).map(named).collect());
         assert!(routes.index.is_some());
         let head = request("GET", "H700.a", "/", "").unwrap();
-        assert!(Arc::ptr_eq(routes.find(&head).unwrap(), &routes.list[700]));
+        assert!(Arc::ptr_eq(routes.find(&head, Scheme::Http).unwrap(), &routes.list[700]));
         let asked = std::cell::Cell::new(0);
         let index = Index::of(&routes.list);
         index.first(head.host(), head.path(), |_| {

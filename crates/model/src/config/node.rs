@@ -91,6 +91,8 @@ record! {
         max_body_bytes: Option<u64> = None,
         /// Pages for the gateway's own answers, by status (`503`) or class (`5xx`): HTML files, relative to the file. Clients that ask for JSON get JSON.
         error_pages: BTreeMap<String, String> = BTreeMap::new(),
+        /// Whether answers of instances tell, in `Server-Timing`, how long the request was on its way to the instance and how long the instance took to begin its answer.
+        server_timing: bool = false,
         /// How long requests under way may finish when the node stops.
         drain_timeout: Duration = Duration::from_secs(15),
         /// One JSON line for each request.

@@ -32,6 +32,16 @@ record! {
 }
 
 words! {
+    /// How a client came.
+    RequestScheme {
+        /// In the clear.
+        Http = "http",
+        /// Under TLS.
+        Https = "https",
+    }
+}
+
+words! {
     /// A content coding.
     Coding {
         /// Read by every client.
@@ -108,6 +118,8 @@ record! {
         path_prefix: Option<String> = None,
         /// A regular expression that must match the whole path.
         path_regex: Option<String> = None,
+        /// `http` or `https`: how the client came to this gateway, or to a proxy of `gateway.trustedProxies` in front of it.
+        scheme: Option<RequestScheme> = None,
         /// A method or a list of them, not an empty one; any when absent.
         ["method"] methods: OneOrMany = OneOrMany::default(),
         /// Headers and their exact values.

@@ -48,6 +48,12 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
             "write a name without port or path; `*.` may stand in front",
         );
     }
+    for name in matches.headers.keys() {
+        if !is_token(name) {
+            let message = format!("`{name}` is not the name of a header field");
+            diagnostics.error(matches.at.field("headers"), message, "letters, digits and `-`");
+        }
+    }
     for method in &matches.methods.0 {
         if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
             diagnostics.error(
@@ -67,7 +73,7 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
     check_changes(route, diagnostics);
     match (&route.to, &route.redirect) {
         (Some(target), None) => check_target(target, config, diagnostics),
-        (None, Some(redirect)) => check_redirect(route, redirect, diagnostics),
+        (None, Some(redirect)) => check_redirect(route, redirect, config, diagnostics),
         // One that was written and cannot be read has been told already.
         (None, None) if route.at.has("to") || route.at.has("redirect") => {}
         (None, None) => {
@@ -124,14 +130,19 @@ fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagnostics) {
         "x-request-id",
     ];
     let lower = name.to_ascii_lowercase().replace('_', "-");
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_token) {
+    if !is_token(name) {
         diagnostics.error(place, format!("`{name}` is not the name of a header field"), "letters, digits and `-`");
     } else if OWN.contains(&lower.as_str()) || lower.starts_with("seawall-") || lower.starts_with("x-forwarded-") {
         let message = format!("`{name}` is the gateway's own: a route cannot change it");
         let cure = if lower == "host" { "to change the host write rewrite: { host: … }" } else { "leave it out" };
         diagnostics.error(place, message, cure);
     }
+}
+
+/// What the name of a field is made of (RFC 9110, 5.6.2).
+fn is_token(name: &str) -> bool {
+    let may = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(may)
 }
 
 /// Rules of a path that takes the place of another.
@@ -185,7 +196,7 @@ fn check_new_host(at: &crate::config::decode::Places, host: Option<&str>, diagno
     }
 }
 
-fn check_redirect(route: &Route, redirect: &Redirect, diagnostics: &mut Diagnostics) {
+fn check_redirect(route: &Route, redirect: &Redirect, config: &Config, diagnostics: &mut Diagnostics) {
     if ![301, 302, 303, 307, 308].contains(&redirect.status) {
         let message = format!("{} is no status of a redirect", redirect.status);
         diagnostics.error(redirect.at.field("status"), message, "write 301, 302, 303, 307 or 308");
@@ -209,6 +220,18 @@ fn check_redirect(route: &Route, redirect: &Redirect, diagnostics: &mut Diagnost
             "a redirect to where the client is",
             "add scheme, host, port, path or prefix",
         );
+    }
+    // Under the scheme it leads to, a client would be sent where it is, again and again.
+    let elsewhere =
+        redirect.host.is_some() || redirect.port.is_some() || redirect.path.is_some() || redirect.prefix.is_some();
+    let both =
+        |tls: bool| config.gateway.listen.iter().any(|listen| listen.0.tls.is_some() == tls && listen.0.tcp.is_none());
+    if let Some(scheme) = redirect.scheme.as_deref().filter(|_| !elsewhere && both(true) && both(false)) {
+        let other = if scheme == "https" { "http" } else { "https" };
+        if route.matches.scheme.is_none_or(|matched| matched.as_str() == scheme) {
+            let message = format!("clients that come by {scheme} would be sent where they are");
+            diagnostics.error(redirect.at.field("scheme"), message, format!("add match: {{ scheme: {other} }}"));
+        }
     }
 }
 
@@ -287,7 +310,8 @@ fn shadowed_routes(config: &Config, diagnostics: &mut Diagnostics) {
 
 fn covers(wide: &Route, narrow: &Route) -> bool {
     let (wide, narrow) = (&wide.matches, &narrow.matches);
-    let host = wide.host.is_none() || wide.host == narrow.host;
+    let host =
+        (wide.host.is_none() || wide.host == narrow.host) && (wide.scheme.is_none() || wide.scheme == narrow.scheme);
     let methods = wide.methods.0.is_empty() || wide.methods == narrow.methods;
     let headers = wide.headers.iter().all(|(name, value)| narrow.headers.get(name) == Some(value));
     host && methods && headers && covers_path(wide, narrow)
