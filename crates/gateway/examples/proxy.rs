@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     service.set_endpoints(Endpoints { endpoints: vec![endpoint(upstream.parse()?)], ..Endpoints::default() })?;
     table.set_routes(vec![Route {
         name: "all".into(),
+        series: None,
         hosts: Vec::new(),
         matches: vec![Match { path: Some(PathMatch::Prefix("/".into())), ..Match::default() }],
         action: Action::Forward(Target { service: "bench".into(), version: None }),

@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let target = Target { service: "s".into(), version: None };
     let route = Route {
         name: "all".into(),
+        series: None,
         hosts: Vec::new(),
         matches: Vec::new(),
         action: Action::Forward(target),

@@ -442,6 +442,9 @@ impl<'a, S: Front> Exchange<'a, S> {
             return Poll::Pending;
         }
         let late = self.deadline.expired(Instant::now());
+        if !late {
+            self.worker.metrics.client_cut("stalled");
+        }
         Poll::Ready(Err(if late { Failed::Deadline { begun: true } } else { Failed::Gone }))
     }
 }

@@ -71,6 +71,7 @@ impl Gateway {
 
     fn spawn(&mut self, index: usize, entrances: Vec<Entrance>, handed: mpsc::Receiver<Handed>) -> io::Result<()> {
         let (shared, phase) = (self.shared.clone(), self.phase.subscribe());
+        let (metrics, load) = (shared.metrics.clone(), shared.doors[index].load.clone());
         let (ready, started) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("gateway-{index}")).spawn(move || {
             let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -78,6 +79,7 @@ impl Gateway {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(ready.send(Err(error))),
             };
+            metrics.worker(index, runtime.metrics(), load);
             let _ = ready.send(Ok(()));
             runtime.block_on(Rc::new(Worker::new(shared, index)).run(entrances, handed, phase));
         })?;

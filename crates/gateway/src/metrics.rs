@@ -3,8 +3,9 @@
 //! adds to atomics. Deliberately absent: the registry's endpoint and any log line.
 
 mod instances;
+mod workers;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use prometheus_client::registry::Registry;
 use crate::tunnel::Moved;
 use instances::{InstancePage, InstanceSeries};
 use model::{InstanceId, ServiceName};
+use workers::{WorkerPage, WorkerSeries};
 
 pub(crate) use instances::InstanceMetrics;
 
@@ -30,6 +32,10 @@ struct Families {
     requests: Family<ServiceCode, Counter>,
     durations: Family<ServiceLabel, DurationHistogram>,
     instances: Arc<InstanceSeries>,
+    workers: Arc<WorkerSeries>,
+    route_requests: Family<RouteCode, Counter>,
+    route_durations: Family<RouteLabel, DurationHistogram>,
+    cut: Family<ReasonLabel, Counter>,
     retries: Family<ServiceReason, Counter>,
     held: Family<ServiceLabel, Gauge>,
     holds: Family<ServiceReason, Counter>,
@@ -59,6 +65,17 @@ struct ServiceCode {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RouteLabel {
+    route: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RouteCode {
+    route: String,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ServiceReason {
     service: String,
     reason: &'static str,
@@ -83,6 +100,11 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("seawall_gateway");
         registry.register("requests", "Requests answered, by class of status", all.requests.clone());
         registry.register("request_duration_seconds", "Head read to last byte written", all.durations.clone());
+        let (name, help) = ("route_requests", "Requests of a named route answered, by class of status");
+        registry.register(name, help, all.route_requests.clone());
+        let (name, help) = ("route_request_duration_seconds", "Head read to last byte written, of a named route");
+        registry.register(name, help, all.route_durations.clone());
+        registry.register("clients_cut", "Clients cut off in the middle of an answer, by reason", all.cut.clone());
         registry.register("retries", "Attempts made again, by reason", all.retries.clone());
         registry.register("held_requests", "Requests waiting for a switch now", all.held.clone());
         registry.register("holds", "Requests that waited, by how it ended", all.holds.clone());
@@ -98,6 +120,7 @@ impl Metrics {
         registry.register("access_records_dropped", "Access records nobody took in time", all.records_dropped.clone());
         registry.register("signals_dropped", "Passive health signals nobody took in time", all.signals_dropped.clone());
         registry.register_collector(Box::new(InstancePage(all.instances.clone())));
+        registry.register_collector(Box::new(WorkerPage(all.workers.clone())));
         metrics
     }
 
@@ -117,6 +140,34 @@ impl Metrics {
             received: all.received.get_or_create_owned(&label),
             sent: all.sent.get_or_create_owned(&label),
         }
+    }
+
+    /// A named route's handles; the same series as a route of this name had before.
+    pub(crate) fn route(&self, route: &str) -> RouteMetrics {
+        let all = &*self.0;
+        RouteMetrics {
+            requests: CLASSES
+                .map(|code| all.route_requests.get_or_create_owned(&RouteCode { route: route.to_owned(), code })),
+            duration: all.route_durations.get_or_create_owned(&RouteLabel { route: route.to_owned() }),
+        }
+    }
+
+    /// Forgets a named route that is gone, so that labels stay bounded.
+    pub(crate) fn remove_route(&self, route: &str) {
+        self.0.route_durations.remove(&RouteLabel { route: route.to_owned() });
+        for code in CLASSES {
+            self.0.route_requests.remove(&RouteCode { route: route.to_owned(), code });
+        }
+    }
+
+    /// A worker has begun.
+    pub(crate) fn worker(&self, index: usize, runtime: tokio::runtime::RuntimeMetrics, connections: Arc<AtomicUsize>) {
+        self.0.workers.add(index, runtime, connections);
+    }
+
+    /// A client was cut off in the middle of its answer.
+    pub(crate) fn client_cut(&self, reason: &'static str) {
+        self.0.cut.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// An instance that came; `key` is its own for ever.
@@ -208,6 +259,21 @@ pub(crate) enum HoldEnd {
     Timeout,
     Deadline,
     Gone,
+}
+
+/// One named route's handles.
+#[derive(Debug)]
+pub(crate) struct RouteMetrics {
+    requests: [Counter; 6],
+    duration: DurationHistogram,
+}
+
+impl RouteMetrics {
+    /// As [`ServiceMetrics::answered`].
+    pub(crate) fn answered(&self, status: u16, took: Duration) {
+        self.requests[class(status)].inc();
+        self.duration.observe(took);
+    }
 }
 
 /// One service's handles.

@@ -288,6 +288,9 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
         End::Answer(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
         End::Cut => (502, Some("instance-closed"), client.download.passed),
     };
+    if let Some(series) = walk.route.as_ref().and_then(|route| route.series.as_ref()) {
+        series.metrics.answered(status, took);
+    }
     match walk.route.as_ref().and_then(|route| route.service()) {
         Some(service) => {
             service.metrics.answered(status, took);

@@ -11,6 +11,7 @@ use model::{ServiceName, VersionName};
 use regex_lite::Regex;
 
 use crate::http1::RequestHead;
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::policy::{Policy, Redirect};
 use crate::service::Service;
 use index::Index;
@@ -20,6 +21,8 @@ use index::Index;
 pub struct Route {
     /// What logs call it.
     pub name: String,
+    /// Its requests are counted under this name; absent: only under their service's.
+    pub series: Option<String>,
     /// Hosts it is for.
     pub hosts: Vec<HostMatch>,
     /// Conditions, of which one must hold.
@@ -155,8 +158,16 @@ pub(crate) struct CompiledRoute {
     pub(crate) action: CompiledAction,
     pub(crate) timeout: Option<Duration>,
     pub(crate) policy: Policy,
+    pub(crate) series: Option<RouteSeries>,
     hosts: Vec<HostMatch>,
     matches: Vec<CompiledMatch>,
+}
+
+/// A route that is counted by itself.
+#[derive(Debug)]
+pub(crate) struct RouteSeries {
+    pub(crate) name: String,
+    pub(crate) metrics: RouteMetrics,
 }
 
 #[derive(Debug)]
@@ -200,6 +211,7 @@ impl Routes {
     pub(crate) fn compile(
         routes: Vec<Route>,
         mut service: impl FnMut(&ServiceName) -> Arc<Service>,
+        metrics: &Metrics,
     ) -> Result<Self, RouteError> {
         let mut compiled = Vec::with_capacity(routes.len());
         for mut route in routes {
@@ -226,6 +238,7 @@ impl Routes {
                 },
                 timeout: route.timeout,
                 policy: route.policy,
+                series: route.series.map(|name| RouteSeries { metrics: metrics.route(&name), name }),
                 hosts: route.hosts,
                 matches,
             })
@@ -233,6 +246,11 @@ impl Routes {
         let list: Vec<_> = compiled.into_iter().map(finish).collect();
         let index = (list.len() >= INDEXED).then(|| Index::of(&list));
         Ok(Self { list, index })
+    }
+
+    /// Names under which routes are counted.
+    pub(crate) fn series(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().filter_map(|route| route.series.as_ref()).map(|series| series.name.as_str())
     }
 
     /// The first route that matches.

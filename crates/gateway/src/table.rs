@@ -2,7 +2,7 @@
 //! Read at the route step of the request walk, written by whoever watches the store. Readers never wait: routes and
 //! endpoints are swapped whole, while counters, holds and pools stay. Deliberately absent: any decision about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
@@ -42,8 +42,10 @@ impl Table {
     /// # Errors
     /// A regular expression that is none; then nothing has changed.
     pub fn set_routes(&self, routes: Vec<Route>) -> Result<(), RouteError> {
-        let compiled = Routes::compile(routes, |name| self.service(name))?;
-        let before = self.routes.swap(Arc::new(compiled));
+        let compiled = Arc::new(Routes::compile(routes, |name| self.service(name), &self.metrics)?);
+        let before = self.routes.swap(compiled.clone());
+        let kept: HashSet<&str> = compiled.series().collect();
+        before.series().filter(|name| !kept.contains(name)).for_each(|name| self.metrics.remove_route(name));
         self.retired.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(before);
         Ok(())
     }

@@ -16,6 +16,7 @@ fn under(prefix: &str, action: Action, policy: Policy) -> Route {
     let path = Some(PathMatch::Prefix(prefix.into()));
     Route {
         name: prefix.into(),
+        series: None,
         hosts: Vec::new(),
         matches: vec![Match { path, ..Match::default() }],
         action,
@@ -134,6 +135,25 @@ fn a_route_may_be_for_one_scheme_alone() {
     assert_eq!((answer.status, answer.header("Location")), (301, Some("https://shop.local/x")));
     client.send("GET /x HTTP/1.1\r\nHost: shop.local\r\nX-Forwarded-Proto: https\r\n\r\n");
     assert_eq!(client.response().text(), "a", "who followed the redirect is served");
+}
+
+#[test]
+fn a_named_route_is_counted_by_itself_until_it_is_gone() {
+    let instance = Instance::answering("a");
+    let rig = Rig::of(&[&instance]);
+    let named = Route { series: Some("checkout".into()), ..under("/checkout", to_s(), Policy::default()) };
+    rig.table.set_routes(vec![named.clone(), under("/", to_s(), Policy::default())]).unwrap();
+    assert_eq!(rig.get("/checkout").status, 200);
+    assert_eq!(rig.get("/else").status, 200);
+    rig.expect_metric("route_requests_total{route=\"checkout\",code=\"2xx\"} 1");
+    rig.expect_metric("route_request_duration_seconds_count{route=\"checkout\"} 1");
+    rig.expect_metric("requests_total{service=\"s\",code=\"2xx\"} 2");
+    rig.table.set_routes(vec![named, under("/", to_s(), Policy::default())]).unwrap();
+    assert_eq!(rig.get("/checkout").status, 200);
+    rig.expect_metric("route_requests_total{route=\"checkout\",code=\"2xx\"} 2");
+    rig.table.set_routes(vec![under("/", to_s(), Policy::default())]).unwrap();
+    assert!(!rig.metrics().contains("checkout"), "labels are bounded");
+    assert!(rig.metrics().contains("worker_busy_seconds_total{worker=\"0\"}"), "{}", rig.metrics());
 }
 
 #[test]

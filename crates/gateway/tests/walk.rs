@@ -444,6 +444,7 @@ fn versions_of_a_service_are_subsets() {
     let rig = Rig::new(told);
     let route = |path: &str, version: Option<&str>| gateway::Route {
         name: path.into(),
+        series: None,
         hosts: Vec::new(),
         matches: vec![gateway::Match { path: Some(gateway::PathMatch::Prefix(path.into())), ..Default::default() }],
         action: gateway::Action::Forward(gateway::Target { service: "s".into(), version: version.map(Into::into) }),
@@ -467,6 +468,7 @@ fn a_client_that_takes_nothing_is_cut_off() {
     let mut client = rig.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     rig.expect_metric("requests_total{service=\"s\",code=\"aborted\"} 1");
+    rig.expect_metric("clients_cut_total{reason=\"stalled\"} 1");
     rig.expect_metric("connections 0");
     rig.expect_metric("pool_connections{service=\"s\",instance=\"s-0\",state=\"busy\"} 0");
 }

@@ -71,6 +71,7 @@ pub fn routes(config: &Config) -> Vec<Route> {
         };
         Route {
             name: format!("routes[{index}] on line {}", route.at.whole.line),
+            series: route.name.clone(),
             hosts: written.host.iter().map(|host| HostMatch::parse(host)).collect(),
             matches,
             action: action(route),

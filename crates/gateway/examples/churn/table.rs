@@ -91,6 +91,7 @@ pub fn routes() -> Vec<Route> {
     let of = |name: String| {
         (0..ROUTES_EACH).map(move |route| Route {
             name: format!("{name}-{route}"),
+            series: None,
             hosts: vec![HostMatch::Exact(format!("{name}.example"))],
             matches: vec![Match { path: Some(PathMatch::Prefix(format!("/r-{route}"))), ..Match::default() }],
             action: Action::Forward(Target { service: name.as_str().into(), version: None }),

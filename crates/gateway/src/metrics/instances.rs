@@ -143,7 +143,7 @@ impl Collector for InstancePage {
     }
 }
 
-fn write(
+pub(super) fn write(
     family: &mut MetricEncoder<'_>,
     labels: &impl EncodeLabelSet,
     metric: &impl EncodeMetric,

@@ -267,12 +267,12 @@ mod tests {
     fn route(hosts: Vec<HostMatch>, matches: Vec<Match>) -> Route {
         let target = Target { service: "s".into(), version: None };
         let (action, policy) = (Action::Forward(target), Policy::default());
-        Route { name: "r".into(), hosts, matches, action, timeout: None, policy }
+        Route { name: "r".into(), series: None, hosts, matches, action, timeout: None, policy }
     }
 
     fn compiled(routes: Vec<Route>) -> Routes {
         let service = Arc::new(Service::new("s".into(), Metrics::default()));
-        Routes::compile(routes, |_| service.clone()).unwrap()
+        Routes::compile(routes, |_| service.clone(), &Metrics::default()).unwrap()
     }
 
     fn request(method: &str, host: &str, path: &str, field: &str) -> Option<RequestHead> {

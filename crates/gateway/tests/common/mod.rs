@@ -281,6 +281,7 @@ impl Rig {
         let target = Target { service: "s".into(), version: None };
         let all = Route {
             name: "all".into(),
+            series: None,
             hosts: Vec::new(),
             matches: Vec::new(),
             action: Action::Forward(target),

@@ -10,6 +10,8 @@ use crate::id::{ServiceName, VersionName};
 record! {
     /// One rule: when everything in `match` holds, the request goes to `to`.
     Route as "a route" {
+        /// A name under which its requests are counted (`seawall_gateway_route_…`), unlike any other route's; only under their service when absent.
+        name: Option<String> = None,
         /// What the request must look like; everything matches when absent.
         ["match"] matches: Match = Match::default(),
         /// Where it goes.

@@ -1,5 +1,7 @@
 //! Rules of routes: what they match, where they lead, and whether they can be reached.
 
+use std::collections::BTreeMap;
+
 use regex_lite::Regex;
 
 use crate::config::{Config, Match, Redirect, Route, Target};
@@ -11,7 +13,23 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     for route in &config.routes {
         check_route(route, config, diagnostics);
     }
+    same_names(config, diagnostics);
     shadowed_routes(config, diagnostics);
+}
+
+fn same_names(config: &Config, diagnostics: &mut Diagnostics) {
+    let mut names = BTreeMap::new();
+    for route in &config.routes {
+        let Some(name) = &route.name else { continue };
+        if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
+            diagnostics.error(route.at.field("name"), "a name has 1 to 100 characters", "e.g. `checkout`");
+        }
+        let place = route.at.field("name");
+        if let Some(other) = names.insert(name, place) {
+            let message = format!("two routes are called `{name}`: the other one is on line {}", other.line);
+            diagnostics.error(place, message, "give one of them another name: requests are counted by it");
+        }
+    }
 }
 
 fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
