@@ -42,6 +42,11 @@ impl Answer {
         Self { status, reason, detail: "", retry: false }
     }
 
+    /// For an instance that is not whom it should be.
+    pub(crate) const fn distrusted(why: &'static str) -> Self {
+        Self { detail: why, ..Self::new(502, "instance-tls") }
+    }
+
     /// For a client that is sent elsewhere.
     pub(crate) const fn redirect(status: u16) -> Self {
         Self::new(status, "redirect")

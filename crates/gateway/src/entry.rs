@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::carrier::Carrier;
 use crate::connection::{self, Origin};
+use crate::handshake;
 use crate::http2;
 use crate::proxy_protocol;
 use crate::tcp;
@@ -105,7 +106,7 @@ pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: Sock
                 }
                 Err(error) => {
                     tracing::debug!(peer = %origin.peer, %error, "TLS handshake failed");
-                    return worker.metrics.tls_failed(failure(&error));
+                    return worker.metrics.tls_failed(handshake::with_client(&error));
                 }
             }
         }
@@ -120,20 +121,4 @@ pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: Sock
 async fn within<T>(worker: &Worker, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let limit = worker.options.header_timeout;
     tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// A word for why a handshake failed: few enough for a label.
-fn failure(error: &io::Error) -> &'static str {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    match (error.kind(), cause) {
-        (io::ErrorKind::TimedOut, _) => "timeout",
-        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, _) => "client-gone",
-        (_, Some(rustls::Error::InvalidMessage(_))) => "not-tls",
-        (_, Some(rustls::Error::PeerIncompatible(_))) => "nothing-in-common",
-        (_, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_))) => {
-            "client-certificate"
-        }
-        (_, Some(rustls::Error::AlertReceived(_))) => "refused-by-client",
-        _ => "other",
-    }
 }

@@ -14,6 +14,7 @@ mod entry;
 mod forward;
 mod front;
 mod gateway;
+mod handshake;
 mod heads;
 mod hold;
 pub mod http1;

@@ -16,6 +16,7 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
+use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
 use crate::http1::{Bad, Framing, Kind};
@@ -123,13 +124,22 @@ async fn attempts<S: Front>(
     let deadline = Deadline::begin(walk.begun, route.timeout);
     let idempotent = is_idempotent(client.head.method());
     let mut exchange = Exchange::new(worker, client, deadline, route);
-    let mut guard = Guard { attempts: Attempts::new(worker.options.max_attempts), tried: Tried::default(), idempotent };
+    let mut guard = Guard {
+        attempts: Attempts::new(worker.options.max_attempts),
+        tried: Tried::default(),
+        idempotent,
+        distrusted: None,
+    };
     let (mut fresh, mut held_since) = (false, None);
     let end = loop {
         let seen = service.room.releases();
         let now = Instant::now();
         let choice =
             balance::choose(service, to.version.as_ref(), &guard.tried, &worker.options, now, || worker.random());
+        if let Some(why) = guard.distrusted.filter(|_| !choice.is_another(&guard.tried)) {
+            // Waiting mends no certificate.
+            break End::Answer(Answer::distrusted(why.word()));
+        }
         let probe = match choice {
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
@@ -165,6 +175,8 @@ struct Guard {
     attempts: Attempts,
     tried: Tried,
     idempotent: bool,
+    /// An instance was not whom it should be.
+    distrusted: Option<Distrust>,
 }
 
 /// One attempt and its judgement. `Err` asks for another one, on a fresh connection if true.
@@ -208,13 +220,17 @@ async fn attempt<S: Front>(
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),
+        Failed::Distrusted(why) => {
+            guard.distrusted = Some(why);
+            return again(worker, exchange, to, &taken, Failure::Distrusted, guard);
+        }
         Failed::Closed | Failed::Cut => signal(SignalKind::Reset, 0),
         Failed::Garbage(_) => signal(SignalKind::BadResponse, 0),
         Failed::Deadline { .. } => signal(SignalKind::TimedOut, 0),
         Failed::Gone | Failed::Body(_) | Failed::BodyStalled => {}
     }
     Ok(match failed {
-        Failed::Before(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
+        Failed::Before(_) | Failed::Distrusted(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
         Failed::Garbage(why) => End::Answer(Answer::bad_response(why)),
         Failed::Deadline { begun: false } => End::Answer(Answer::TIMEOUT),
         Failed::Deadline { begun: true } | Failed::Cut => End::Cut,
@@ -236,9 +252,13 @@ fn again<S>(
     let (service, instance, options) = (&*to.service, taken.instance(), &worker.options);
     let stale = failure == Failure::StalePooled;
     if !stale {
-        let kind = if failure == Failure::NothingWritten { SignalKind::ConnectFailed } else { SignalKind::Reset };
-        worker.signal(service, instance, kind, 0);
         guard.tried.add(instance);
+    }
+    match failure {
+        Failure::NothingWritten => worker.signal(service, instance, SignalKind::ConnectFailed, 0),
+        Failure::Reset | Failure::Garbage => worker.signal(service, instance, SignalKind::Reset, 0),
+        // It lives, and nobody but an operator makes it trusted.
+        Failure::Distrusted | Failure::StalePooled => {}
     }
     if failure == Failure::NothingWritten {
         // A connection that ended says little of the instance; one that cannot be made says enough.
@@ -247,11 +267,15 @@ fn again<S>(
     let may_wait = service.resolved().told.hold.is_some();
     let verdict = guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait);
     if verdict == Verdict::GiveUp {
-        let connected = failure != Failure::NothingWritten;
-        return Ok(End::Answer(if connected { Answer::INSTANCE_CLOSED } else { Answer::CONNECT_FAILED }));
+        return Ok(End::Answer(match (failure, guard.distrusted) {
+            (Failure::Distrusted, Some(why)) => Answer::distrusted(why.word()),
+            (Failure::NothingWritten, _) => Answer::CONNECT_FAILED,
+            _ => Answer::INSTANCE_CLOSED,
+        }));
     }
     service.metrics.retried(match failure {
         Failure::NothingWritten => Retried::Connect,
+        Failure::Distrusted => Retried::Tls,
         Failure::StalePooled => Retried::Stale,
         Failure::Reset | Failure::Garbage => Retried::Reset,
     });
