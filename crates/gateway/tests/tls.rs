@@ -79,7 +79,7 @@ fn read((chain, key): &Pair) -> Certificate {
 
 fn offer(pairs: &[&Pair], min_version: MinVersion, auth: &ClientAuth) -> ServerTls {
     let certificates: Vec<_> = pairs.iter().map(|pair| read(pair)).collect();
-    ServerTls::new(&certificates, min_version, auth, &Tickets::new().unwrap()).unwrap()
+    ServerTls::new(&certificates, &[], min_version, auth, &Tickets::new().unwrap()).unwrap()
 }
 
 fn rig(offered: ServerTls, instance: &Instance) -> Rig {
@@ -205,7 +205,7 @@ fn a_new_certificate_is_for_new_connections_and_sessions_are_resumed() {
     let authority = Authority::new();
     let (old, new) = (authority.issue(&["shop.test"]), authority.issue(&["shop.test"]));
     let tickets = Tickets::new().unwrap();
-    let make = |pair| ServerTls::new(&[read(pair)], MinVersion::Tls12, &ClientAuth::None, &tickets).unwrap();
+    let make = |pair| ServerTls::new(&[read(pair)], &[], MinVersion::Tls12, &ClientAuth::None, &tickets).unwrap();
     let instance = Instance::answering("answer");
     let manner = Arc::new(Manner { tls: Some(ArcSwapOption::from_pointee(make(&old))), ..Manner::default() });
     let rig = Rig::sharing(manner.clone(), Options { workers: 1, ..Options::default() }, endpoints_of(&[&instance]));

@@ -15,7 +15,7 @@ pub mod yaml;
 
 use std::collections::BTreeMap;
 
-pub use decode::Decode;
+pub use decode::{Decode, FilePath};
 pub use listener::{
     CertificateFiles, ClientAuth, ClientAuthMode, InstanceTls, Listen, Listener, ListenerTls, MinVersion, ProxyVersion,
     Tcp,

@@ -6,6 +6,7 @@ mod access_log;
 mod applying;
 mod controller;
 mod entrances;
+mod files;
 mod input;
 mod instance;
 mod lease;
@@ -43,7 +44,7 @@ use entrances::Entrances;
 use input::Input;
 use link::Keeper;
 use loading::effective;
-pub use loading::{Options, check_deep, load, read, workers};
+pub use loading::{Options, load, read, workers};
 use ports::Ports;
 use service::{Adopted, Service, adopt, events_prefix};
 use shell::{Shell, Subject};
@@ -150,8 +151,7 @@ impl Start {
         let (services, ports) = self.services(&shell);
         let (status, shown) = watch::channel(Arc::new(Status::default()));
         let (commands, asked) = mpsc::channel(64);
-        let open = if self.node_starts > 1 { Entrances::open_anyway } else { Entrances::open };
-        let entrances = open(&self.config).map_err(CannotStart)?;
+        let entrances = Entrances::open(&self.config).map_err(CannotStart)?;
         let (api_listener, listeners) = self.sockets(&entrances)?;
         let api_address = address_of(&api_listener);
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
@@ -324,7 +324,7 @@ impl Start {
 
     /// A node process that takes over from one that died does without pages that cannot be read any more.
     fn error_pages(&self) -> Result<Vec<gateway::ErrorPage>, CannotStart> {
-        match entrances::error_pages(&self.config.gateway) {
+        match files::error_pages(&self.config.gateway) {
             Err(error) if self.node_starts > 1 => {
                 tracing::error!(error, "error pages are left out: mend the file and start seawall anew");
                 Ok(Vec::new())
