@@ -14,6 +14,7 @@ use model::ServiceName;
 use tokio::net::TcpStream;
 
 use crate::carrier::Carrier;
+use crate::challenge::Greeted;
 use crate::connection::{self, Origin};
 use crate::handshake;
 use crate::http2;
@@ -93,16 +94,25 @@ pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: Sock
     let carrier = match &manner.tls {
         None => Carrier::Plain(stream),
         Some(tls) => {
-            let Some(tls) = tls.load_full() else { return worker.metrics.refused("no-certificate") };
-            let acceptor = tokio_rustls::TlsAcceptor::from(tls.0.clone());
-            match within(worker, acceptor.accept(stream)).await {
-                Ok(accepted) => {
+            let usual = tls.load_full().map(|tls| tls.0.clone());
+            let greeted = match (worker.options.challenges.visits(), usual) {
+                (Some(visits), usual) => within(worker, visits.accept(stream, usual)).await,
+                (None, Some(usual)) => {
+                    let accept = async { tokio_rustls::TlsAcceptor::from(usual).accept(stream).await };
+                    within(worker, accept).await.map(|stream| Greeted::Client(Box::new(stream.into())))
+                }
+                (None, None) => Ok(Greeted::Nobody),
+            };
+            match greeted {
+                Ok(Greeted::Visit) => return tracing::debug!(peer = %origin.peer, "challenge answered under TLS"),
+                Ok(Greeted::Nobody) => return worker.metrics.refused("no-certificate"),
+                Ok(Greeted::Client(accepted)) => {
                     let session = accepted.get_ref().1;
                     speaks_http2 = session.alpn_protocol() == Some(b"h2");
                     let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
                     worker.metrics.tls_handshake(session.protocol_version(), resumed);
                     origin.scheme = "https";
-                    Carrier::Tls(Box::new(accepted.into()))
+                    Carrier::Tls(accepted)
                 }
                 Err(error) => {
                     tracing::debug!(peer = %origin.peer, %error, "TLS handshake failed");

@@ -7,6 +7,7 @@ mod answer;
 mod balance;
 mod buffer;
 mod carrier;
+mod challenge;
 mod compress;
 mod connection;
 mod dial;
@@ -41,6 +42,7 @@ pub mod tls;
 mod tunnel;
 mod worker;
 
+pub use challenge::{Challenges, UnderWay};
 pub use compress::Coding;
 pub use entry::Manner;
 pub use gateway::Gateway;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::challenge::Challenges;
 use crate::http1::Limits;
 use crate::record::AccessRecord;
 use guard::Release;
@@ -90,6 +91,8 @@ pub struct Options {
     pub trusted_proxies: Vec<Network>,
     /// Pages for the gateway's own answers; the first that fits is shown.
     pub error_pages: Vec<ErrorPage>,
+    /// Visits of a certificate authority to be answered. Default: none.
+    pub challenges: std::sync::Arc<Challenges>,
     /// Where access records go, if anywhere. A full channel drops and counts.
     pub access_log: Option<tokio::sync::mpsc::Sender<AccessRecord>>,
 }
@@ -117,6 +120,7 @@ impl Default for Options {
             max_connections_per_client: 0,
             trusted_proxies: Vec::new(),
             error_pages: Vec::new(),
+            challenges: std::sync::Arc::default(),
             access_log: None,
         }
     }

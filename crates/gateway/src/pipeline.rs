@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, With};
 use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
@@ -21,6 +21,7 @@ use crate::heads::Identity;
 use crate::hold::{self, Wait};
 use crate::http1::{Bad, Framing, Kind};
 use crate::metrics::{HoldEnd, Retried};
+use crate::options::ErrorPage;
 use crate::record::AccessRecord;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
 use crate::service::Instance;
@@ -49,6 +50,8 @@ enum End {
         status: u16,
         location: Vec<u8>,
     },
+    /// An authority sees that the name it came by leads here.
+    Challenge(Arc<ErrorPage>),
     /// Nobody is there to answer.
     Gone,
     /// The answer broke off.
@@ -66,8 +69,9 @@ struct Walk {
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> After {
     let mut walk = Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default() };
-    let end = match route(worker, client) {
-        Ok(route) => {
+    let end = match (challenge(worker, client), route(worker, client)) {
+        (Some(page), _) => End::Challenge(page),
+        (None, Ok(route)) => {
             walk.route = Some(route.clone());
             match &route.action {
                 CompiledAction::Forward(to) => attempts(worker, client, &route, to, &mut walk).await,
@@ -78,11 +82,17 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
                 }
             }
         }
-        Err(answer) => End::Answer(answer),
+        (None, Err(answer)) => End::Answer(answer),
     };
     let (after, delivered) = fallback(worker, client, &end).await;
     record(worker, client, &walk, &end, delivered);
     after
+}
+
+/// What an authority came for, in the clear only.
+fn challenge<S>(worker: &Worker, client: &Client<S>) -> Option<Arc<ErrorPage>> {
+    let page = worker.options.challenges.file(client.head.path_and_query())?;
+    (client.origin.scheme == "http" && matches!(client.head.method(), b"GET" | b"HEAD")).then_some(page)
 }
 
 /// Which service the request is for.
@@ -287,10 +297,15 @@ async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) 
     match end {
         End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
         End::Gone | End::Cut => (After::Abort, false),
+        End::Challenge(page) => {
+            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
+            let sent = answer::send(worker, client, &Answer::CHALLENGE, With::Body(page), keep).await;
+            (closing(sent, keep), sent)
+        }
         End::Redirect { status, location } => {
             let answer = Answer::redirect(*status);
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, &answer, Some(location), keep).await;
+            let sent = answer::send(worker, client, &answer, With::Location(location), keep).await;
             (closing(sent, keep), sent)
         }
         End::Answer(answer) => {
@@ -299,7 +314,7 @@ async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) 
             }
             // A body not read would be taken for the next request.
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, answer, None, keep).await;
+            let sent = answer::send(worker, client, answer, With::Words, keep).await;
             (closing(sent, keep), sent)
         }
     }
@@ -322,8 +337,9 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
     let (status, reason, bytes) = match end {
         End::Done(done) => (done.status, None, client.download.passed),
         End::Redirect { status, .. } if delivered => (*status, None, 0),
+        End::Challenge(_) if delivered => (200, Some(Answer::CHALLENGE.reason), 0),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
-        End::Answer(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
+        End::Answer(_) | End::Challenge(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
         End::Cut => (502, Some("instance-closed"), client.download.passed),
     };
     match walk.route.as_ref().and_then(|route| route.service()) {

@@ -76,6 +76,27 @@ impl Certificate {
     }
 }
 
+impl Certificate {
+    /// The certificate itself, without those that vouch for it.
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        &self.key.cert[0]
+    }
+
+    /// A server that shows this to everybody and speaks one protocol, for a visit of an authority.
+    pub(crate) fn shown_alone(&self, protocol: &[u8]) -> Result<ServerConfig, TlsError> {
+        let by_name = ByName::new(std::slice::from_ref(self), &[])?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(MinVersion::Tls12.versions())
+            .map_err(refused)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(by_name));
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
 fn read_chain(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unreadable = |reason| TlsError::Unreadable { what, reason };
     let chain: Vec<_> =

@@ -13,8 +13,10 @@ use model::Config;
 use model::config::Listen;
 use tokio::sync::mpsc;
 
+use crate::acme::{News, Orders};
 use crate::input::Input;
-use listener::{Watched, now_unix};
+use listener::Watched;
+pub use listener::now_unix;
 
 /// How often certificate files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -26,6 +28,10 @@ const TOLD_AT_DAYS: [i64; 5] = [30, 14, 7, 3, 1];
 pub enum Notice {
     /// Changed files are in force.
     Reloaded(String),
+    /// A certificate that was ordered is in force.
+    Issued(String),
+    /// One could not be ordered.
+    NotIssued(String),
     /// Changed files cannot be used.
     Refused(String),
     /// One ends soon, or has ended.
@@ -37,6 +43,7 @@ pub struct Entrances {
     /// One for each address.
     pub manners: Vec<Arc<Manner>>,
     watched: Vec<Watched>,
+    orders: Orders,
 }
 
 impl Entrances {
@@ -46,15 +53,15 @@ impl Entrances {
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub fn open(config: &Config) -> Result<Self, String> {
+    pub fn open(config: &Config, orders: Orders) -> Result<Self, String> {
         let (mut manners, mut watched) = (Vec::new(), Vec::new());
         for Listen(written) in &config.gateway.listen {
-            let opened = listener::open(written).map_err(|error| format!("listener {}: {error}", written.address));
-            let (manner, under_tls) = opened?;
+            let opened = listener::open(written, &orders);
+            let (manner, under_tls) = opened.map_err(|error| format!("listener {}: {error}", written.address))?;
             manners.push(manner);
             watched.extend(under_tls);
         }
-        Ok(Self { manners, watched })
+        Ok(Self { manners, watched, orders })
     }
 
     /// What `seawall tls` shows.
@@ -62,9 +69,9 @@ impl Entrances {
         self.watched.iter().flat_map(Watched::view).collect()
     }
 
-    /// Looks at the files again and again until the node ends.
+    /// Looks at the files again and again until the node ends; at once when a certificate was ordered, or was not.
     pub async fn keep_current(mut self, inputs: mpsc::Sender<Input>) {
-        let mut told = Vec::new();
+        let (mut told, mut failed) = (Vec::new(), None);
         // A problem found at the start has not been told yet.
         self.watched.iter_mut().for_each(Watched::forget_problems);
         loop {
@@ -72,12 +79,27 @@ impl Entrances {
                 let notices = self.look(&mut told);
                 (self, told, notices)
             });
-            let Ok((entrances, still_told, notices)) = looked.await else { return };
+            let Ok((entrances, still_told, mut notices)) = looked.await else { return };
             (self, told) = (entrances, still_told);
+            notices.extend(failed.take().map(Notice::NotIssued));
             if inputs.send(Input::Certificates { shown: self.view(), notices }).await.is_err() {
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            match tokio::time::timeout(LOOK, self.news()).await {
+                Ok(News::Failed(message)) => failed = Some(message),
+                Ok(News::Issued) | Err(_) => {}
+            }
+        }
+    }
+
+    /// What is new of orders; waits for ever where nothing is ordered.
+    async fn news(&mut self) -> News {
+        match &mut self.orders.news {
+            None => std::future::pending().await,
+            Some(news) => match news.recv().await {
+                Some(news) => news,
+                None => std::future::pending().await,
+            },
         }
     }
 
@@ -91,9 +113,11 @@ impl Entrances {
                 let left = (certificate.expires_unix - now).div_euclid(86_400);
                 let Some(step) = TOLD_AT_DAYS.iter().rev().copied().find(|days| left < *days) else { continue };
                 let step = if left < 0 { -1 } else { step };
+                // One that is renewed by itself is told of only when that has not worked.
+                let Some(cure) = shown.cure() else { continue };
                 let key = (format!("{} {}", shown.name(), certificate.expires_unix), step);
                 if !told.contains(&key) {
-                    notices.push(Notice::Expiring(expiry(shown.name(), &watched.address, left)));
+                    notices.push(Notice::Expiring(expiry(shown.name(), &watched.address, left, cure)));
                 }
                 due.push(key);
             }
@@ -103,11 +127,11 @@ impl Entrances {
     }
 }
 
-fn expiry(file: &str, address: &str, days_left: i64) -> String {
+fn expiry(file: &str, address: &str, days_left: i64, cure: &str) -> String {
     let when = match days_left {
         ..0 => "has expired: clients refuse it".to_owned(),
         0 => "expires within a day".to_owned(),
         days => format!("expires in {days} days"),
     };
-    format!("the certificate in {file} ({address}) {when}; put a new one in its place, it is taken over by itself")
+    format!("the certificate in {file} ({address}) {when}; {cure}")
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use gateway::tls::{Certificate, ClientTls, TlsError, Trust};
 use gateway::{ErrorPage, Upstream};
 use model::Service as Definition;
@@ -19,7 +20,9 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         let Some(tls) = &listener.tls else { continue };
         let subject = |problem: &str| format!("listener {}: {problem}", listener.address);
         for files in &tls.certificates {
-            if let Err(Unusable { key, problem }) = check_pair(&files.cert_file, &files.key_file) {
+            if let (Some(cert_file), Some(key_file)) = (&files.cert_file, &files.key_file)
+                && let Err(Unusable { key, problem }) = check_pair(cert_file, key_file)
+            {
                 diagnostics.error(files.at.field(key), subject(&problem), CURE);
             }
         }
@@ -27,6 +30,16 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
             && let Err(problem) = authorities(&auth.ca_file)
         {
             diagnostics.error(auth.at.field("caFile"), subject(&problem), CURE);
+        }
+    }
+    if let Some(acme) = &config.gateway.acme {
+        if let Some(Err(problem)) = acme.ca_file.as_ref().map(authorities) {
+            diagnostics.error(acme.at.field("caFile"), format!("gateway.acme: {problem}"), CURE);
+        }
+        if let Some(account) = &acme.external_account
+            && let Err(problem) = hmac_key(&account.hmac_key_file)
+        {
+            diagnostics.error(account.at.field("hmacKeyFile"), format!("gateway.acme: {problem}"), CURE);
         }
     }
     for page in config.gateway.error_pages.values() {
@@ -97,6 +110,17 @@ pub fn authorities(path: impl AsRef<Path>) -> Result<Vec<u8>, String> {
     let of_file = |error: TlsError| format!("{}: {error}", path.as_ref().display());
     gateway::tls::check_authorities(&pem).map_err(of_file)?;
     Ok(pem)
+}
+
+/// The key of an account elsewhere, base64url with or without its padding. What is in it is never told.
+pub fn hmac_key(path: &str) -> Result<Vec<u8>, String> {
+    let text = read(path)?;
+    let text = text.trim_ascii_end().trim_ascii_start();
+    let text = text.iter().rposition(|byte| *byte != b'=').map_or(&text[..0], |last| &text[..=last]);
+    match BASE64_URL_SAFE_NO_PAD.decode(text) {
+        Ok(key) if !key.is_empty() => Ok(key),
+        _ => Err(format!("{path} is not a key in base64url, as the authority gives it")),
+    }
 }
 
 /// The pages for the gateway's own answers, one status before a class.

@@ -3,6 +3,7 @@
 //! Then the controller runs; then everything stops in the opposite order.
 
 mod access_log;
+mod acme;
 mod applying;
 mod controller;
 mod entrances;
@@ -151,7 +152,9 @@ impl Start {
         let (services, ports) = self.services(&shell);
         let (status, shown) = watch::channel(Arc::new(Status::default()));
         let (commands, asked) = mpsc::channel(64);
-        let entrances = Entrances::open(&self.config).map_err(CannotStart)?;
+        let challenges = Arc::default();
+        let (orders, acme) = acme::open(&self.config, &challenges);
+        let entrances = Entrances::open(&self.config, orders).map_err(CannotStart)?;
         let (api_listener, listeners) = self.sockets(&entrances)?;
         let api_address = address_of(&api_listener);
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
@@ -166,7 +169,7 @@ impl Start {
             logs: data_dir.join("logs"),
             authority,
         };
-        let gateway = self.start_gateway(listeners, table, gateway_metrics, &inputs, &data_dir)?;
+        let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
         let server =
             api::serve(api_listener, api::router(context)).map_err(|error| CannotStart(format!("the API: {error}")))?;
         let facts = Facts {
@@ -204,8 +207,12 @@ impl Start {
         catch_up(&mut controller, &inputs).await;
         tokio::spawn(lease::renew(Arc::clone(&store), inputs.clone()));
         tokio::spawn(entrances.keep_current(inputs.clone()));
+        let acme = acme.map(|acme| tokio::spawn(acme.run()));
         tokio::spawn(pass_on(asked, inputs, Input::Command));
         controller.run(received).await;
+        if let Some(acme) = acme {
+            acme.abort();
+        }
         server.stop(API_PATIENCE).await;
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store did not close cleanly; the next start replays its log");
@@ -290,8 +297,7 @@ impl Start {
     fn start_gateway(
         &self,
         listeners: Vec<gateway::Listener>,
-        table: Arc<gateway::Table>,
-        metrics: gateway::Metrics,
+        (table, metrics, challenges): (Arc<gateway::Table>, gateway::Metrics, Arc<gateway::Challenges>),
         inputs: &mpsc::Sender<Input>,
         data_dir: &Path,
     ) -> Result<gateway::Gateway, CannotStart> {
@@ -313,6 +319,7 @@ impl Start {
             trusted_proxies: written.trusted_proxies.clone(),
             max_body_bytes: written.max_body_bytes,
             error_pages: self.error_pages()?,
+            challenges,
             access_log,
             ..gateway::Options::default()
         };

@@ -199,12 +199,16 @@ fn resolve_paths(config: &mut Config, file: &Path) {
     }
     for tls in config.gateway.listen.iter_mut().filter_map(|listen| listen.0.tls.as_mut()) {
         for certificate in &mut tls.certificates {
-            certificate.cert_file = join(&certificate.cert_file);
-            certificate.key_file = join(&certificate.key_file);
+            let files = [&mut certificate.cert_file, &mut certificate.key_file];
+            files.into_iter().flatten().for_each(|path| *path = join(path));
         }
         if let Some(auth) = &mut tls.client_auth {
             auth.ca_file = join(&auth.ca_file);
         }
+    }
+    if let Some(acme) = &mut config.gateway.acme {
+        let hmac = acme.external_account.as_mut().map(|account| &mut account.hmac_key_file);
+        acme.ca_file.iter_mut().chain(hmac).for_each(|path| *path = join(path));
     }
     for service in config.services.values_mut() {
         let written = service.working_dir.as_deref().unwrap_or("");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::acme::Acme;
 use super::decode::{Decode, FilePath, Places, record, text, words, wrong};
 use super::listener::Listen;
 use super::yaml::Node;
@@ -91,6 +92,8 @@ record! {
         max_body_bytes: Option<u64> = None,
         /// Pages for the gateway's own answers, by status (`503`) or class (`5xx`): HTML files, relative to the file. Clients that ask for JSON get JSON.
         error_pages: BTreeMap<String, FilePath> = BTreeMap::new(),
+        /// Whom certificates are ordered from that listeners do not have as files.
+        acme: Option<Acme> = None,
         /// How long requests under way may finish when the node stops.
         drain_timeout: Duration = Duration::from_secs(15),
         /// One JSON line for each request.

@@ -8,10 +8,11 @@ use api::view::CertificateView;
 use arc_swap::ArcSwapOption;
 use gateway::Manner;
 use gateway::tls::{Certificate, ClientAuth, MinVersion, ServerTls, Tickets, TlsError};
-use model::config::{self, CertificateFiles, ClientAuthMode, Listener};
+use model::config::{self, ClientAuthMode, Listener, ListenerCertificate};
 
 use super::{LOOK, Notice};
-use crate::files;
+use crate::acme::{Ordered, Orders};
+use crate::files::{self, Pair};
 
 /// A listener under TLS.
 pub struct Watched {
@@ -27,11 +28,22 @@ pub struct Watched {
 
 /// One certificate of a listener.
 pub struct Shown {
-    files: CertificateFiles,
-    /// What chain and key held when they were taken over.
-    contents: files::Pair,
+    source: Source,
+    /// Of what was taken over, if it was ordered.
+    version: u64,
     certificate: Option<Certificate>,
     problem: Option<String>,
+}
+
+/// Where a certificate comes from.
+enum Source {
+    Files {
+        cert_file: String,
+        key_file: String,
+        /// What both held when they were taken over.
+        contents: Pair,
+    },
+    Ordered(Arc<Ordered>),
 }
 
 /// Who signs clients' certificates.
@@ -53,14 +65,14 @@ enum Found {
 ///
 /// # Errors
 /// The system has no random numbers.
-pub fn open(listener: &Listener) -> Result<(Arc<Manner>, Option<Watched>), TlsError> {
+pub fn open(listener: &Listener, orders: &Orders) -> Result<(Arc<Manner>, Option<Watched>), TlsError> {
     let tcp = listener.tcp.as_ref().map(|tcp| tcp.service.clone());
     let manner = Manner { tls: None, proxy_protocol: listener.proxy_protocol, tcp };
     let Some(tls) = &listener.tls else { return Ok((Arc::new(manner), None)) };
     let manner = Arc::new(Manner { tls: Some(ArcSwapOption::empty()), ..manner });
     let mut watched = Watched {
         address: listener.address.clone(),
-        shown: tls.certificates.iter().cloned().map(Shown::new).collect(),
+        shown: tls.certificates.iter().filter_map(|written| Shown::new(written, orders)).collect(),
         authorities: tls.client_auth.clone().map(Authorities::new),
         min_version: match tls.min_version {
             config::MinVersion::Tls12 => MinVersion::Tls12,
@@ -81,8 +93,11 @@ impl Watched {
         for shown in &mut self.shown {
             let found = shown.look(now);
             changed |= matches!(found, Found::New);
-            let (what, has) = (&shown.files.cert_file, shown.certificate.is_some());
-            notices.extend(notice(found, &mut shown.problem, what, address, has));
+            let (what, has) = (shown.name().to_owned(), shown.certificate.is_some());
+            match (found, &shown.source) {
+                (Found::New, Source::Ordered(_)) => notices.push(Notice::Issued(issued(shown, address))),
+                (found, _) => notices.extend(notice(found, &mut shown.problem, &what, address, has)),
+            }
         }
         if let Some(authorities) = &mut self.authorities {
             let found = authorities.look();
@@ -116,7 +131,8 @@ impl Watched {
         if certificates.is_empty() {
             return Ok(());
         }
-        let offered = ServerTls::new(&certificates, &[], self.min_version, &auth, &self.tickets)?;
+        let awaited: Vec<String> = self.shown.iter().flat_map(|shown| shown.awaited().to_vec()).collect();
+        let offered = ServerTls::new(&certificates, &awaited, self.min_version, &auth, &self.tickets)?;
         if let Some(tls) = &self.manner.tls {
             tls.store(Some(Arc::new(offered)));
         }
@@ -128,10 +144,18 @@ impl Watched {
         let of_authorities = self.authorities.as_ref().and_then(|authorities| authorities.problem.clone());
         self.shown.iter().map(move |shown| CertificateView {
             listener: self.address.clone(),
-            problem: shown.problem.clone().or(of_authorities.clone()),
-            ..shown.view()
+            ..with(shown.view(), of_authorities.as_ref())
         })
     }
+}
+
+fn with(view: CertificateView, problem: Option<&String>) -> CertificateView {
+    CertificateView { problem: view.problem.or(problem.cloned()), ..view }
+}
+
+fn issued(shown: &Shown, address: &str) -> String {
+    let until = shown.certificate().map(|certificate| day(certificate.expires_unix)).unwrap_or_default();
+    format!("{} is in force on {address}, until {until}; it is renewed by itself", shown.name())
 }
 
 fn notice(found: Found, known: &mut Option<String>, what: &str, address: &str, has: bool) -> Option<Notice> {
@@ -158,35 +182,64 @@ fn notice(found: Found, known: &mut Option<String>, what: &str, address: &str, h
 }
 
 impl Shown {
-    fn new(files: CertificateFiles) -> Self {
-        Self { files, contents: Default::default(), certificate: None, problem: None }
+    fn new(written: &ListenerCertificate, orders: &Orders) -> Option<Self> {
+        let ordered = || written.acme.as_ref().and_then(|acme| orders.find(acme)).map(Source::Ordered);
+        let source = match (&written.cert_file, &written.key_file) {
+            (Some(cert_file), Some(key_file)) => {
+                Source::Files { cert_file: cert_file.clone(), key_file: key_file.clone(), contents: Pair::default() }
+            }
+            _ => ordered()?,
+        };
+        Some(Self { source, version: 0, certificate: None, problem: None })
     }
 
     fn look(&mut self, now: i64) -> Found {
-        let (cert_file, key_file) = (&self.files.cert_file, &self.files.key_file);
-        let contents = match files::read_pair(cert_file, key_file) {
-            Err(unusable) => return Found::Bad(unusable.problem),
-            Ok(contents) if contents == self.contents => return Found::Same,
-            Ok(contents) => contents,
-        };
-        let new = match files::certificate(cert_file, key_file, &contents) {
-            Err(unusable) => return Found::Bad(unusable.problem),
-            Ok(new) => new,
-        };
-        if let Some(old) = &self.certificate
-            && new.expires_unix <= now
-            && old.expires_unix > now
-        {
-            let (ended, lasts) = (day(new.expires_unix), day(old.expires_unix));
-            return Found::Bad(format!("{cert_file} ended on {ended}, and what is in force lasts until {lasts}"));
+        let old = self.certificate.as_ref();
+        match &mut self.source {
+            Source::Ordered(ordered) => {
+                let (certificate, version) = ordered.certificate();
+                if version == self.version {
+                    return Found::Same;
+                }
+                (self.certificate, self.version) = (certificate, version);
+            }
+            Source::Files { cert_file, key_file, contents } => {
+                let read = match files::read_pair(cert_file, key_file) {
+                    Err(unusable) => return Found::Bad(unusable.problem),
+                    Ok(read) if read == *contents => return Found::Same,
+                    Ok(read) => read,
+                };
+                let new = match files::certificate(cert_file, key_file, &read) {
+                    Err(unusable) => return Found::Bad(unusable.problem),
+                    Ok(new) => new,
+                };
+                if let Some(old) = old.filter(|old| new.expires_unix <= now && old.expires_unix > now) {
+                    let (ended, lasts) = (day(new.expires_unix), day(old.expires_unix));
+                    let problem = format!("{cert_file} ended on {ended}, and what is in force lasts until {lasts}");
+                    return Found::Bad(problem);
+                }
+                (self.certificate, *contents) = (Some(new), read);
+            }
         }
-        (self.certificate, self.contents) = (Some(new), contents);
         Found::New
     }
 
     /// What it is called in messages and metrics.
     pub fn name(&self) -> &str {
-        &self.files.cert_file
+        match &self.source {
+            Source::Files { cert_file, .. } => cert_file,
+            Source::Ordered(ordered) => &ordered.name,
+        }
+    }
+
+    /// What to do when it is about to end, if somebody must do something.
+    pub fn cure(&self) -> Option<&'static str> {
+        match &self.source {
+            Source::Files { .. } => Some("put a new one in its place, it is taken over by itself"),
+            Source::Ordered(ordered) => {
+                ordered.outlook().0.map(|_| "it could not be renewed so far, `seawall tls` says why and what is next")
+            }
+        }
     }
 
     /// What is in force.
@@ -194,13 +247,29 @@ impl Shown {
         self.certificate.as_ref()
     }
 
+    /// Names for which there will be one.
+    fn awaited(&self) -> &[String] {
+        match &self.source {
+            Source::Ordered(ordered) if self.certificate.is_none() => &ordered.domains,
+            _ => &[],
+        }
+    }
+
     fn view(&self) -> CertificateView {
-        let empty = CertificateView { file: self.name().to_owned(), ..CertificateView::default() };
+        let at = |unix: i64| observe::at_unix_ms(unix.saturating_mul(1000));
+        let (problem, next) = match &self.source {
+            Source::Files { .. } => (self.problem.clone(), None),
+            Source::Ordered(ordered) => {
+                let (problem, next) = ordered.outlook();
+                (problem, Some(at(next)))
+            }
+        };
+        let empty = CertificateView { file: self.name().to_owned(), problem, next, ..CertificateView::default() };
         let Some(certificate) = self.certificate() else { return empty };
         CertificateView {
             names: certificate.names.clone(),
             issuer: certificate.issuer.clone(),
-            expires: observe::at_unix_ms(certificate.expires_unix.saturating_mul(1000)),
+            expires: at(certificate.expires_unix),
             expires_unix: certificate.expires_unix,
             ..empty
         }
