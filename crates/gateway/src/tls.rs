@@ -67,12 +67,7 @@ impl Certificate {
             .map_err(|error| TlsError::Unreadable { what: "the key", reason: error.to_string() })?;
         let key = ring::sign::any_supported_type(&key)
             .map_err(|error| TlsError::Unreadable { what: "the key", reason: error.to_string() })?;
-        let key = CertifiedKey::new(chain, key);
-        match key.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err(TlsError::Mismatch),
-        }
-        facts(Arc::new(key))
+        facts(Arc::new(CertifiedKey::new(chain, key)))
     }
 }
 
@@ -104,12 +99,16 @@ fn read_chain(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'stat
     if chain.is_empty() { Err(unreadable("no PEM block `CERTIFICATE` in it".into())) } else { Ok(chain) }
 }
 
-/// With what its leaf says of itself.
+/// A chain and its key, if they belong together, with what the leaf says of itself.
 fn facts(key: Arc<CertifiedKey>) -> Result<Certificate, TlsError> {
     use x509_parser::extensions::GeneralName;
     let unreadable = |reason: String| TlsError::Unreadable { what: "the certificate", reason };
     let (_, parsed) =
         x509_parser::parse_x509_certificate(&key.cert[0]).map_err(|error| unreadable(error.to_string()))?;
+    // Not rustls' own comparison: it reads no certificate with an extension that it does not know, as that of a challenge.
+    if key.key.public_key().is_some_and(|public| *public != *parsed.public_key().raw) {
+        return Err(TlsError::Mismatch);
+    }
     let alternatives = parsed.subject_alternative_name().map_err(|error| unreadable(error.to_string()))?;
     let named = alternatives.into_iter().flat_map(|names| &names.value.general_names);
     let names = named.filter_map(|name| match name {
