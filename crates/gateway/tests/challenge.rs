@@ -106,6 +106,18 @@ fn a_file_is_not_answered_under_tls() {
 }
 
 #[test]
+fn a_certificate_made_for_a_visit_can_be_read_with_its_own_key_only() {
+    // Its extension is critical and unknown to whoever reads certificates (RFC 8737, 3).
+    let mut params = rcgen::CertificateParams::new(["new.test".to_owned()]).unwrap();
+    params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(&[7; 32])];
+    let (key, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let pem = params.self_signed(&key).unwrap().pem();
+    let read = |key: &rcgen::KeyPair| Certificate::read(pem.as_bytes(), key.serialize_pem().as_bytes());
+    assert_eq!(read(&key).unwrap().names, ["new.test"]);
+    assert_eq!(read(&other).unwrap_err().to_string(), "the key does not belong to the certificate");
+}
+
+#[test]
 fn a_certificate_is_shown_to_who_speaks_nothing_else_and_the_connection_ends() {
     let (instance, shop, visit) = (Instance::answering("routed"), own("shop.test"), own("new.test"));
     let challenges = Arc::new(Challenges::default());

@@ -171,7 +171,7 @@ impl Controller {
             .filter(|service| service.roll.is_some())
             .map(|service| service.name.as_str())
             .collect();
-        vec![
+        let mut tasks = vec![
             task("store", self.shell.store.status().role.to_string(), self.store_problem.clone()),
             task(
                 "lease",
@@ -179,9 +179,12 @@ impl Controller {
                 self.lease_error.clone(),
             ),
             task("certificates", format!("{} watched", files.0), files.1),
-            task("acme", format!("{} kept current", ordered.0), ordered.1),
             task("rolls", if rolls.is_empty() { "none".into() } else { rolls.join(", ") }, None),
             task("notices", format!("{} webhooks", self.config.notify.len()), None),
-        ]
+        ];
+        if self.config.gateway.acme.is_some() {
+            tasks.push(task("acme", format!("{} kept current", ordered.0), ordered.1));
+        }
+        tasks
     }
 }

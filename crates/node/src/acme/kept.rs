@@ -78,7 +78,7 @@ impl Kept {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn keep_account(&self, credentials: &AccountCredentials, contacts: &[String]) -> io::Result<()> {
+    pub async fn keep_account(&self, credentials: &AccountCredentials, contacts: &[String]) -> io::Result<()> {
         let parts: Credentials = serde_json::from_value(serde_json::to_value(credentials)?)?;
         let file = AccountFile {
             version: VERSION,
@@ -87,7 +87,7 @@ impl Kept {
             key: parts.key_pkcs8,
             contacts: contacts.to_vec(),
         };
-        self.replace(ACCOUNT, serde_json::to_string_pretty(&file)?.as_bytes())
+        self.replace(ACCOUNT.to_owned(), serde_json::to_string_pretty(&file)?).await
     }
 
     /// The authority does not know the account any more.
@@ -119,13 +119,18 @@ impl Kept {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn keep_certificate(&self, domains: &[String], pem: &str) -> io::Result<()> {
-        self.replace(&certificate_name(domains), pem.as_bytes())
+    pub async fn keep_certificate(&self, domains: &[String], pem: String) -> io::Result<()> {
+        self.replace(certificate_name(domains), pem).await
     }
 
-    fn replace(&self, name: &str, contents: &[u8]) -> io::Result<()> {
-        platform::file::create_private_directory(&self.folder)?;
-        platform::identity::replace_private(&self.folder.join(name), contents)
+    /// Not on the control plane's thread: a slow disk must not hold up anybody's lease.
+    async fn replace(&self, name: String, contents: String) -> io::Result<()> {
+        let folder = self.folder.clone();
+        let write = move || {
+            platform::file::create_private_directory(&folder)?;
+            platform::identity::replace_private(&folder.join(name), contents.as_bytes())
+        };
+        tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
 
@@ -173,6 +178,10 @@ mod tests {
   ]
 }"#;
 
+    fn now(work: impl Future<Output = std::io::Result<()>>) {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work).unwrap();
+    }
+
     #[test]
     fn an_account_of_version_1_is_read_and_written_the_same() {
         let folder = tempfile::tempdir().unwrap();
@@ -183,7 +192,7 @@ mod tests {
         std::fs::write(&path, VERSION_1).unwrap();
         let (credentials, contacts) = kept.account().unwrap();
         assert_eq!(contacts, ["mailto:ops@shop.example"]);
-        kept.keep_account(&credentials, &contacts).unwrap();
+        now(kept.keep_account(&credentials, &contacts));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), VERSION_1);
         for other in [
             VERSION_1.replace("\"version\": 1", "\"version\": 2"),
@@ -205,7 +214,7 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let made = rcgen::generate_simple_self_signed(names(&["a.example", "b.example"])).unwrap();
         let pem = made.signing_key.serialize_pem() + &made.cert.pem();
-        kept.keep_certificate(&names(&["a.example", "b.example"]), &pem).unwrap();
+        now(kept.keep_certificate(&names(&["a.example", "b.example"]), pem.clone()));
         let found = kept.certificate(&names(&["b.example", "a.example"])).unwrap();
         assert_eq!(found.names, ["a.example", "b.example"]);
         assert!(kept.certificate(&names(&["a.example"])).is_none());
@@ -213,7 +222,7 @@ mod tests {
         let files = || std::fs::read_dir(&kept.folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
         std::fs::write(files()[0].with_extension("new"), &pem[..pem.len() / 2]).unwrap();
         assert!(kept.certificate(&names(&["a.example", "b.example"])).is_some());
-        kept.keep_certificate(&names(&["a.example", "b.example"]), &pem).unwrap();
+        now(kept.keep_certificate(&names(&["a.example", "b.example"]), pem));
         assert_eq!(files().len(), 1);
     }
 

@@ -116,7 +116,8 @@ impl Authority {
             return Err(Stopped::Here(format!("what the authority sent is for {names}, which was not asked for")));
         }
         self.kept
-            .keep_certificate(domains, &pem)
+            .keep_certificate(domains, pem)
+            .await
             .map_err(|error| Stopped::Here(format!("the certificate cannot be kept: {error}")))?;
         Ok(certificate)
     }
@@ -133,7 +134,7 @@ impl Authority {
                 && let Some((credentials, _)) = self.kept.account()
             {
                 account.update_contacts(&contacts).await?;
-                self.kept.keep_account(&credentials, &wanted).map_err(cannot)?;
+                self.kept.keep_account(&credentials, &wanted).await.map_err(cannot)?;
             }
             return Ok(account);
         }
@@ -146,7 +147,7 @@ impl Authority {
             }
         };
         let (account, credentials) = builder.create(&new, self.written.directory.clone(), external.as_ref()).await?;
-        self.kept.keep_account(&credentials, &wanted).map_err(cannot)?;
+        self.kept.keep_account(&credentials, &wanted).await.map_err(cannot)?;
         Ok(account)
     }
 

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
-use crate::support::pebble::{Manner, Pebble, field, free_addresses};
+use crate::support::pebble::{Manner, Pebble, directory_certificate, field, free_addresses};
 use crate::support::{Chance, PATIENCE, Seawall, configuration, processes, wait};
 
 const BODY: &str = "services:\n  orders: { command: [DEMO] }\nroutes:\n  - { to: { service: orders } }\n";
@@ -200,7 +200,7 @@ fn a_certificate_is_renewed_without_a_dropped_connection_and_outlives_its_author
     let after = Visit::to(tls, "shop.example", &root).unwrap();
     assert_ne!(after.shown, before.shown);
     assert_eq!(before.get().unwrap(), "HTTP/1.1 200 OK", "the connection made before");
-    assert_eq!(pebble.issued(), 2);
+    assert_eq!((pebble.issued(), pebble.said("is a replacement of")), (2, 1));
 
     pebble.stop();
     let told = nth_event(&seawall, "certificate-not-issued", 1);
@@ -214,6 +214,59 @@ fn a_certificate_is_renewed_without_a_dropped_connection_and_outlives_its_author
     assert_eq!(still.shown, after.shown);
     assert_eq!(before.get().unwrap(), "HTTP/1.1 200 OK");
     assert_eq!(seawall.events_of("certificate-not-issued").len(), 1, "it waits before it tries again");
+}
+
+/// An authority that has no time for anybody; Pebble always has.
+fn busy_authority(folder: &Path) -> SocketAddr {
+    use rustls::pki_types::PrivateKeyDer;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let chain = CertificateDer::from_pem_file(folder.join("directory-cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join("directory-key.pem")).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![chain], key)
+        .unwrap();
+    let config = Arc::new(config);
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let session = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = StreamOwned::new(session, stream);
+            let mut chunk = [0; 4_096];
+            if stream.read(&mut chunk).is_ok_and(|count| count > 0) {
+                let _ = stream.write_all(
+                    b"HTTP/1.1 503 Busy\r\nRetry-After: 7200\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\
+                      Connection: close\r\n\r\n",
+                );
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn an_authority_that_asks_for_patience_gets_it() {
+    let folder = folder();
+    directory_certificate(folder.path());
+    let address = busy_authority(folder.path());
+    let listen = format!(
+        "listen: [\"127.0.0.1:0\", {{ address: \"127.0.0.1:0\", tls: {{ certificates: [{{ acme: {{ domains: \
+         [shop.example] }} }}] }} }}], acme: {{ directory: \"https://{address}/dir\", caFile: directory-ca.pem, \
+         termsOfServiceAgreed: true }}"
+    );
+    write(folder.path(), &listen);
+    let seawall = Seawall::up_in(folder);
+    let told = seawall.event("certificate-not-issued", "");
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("127.0.0.1 answers 503"), "{message}");
+    // The first pause of our own would be a minute.
+    let second = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_second();
+    let shown = shown(&seawall);
+    let pause = second(field(&shown, "acme:", "next").as_str().unwrap()) - second(told["at"].as_str().unwrap());
+    assert!((7190..=7210).contains(&pause), "{pause} s: {shown}");
 }
 
 #[test]

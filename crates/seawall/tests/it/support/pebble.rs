@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
@@ -55,10 +56,20 @@ fn build() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// Addresses that are free at this moment, all different.
+/// Addresses that are free at this moment, all different, for programs that cannot say which they got. Below the range
+/// that the system uses for outgoing connections and port 0, and below that of instances: nobody else takes them soon.
 pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    let bound = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    bound.map(|listener| listener.local_addr().unwrap())
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    [(); N].map(|()| {
+        wait("a free port", || {
+            let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(FIRST + offset).unwrap()));
+            (TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()).then_some(address)
+        })
+    })
 }
 
 /// How an authority behaves.
@@ -87,7 +98,7 @@ impl Pebble {
     pub fn new(folder: &Path, http: SocketAddr, tls: SocketAddr, manner: &Manner) -> Option<Self> {
         let programs = programs()?;
         let [directory, management, names_server, names_management] = free_addresses();
-        let agent = own_certificate(folder);
+        let agent = directory_certificate(folder);
         let keys = manner.external.map(|(id, key)| json!({ id: key })).unwrap_or_default();
         let config = json!({ "pebble": {
             "listenAddress": directory.to_string(),
@@ -159,8 +170,13 @@ impl Pebble {
 
     /// How many certificates it has issued since it was first started.
     pub fn issued(&self) -> usize {
+        self.said("Issued certificate serial")
+    }
+
+    /// How many lines of its log have this in them.
+    pub fn said(&self, what: &str) -> usize {
         let log = std::fs::read_to_string(self.folder.join("pebble.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains("Issued certificate serial")).count()
+        log.lines().filter(|line| line.contains(what)).count()
     }
 
     /// `gateway.acme` for it, without its braces.
@@ -185,7 +201,7 @@ impl Drop for Pebble {
 }
 
 /// A certificate for the directory itself, from an authority that nobody knows; a client that does.
-fn own_certificate(folder: &Path) -> ureq::Agent {
+pub fn directory_certificate(folder: &Path) -> ureq::Agent {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
