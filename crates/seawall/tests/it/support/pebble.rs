@@ -37,6 +37,7 @@ fn build() -> Result<PathBuf, String> {
     if PROGRAMS.iter().all(|program| folder.join(program).exists()) {
         return Ok(folder);
     }
+    Command::new("go").arg("version").output().map_err(|error| format!("go: {error}"))?;
     // Elsewhere first: a build that was interrupted must not look finished.
     let fresh = folder.with_extension(format!("new-{}", std::process::id()));
     std::fs::create_dir_all(&fresh).map_err(|error| error.to_string())?;
@@ -44,6 +45,8 @@ fn build() -> Result<PathBuf, String> {
     let go = Command::new("go").arg("install").args(packages).env("GOBIN", &fresh).output();
     let go = go.map_err(|error| format!("go: {error}"))?;
     if !go.status.success() {
+        // Ignored: an empty folder that is left disturbs nobody.
+        let _ = std::fs::remove_dir(fresh);
         let said = String::from_utf8_lossy(&go.stderr);
         return Err(said.lines().last().unwrap_or("go install failed").to_owned());
     }
