@@ -59,8 +59,11 @@ impl Http {
         let answer =
             if request.body().is_empty() { self.agent.run(request.map(|_| ())) } else { self.agent.run(request) };
         let (parts, body) = answer.map_err(cannot)?.into_parts();
+        // Also with good news: an order that takes longer than anybody waits for it.
+        if let Some(until) = retry_after(&parts.headers) {
+            *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        }
         if !parts.status.is_success() {
-            *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = retry_after(&parts.headers);
             let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
             if !kind.contains("json") {
                 return Err(other(format!("{host} answers {}", parts.status)));

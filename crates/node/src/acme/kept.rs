@@ -101,7 +101,7 @@ impl Kept {
         }
     }
 
-    /// The certificate for exactly these names, if there is one that can be used.
+    /// The certificate that was ordered for exactly these names, if there is one that can be used.
     pub fn certificate(&self, domains: &[String]) -> Option<Certificate> {
         let path = self.folder.join(certificate_name(domains));
         let pem = std::fs::read(&path).ok()?;
@@ -134,14 +134,9 @@ impl Kept {
     }
 }
 
-/// Whether a certificate is for these names and no others.
+/// Whether a certificate is for all these names; an authority may have added some.
 pub fn is_for(certificate: &Certificate, domains: &[String]) -> bool {
-    let sorted = |names: &[String]| {
-        let mut names: Vec<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
-        names.sort();
-        names
-    };
-    sorted(&certificate.names) == sorted(domains)
+    domains.iter().all(|domain| certificate.names.contains(domain))
 }
 
 fn certificate_name(domains: &[String]) -> String {

@@ -113,7 +113,7 @@ impl Authority {
             .map_err(|error| Stopped::Here(format!("what the authority sent cannot be used: {error}")))?;
         if !is_for(&certificate, domains) {
             let names = certificate.names.join(", ");
-            return Err(Stopped::Here(format!("what the authority sent is for {names}, which was not asked for")));
+            return Err(Stopped::Here(format!("what the authority sent is for {names} only")));
         }
         self.kept
             .keep_certificate(domains, pem)
