@@ -28,7 +28,7 @@ pub struct Status {
 pub struct CertificateView {
     /// The listener's address, as configured.
     pub listener: String,
-    /// The file it was read from.
+    /// The file it was read from; `acme:` with its names if it is ordered.
     pub file: String,
     /// The names it is for.
     pub names: Vec<String>,
@@ -38,9 +38,12 @@ pub struct CertificateView {
     pub expires: String,
     /// The same in seconds since the Unix epoch.
     pub expires_unix: i64,
-    /// Why what is in its file now is not in force.
+    /// Why what is in its file now is not in force, or why it could not be ordered or renewed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// When it is renewed, or tried again, RFC 3339; absent for files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// This machine.

@@ -42,10 +42,18 @@ impl Answer {
         Self { status, reason, detail: "", retry: false }
     }
 
+    /// For an instance that is not whom it should be.
+    pub(crate) const fn distrusted(why: &'static str) -> Self {
+        Self { detail: why, ..Self::new(502, "instance-tls") }
+    }
+
     /// For a client that is sent elsewhere.
     pub(crate) const fn redirect(status: u16) -> Self {
         Self::new(status, "redirect")
     }
+
+    /// For an authority that looks whether a name leads here.
+    pub(crate) const CHALLENGE: Self = Self::new(200, "acme-challenge");
 
     /// For a client that sent something no HTTP/1.1 server should guess about.
     pub(crate) const fn bad(bad: Bad) -> Self {
@@ -131,18 +139,34 @@ struct Form<'a> {
     page: Option<&'a ErrorPage>,
 }
 
-/// Sends an answer, perhaps with a `Location`; `keep` says whether the connection stays open. False if the client did not take it.
+/// What an answer carries besides its reason.
+#[derive(Clone, Copy)]
+pub(crate) enum With<'a> {
+    /// Its own words, or the user's page.
+    Words,
+    /// The same, and where else to go.
+    Location(&'a [u8]),
+    /// This body, for everybody.
+    Body(&'a ErrorPage),
+}
+
+/// Sends an answer; `keep` says whether the connection stays open. False if the client did not take it.
 pub(crate) async fn send<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     answer: &Answer,
-    location: Option<&[u8]>,
+    with: With<'_>,
     keep: bool,
 ) -> bool {
     let head = &client.head;
     let accepts = head.fields.first(Kind::Accept).map(|accept| accept.get(head.bytes())).unwrap_or_default();
     let json = prefers_json(accepts);
-    let page = worker.options.error_pages.iter().find(|page| !json && page.is_for(answer.status));
+    let pages = &worker.options.error_pages;
+    let (location, page) = match with {
+        With::Body(body) => (None, Some(body)),
+        With::Words => (None, pages.iter().find(|page| !json && page.is_for(answer.status))),
+        With::Location(location) => (Some(location), None),
+    };
     let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD", location, page };
     let out = &mut client.download.staged;
     out.clear();
@@ -198,6 +222,7 @@ fn begin_frames<S: Front>(worker: &Worker, client: &mut Client<S>) -> bool {
 
 fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         301 => "Moved Permanently",
         302 => "Found",
         303 => "See Other",

@@ -32,6 +32,13 @@ pub(crate) enum Choice {
     WaitUntil(Arc<Instance>),
 }
 
+impl Choice {
+    /// Somebody this request has not failed on.
+    pub(crate) fn is_another(&self, tried: &Tried) -> bool {
+        matches!(self, Self::Take(taken) if !tried.has(taken.instance()))
+    }
+}
+
 /// Instances a request has failed on.
 #[derive(Debug, Default)]
 pub(crate) struct Tried {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, With};
 use crate::buffer::Buffer;
 use crate::carrier::{Carrier, Rewound};
 use crate::front::{Front, Http1};
@@ -104,7 +104,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, carrier: Carrier, origin: Origin)
                 return Box::pin(http2::serve(worker, Rewound { read, carrier }, origin)).await;
             }
             Next::Refused(refusal) => {
-                answer::send(worker, &mut client, &refusal, None, false).await;
+                answer::send(worker, &mut client, &refusal, With::Words, false).await;
                 return client.linger(worker).await;
             }
         }

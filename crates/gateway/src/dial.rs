@@ -18,9 +18,9 @@ use crate::carrier::Carrier;
 use crate::connection::Client;
 use crate::forward::Failed;
 use crate::front::Front;
+use crate::handshake::Distrust;
 use crate::proxy_protocol;
-use crate::service::{Service, millis};
-use crate::signal::SignalKind;
+use crate::service::Service;
 use crate::worker::Worker;
 
 /// A connection over loopback is made or refused at once. One that is still pending has lost its first packet, to a full
@@ -55,13 +55,21 @@ pub(crate) async fn dial<S: Front>(
         let stream = tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await?;
         Ok(Carrier::Tls(Box::new(stream.into())))
     };
-    during(worker, client, deadline, until, greet).await?.map_err(|error: io::Error| {
-        // Once in a while: the control plane hears only that no connection can be made.
-        if taken.instance().may_signal(SignalKind::BadResponse, millis(Instant::now())) {
-            let (service, instance) = (service.name(), &taken.endpoint().id);
-            tracing::warn!(%service, %instance, %address, %error, "the instance does not complete TLS: see `tls` of the service");
+    let greeted = during(worker, client, deadline, until, greet).await?;
+    if greeted.is_ok() && upstream.tls.is_some() {
+        taken.instance().believe();
+    }
+    greeted.map_err(|error: io::Error| match Distrust::of(&error) {
+        None => Failed::Before(Failure::NothingWritten),
+        Some(distrust) => {
+            taken.instance().metrics.distrusted(distrust);
+            // Once for each cause, until it is trusted again: every request meets the same.
+            if taken.instance().is_new(distrust) {
+                let (service, instance, cause) = (service.name(), &taken.endpoint().id, distrust.word());
+                tracing::error!(%service, %instance, %address, cause, %error, "no TLS with the instance, requests get 502: see `tls` of the service, and the instance's certificate");
+            }
+            Failed::Distrusted(distrust)
         }
-        Failed::Before(Failure::NothingWritten)
     })
 }
 

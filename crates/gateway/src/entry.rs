@@ -14,7 +14,9 @@ use model::ServiceName;
 use tokio::net::TcpStream;
 
 use crate::carrier::Carrier;
+use crate::challenge::Greeted;
 use crate::connection::{self, Origin};
+use crate::handshake;
 use crate::http2;
 use crate::proxy_protocol;
 use crate::tcp;
@@ -92,20 +94,29 @@ pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: Sock
     let carrier = match &manner.tls {
         None => Carrier::Plain(stream),
         Some(tls) => {
-            let Some(tls) = tls.load_full() else { return worker.metrics.refused("no-certificate") };
-            let acceptor = tokio_rustls::TlsAcceptor::from(tls.0.clone());
-            match within(worker, acceptor.accept(stream)).await {
-                Ok(accepted) => {
+            let usual = tls.load_full().map(|tls| tls.0.clone());
+            let greeted = match (worker.options.challenges.visits(), usual) {
+                (Some(visits), usual) => within(worker, visits.accept(stream, usual)).await,
+                (None, Some(usual)) => {
+                    let accept = async { tokio_rustls::TlsAcceptor::from(usual).accept(stream).await };
+                    within(worker, accept).await.map(|stream| Greeted::Client(Box::new(stream.into())))
+                }
+                (None, None) => Ok(Greeted::Nobody),
+            };
+            match greeted {
+                Ok(Greeted::Visit) => return tracing::debug!(peer = %origin.peer, "challenge answered under TLS"),
+                Ok(Greeted::Nobody) => return worker.metrics.refused("no-certificate"),
+                Ok(Greeted::Client(accepted)) => {
                     let session = accepted.get_ref().1;
                     speaks_http2 = session.alpn_protocol() == Some(b"h2");
                     let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
                     worker.metrics.tls_handshake(session.protocol_version(), resumed);
                     origin.scheme = "https";
-                    Carrier::Tls(Box::new(accepted.into()))
+                    Carrier::Tls(accepted)
                 }
                 Err(error) => {
                     tracing::debug!(peer = %origin.peer, %error, "TLS handshake failed");
-                    return worker.metrics.tls_failed(failure(&error));
+                    return worker.metrics.tls_failed(handshake::with_client(&error));
                 }
             }
         }
@@ -120,20 +131,4 @@ pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: Sock
 async fn within<T>(worker: &Worker, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let limit = worker.options.header_timeout;
     tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// A word for why a handshake failed: few enough for a label.
-fn failure(error: &io::Error) -> &'static str {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    match (error.kind(), cause) {
-        (io::ErrorKind::TimedOut, _) => "timeout",
-        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, _) => "client-gone",
-        (_, Some(rustls::Error::InvalidMessage(_))) => "not-tls",
-        (_, Some(rustls::Error::PeerIncompatible(_))) => "nothing-in-common",
-        (_, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_))) => {
-            "client-certificate"
-        }
-        (_, Some(rustls::Error::AlertReceived(_))) => "refused-by-client",
-        _ => "other",
-    }
 }

@@ -12,6 +12,7 @@ use crate::compress;
 use crate::connection::Client;
 use crate::dial::{dial, during};
 use crate::front::Front;
+use crate::handshake::Distrust;
 use crate::heads::{Additions, Delivery, Identity, trailer_passes, write_request, write_response};
 use crate::http1::{Bad, Decoder, Framing, Kind, Scanner};
 use crate::http2;
@@ -31,6 +32,8 @@ use guard::{Deadline, Failure};
 pub(crate) enum Failed {
     /// No byte of a response came: another attempt may be possible.
     Before(Failure),
+    /// It is not whom it should be, or TLS with it cannot be had: nothing was written.
+    Distrusted(Distrust),
     /// The instance began to answer and left.
     Closed,
     /// The instance answered something else than HTTP.

@@ -240,7 +240,7 @@ impl Metrics {
 }
 
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
-const RETRY_REASONS: [&str; 3] = ["connect", "reset", "stale"];
+const RETRY_REASONS: [&str; 4] = ["connect", "reset", "stale", "tls"];
 const HOLD_ENDS: [&str; 5] = ["released", "full", "timeout", "deadline", "gone"];
 
 /// Why an attempt was made again.
@@ -249,6 +249,7 @@ pub(crate) enum Retried {
     Connect,
     Reset,
     Stale,
+    Tls,
 }
 
 /// How a hold ended.
@@ -281,7 +282,7 @@ impl RouteMetrics {
 pub(crate) struct ServiceMetrics {
     requests: [Counter; 6],
     duration: DurationHistogram,
-    retries: [Counter; 3],
+    retries: [Counter; RETRY_REASONS.len()],
     pub(crate) held: Gauge,
     holds: [Counter; 5],
     hold_duration: DurationHistogram,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::challenge::Challenges;
 use crate::http1::Limits;
 use crate::record::AccessRecord;
 use guard::Release;
@@ -92,6 +93,8 @@ pub struct Options {
     pub server_timing: bool,
     /// Pages for the gateway's own answers; the first that fits is shown.
     pub error_pages: Vec<ErrorPage>,
+    /// Visits of a certificate authority to be answered. Default: none.
+    pub challenges: std::sync::Arc<Challenges>,
     /// Where access records go, if anywhere. A full channel drops and counts.
     pub access_log: Option<tokio::sync::mpsc::Sender<AccessRecord>>,
 }
@@ -120,6 +123,7 @@ impl Default for Options {
             trusted_proxies: Vec::new(),
             server_timing: false,
             error_pages: Vec::new(),
+            challenges: std::sync::Arc::default(),
             access_log: None,
         }
     }

@@ -11,15 +11,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, With};
 use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
+use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
 use crate::http1::{Bad, Framing};
 use crate::metrics::{HoldEnd, Retried};
+use crate::options::ErrorPage;
 use crate::record::AccessRecord;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
 use crate::service::Instance;
@@ -48,6 +50,8 @@ enum End {
         status: u16,
         location: Vec<u8>,
     },
+    /// An authority sees that the name it came by leads here.
+    Challenge(Arc<ErrorPage>),
     /// Nobody is there to answer.
     Gone,
     /// The answer broke off.
@@ -65,8 +69,9 @@ struct Walk {
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> After {
     let mut walk = Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default() };
-    let end = match route(worker, client) {
-        Ok(route) => {
+    let end = match (challenge(worker, client), route(worker, client)) {
+        (Some(page), _) => End::Challenge(page),
+        (None, Ok(route)) => {
             walk.route = Some(route.clone());
             match &route.action {
                 CompiledAction::Forward(to) => attempts(worker, client, &route, to, &mut walk).await,
@@ -78,11 +83,17 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
                 }
             }
         }
-        Err(answer) => End::Answer(answer),
+        (None, Err(answer)) => End::Answer(answer),
     };
     let (after, delivered) = fallback(worker, client, &end).await;
     record(worker, client, &walk, &end, delivered);
     after
+}
+
+/// What an authority came for, in the clear only.
+fn challenge<S>(worker: &Worker, client: &Client<S>) -> Option<Arc<ErrorPage>> {
+    let page = worker.options.challenges.file(client.head.path_and_query())?;
+    (client.origin.scheme == "http" && matches!(client.head.method(), b"GET" | b"HEAD")).then_some(page)
 }
 
 /// Which service the request is for.
@@ -109,13 +120,22 @@ async fn attempts<S: Front>(
     let deadline = Deadline::begin(walk.begun, route.timeout);
     let idempotent = is_idempotent(client.head.method());
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
-    let mut guard = Guard { attempts: Attempts::new(worker.options.max_attempts), tried: Tried::default(), idempotent };
+    let mut guard = Guard {
+        attempts: Attempts::new(worker.options.max_attempts),
+        tried: Tried::default(),
+        idempotent,
+        distrusted: None,
+    };
     let (mut fresh, mut held_since) = (false, None);
     let end = loop {
         let seen = service.room.releases();
         let now = Instant::now();
         let choice =
             balance::choose(service, to.version.as_ref(), &guard.tried, &worker.options, now, || worker.random());
+        if let Some(why) = guard.distrusted.filter(|_| !choice.is_another(&guard.tried)) {
+            // Waiting mends no certificate.
+            break End::Answer(Answer::distrusted(why.word()));
+        }
         let probe = match choice {
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
@@ -151,6 +171,8 @@ struct Guard {
     attempts: Attempts,
     tried: Tried,
     idempotent: bool,
+    /// An instance was not whom it should be.
+    distrusted: Option<Distrust>,
 }
 
 /// One attempt and its judgement. `Err` asks for another one, on a fresh connection if true.
@@ -194,13 +216,17 @@ async fn attempt<S: Front>(
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),
+        Failed::Distrusted(why) => {
+            guard.distrusted = Some(why);
+            return again(worker, exchange, to, &taken, Failure::Distrusted, guard);
+        }
         Failed::Closed | Failed::Cut => signal(SignalKind::Reset, 0),
         Failed::Garbage(_) => signal(SignalKind::BadResponse, 0),
         Failed::Deadline { .. } => signal(SignalKind::TimedOut, 0),
         Failed::Gone | Failed::Body(_) | Failed::BodyStalled => {}
     }
     Ok(match failed {
-        Failed::Before(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
+        Failed::Before(_) | Failed::Distrusted(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
         Failed::Garbage(why) => End::Answer(Answer::bad_response(why)),
         Failed::Deadline { begun: false } => End::Answer(Answer::TIMEOUT),
         Failed::Deadline { begun: true } | Failed::Cut => End::Cut,
@@ -222,9 +248,13 @@ fn again<S>(
     let (service, instance, options) = (&*to.service, taken.instance(), &worker.options);
     let stale = failure == Failure::StalePooled;
     if !stale {
-        let kind = if failure == Failure::NothingWritten { SignalKind::ConnectFailed } else { SignalKind::Reset };
-        worker.signal(service, instance, kind, 0);
         guard.tried.add(instance);
+    }
+    match failure {
+        Failure::NothingWritten => worker.signal(service, instance, SignalKind::ConnectFailed, 0),
+        Failure::Reset | Failure::Garbage => worker.signal(service, instance, SignalKind::Reset, 0),
+        // It lives, and nobody but an operator makes it trusted.
+        Failure::Distrusted | Failure::StalePooled => {}
     }
     if failure == Failure::NothingWritten {
         // A connection that ended says little of the instance; one that cannot be made says enough.
@@ -233,11 +263,15 @@ fn again<S>(
     let may_wait = service.resolved().told.hold.is_some();
     let verdict = guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait);
     if verdict == Verdict::GiveUp {
-        let connected = failure != Failure::NothingWritten;
-        return Ok(End::Answer(if connected { Answer::INSTANCE_CLOSED } else { Answer::CONNECT_FAILED }));
+        return Ok(End::Answer(match (failure, guard.distrusted) {
+            (Failure::Distrusted, Some(why)) => Answer::distrusted(why.word()),
+            (Failure::NothingWritten, _) => Answer::CONNECT_FAILED,
+            _ => Answer::INSTANCE_CLOSED,
+        }));
     }
     service.metrics.retried(match failure {
         Failure::NothingWritten => Retried::Connect,
+        Failure::Distrusted => Retried::Tls,
         Failure::StalePooled => Retried::Stale,
         Failure::Reset | Failure::Garbage => Retried::Reset,
     });
@@ -249,10 +283,15 @@ async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) 
     match end {
         End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
         End::Gone | End::Cut => (After::Abort, false),
+        End::Challenge(page) => {
+            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
+            let sent = answer::send(worker, client, &Answer::CHALLENGE, With::Body(page), keep).await;
+            (closing(sent, keep), sent)
+        }
         End::Redirect { status, location } => {
             let answer = Answer::redirect(*status);
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, &answer, Some(location), keep).await;
+            let sent = answer::send(worker, client, &answer, With::Location(location), keep).await;
             (closing(sent, keep), sent)
         }
         End::Answer(answer) => {
@@ -261,7 +300,7 @@ async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) 
             }
             // A body not read would be taken for the next request.
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, answer, None, keep).await;
+            let sent = answer::send(worker, client, answer, With::Words, keep).await;
             (closing(sent, keep), sent)
         }
     }
@@ -284,8 +323,9 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
     let (status, reason, bytes) = match end {
         End::Done(done) => (done.status, None, client.download.passed),
         End::Redirect { status, .. } if delivered => (*status, None, 0),
+        End::Challenge(_) if delivered => (200, Some(Answer::CHALLENGE.reason), 0),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
-        End::Answer(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
+        End::Answer(_) | End::Challenge(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
         End::Cut => (502, Some("instance-closed"), client.download.passed),
     };
     if let Some(series) = walk.route.as_ref().and_then(|route| route.series.as_ref()) {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use guard::HoldPolicy;
 use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
+use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
 use crate::options::Balance;
@@ -176,6 +177,8 @@ pub(crate) struct Instance {
     /// When a held request may try it again.
     probe_at_ms: AtomicU64,
     signalled_ms: [AtomicU64; SIGNAL_KINDS],
+    /// One bit for each [`Distrust`] that was told.
+    distrusts_told: AtomicU8,
 }
 
 impl Service {
@@ -326,6 +329,7 @@ impl Instance {
             suspect_until_ms: AtomicU64::new(0),
             probe_at_ms: AtomicU64::new(0),
             signalled_ms: Default::default(),
+            distrusts_told: AtomicU8::new(0),
         }
     }
 
@@ -360,6 +364,19 @@ impl Instance {
         let due = self.probe_at_ms();
         let next = now_ms + probe_interval.as_millis() as u64;
         due <= now_ms && self.probe_at_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether this has not been told since TLS with it last worked.
+    pub(crate) fn is_new(&self, distrust: Distrust) -> bool {
+        let bit = 1 << distrust as u8;
+        self.distrusts_told.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// TLS with it works.
+    pub(crate) fn believe(&self) {
+        if self.distrusts_told.load(Ordering::Relaxed) != 0 {
+            self.distrusts_told.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Whether a signal of this kind may leave now.

@@ -42,10 +42,15 @@ async fn reach(worker: &Worker, client: &mut Client<Http1<Carrier>>, service: &S
     let options = &worker.options;
     let deadline = Deadline::begin(Instant::now(), None);
     let (mut attempts, mut tried, mut held_since) = (Attempts::new(options.max_attempts), Tried::default(), None);
+    let mut distrusted = false;
     loop {
         let seen = service.room.releases();
         let now = Instant::now();
-        let probe = match balance::choose(service, None, &tried, options, now, || worker.random()) {
+        let choice = balance::choose(service, None, &tried, options, now, || worker.random());
+        if distrusted && !choice.is_another(&tried) {
+            return None;
+        }
+        let probe = match choice {
             Choice::Take(taken) => {
                 match dial(worker, client, deadline, service, &taken, now).await {
                     Ok(carrier) => {
@@ -53,6 +58,15 @@ async fn reach(worker: &Worker, client: &mut Client<Http1<Carrier>>, service: &S
                             service.room.release(now);
                         }
                         return Some((taken, carrier));
+                    }
+                    Err(Failed::Distrusted(_)) => {
+                        if attempts.after(Failure::Distrusted, true, true, false) == Verdict::GiveUp {
+                            return None;
+                        }
+                        distrusted = true;
+                        tried.add(taken.instance());
+                        service.metrics.retried(Retried::Tls);
+                        continue;
                     }
                     Err(Failed::Before(_)) => {}
                     Err(_) => return None,

@@ -2,13 +2,14 @@
 //! Used where a connection begins, before the request walk. Handshakes are rustls' with ring; this file only says
 //! what they may do. Deliberately absent: reading files and noticing that they changed (the composition root does).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -40,10 +41,19 @@ pub struct Certificate {
     key: Arc<CertifiedKey>,
     /// DNS names (perhaps `*.example.com`) and IP addresses it is for.
     pub names: Vec<String>,
+    /// When it begins, in seconds since the Unix epoch.
+    pub begins_unix: i64,
     /// When it ends, in seconds since the Unix epoch.
     pub expires_unix: i64,
     /// Who signed it.
     pub issuer: String,
+}
+
+impl TlsError {
+    /// Whether the key is at fault, or at least as much as the certificate.
+    pub fn is_of_key(&self) -> bool {
+        matches!(self, Self::Mismatch | Self::Unreadable { what: "the key", .. })
+    }
 }
 
 impl Certificate {
@@ -57,13 +67,28 @@ impl Certificate {
             .map_err(|error| TlsError::Unreadable { what: "the key", reason: error.to_string() })?;
         let key = ring::sign::any_supported_type(&key)
             .map_err(|error| TlsError::Unreadable { what: "the key", reason: error.to_string() })?;
-        let (names, expires_unix, issuer) = facts(&chain[0])?;
-        let key = CertifiedKey::new(chain, key);
-        match key.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err(TlsError::Mismatch),
-        }
-        Ok(Self { key: Arc::new(key), names, expires_unix, issuer })
+        facts(Arc::new(CertifiedKey::new(chain, key)))
+    }
+}
+
+impl Certificate {
+    /// The certificate itself, without those that vouch for it.
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        &self.key.cert[0]
+    }
+
+    /// A server that shows this to everybody and speaks one protocol, for a visit of an authority.
+    pub(crate) fn shown_alone(&self, protocol: &[u8]) -> Result<ServerConfig, TlsError> {
+        let by_name = ByName::new(std::slice::from_ref(self), &[])?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(MinVersion::Tls12.versions())
+            .map_err(refused)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(by_name));
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
     }
 }
 
@@ -74,10 +99,16 @@ fn read_chain(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'stat
     if chain.is_empty() { Err(unreadable("no PEM block `CERTIFICATE` in it".into())) } else { Ok(chain) }
 }
 
-fn facts(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64, String), TlsError> {
+/// A chain and its key, if they belong together, with what the leaf says of itself.
+fn facts(key: Arc<CertifiedKey>) -> Result<Certificate, TlsError> {
     use x509_parser::extensions::GeneralName;
     let unreadable = |reason: String| TlsError::Unreadable { what: "the certificate", reason };
-    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|error| unreadable(error.to_string()))?;
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(&key.cert[0]).map_err(|error| unreadable(error.to_string()))?;
+    // Not rustls' own comparison: it reads no certificate with an extension that it does not know, as that of a challenge.
+    if key.key.public_key().is_some_and(|public| *public != *parsed.public_key().raw) {
+        return Err(TlsError::Mismatch);
+    }
     let alternatives = parsed.subject_alternative_name().map_err(|error| unreadable(error.to_string()))?;
     let named = alternatives.into_iter().flat_map(|names| &names.value.general_names);
     let names = named.filter_map(|name| match name {
@@ -88,7 +119,10 @@ fn facts(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64, String), TlsErr
         },
         _ => None,
     });
-    Ok((names.collect(), parsed.validity().not_after.timestamp(), parsed.issuer().to_string()))
+    let (names, issuer) = (names.collect(), parsed.issuer().to_string());
+    let (begins_unix, expires_unix) =
+        (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    Ok(Certificate { key, names, begins_unix, expires_unix, issuer })
 }
 
 /// The oldest version spoken.
@@ -123,6 +157,34 @@ pub enum ClientAuth {
     Required(Vec<u8>),
 }
 
+impl ClientAuth {
+    /// Whether its authorities can be used.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn check(&self) -> Result<(), TlsError> {
+        self.verifier().map(drop)
+    }
+
+    fn verifier(&self) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+        let (Self::Optional(authorities) | Self::Required(authorities)) = self else { return Ok(None) };
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(read_roots(authorities)?), provider());
+        let verifier = match self {
+            Self::Optional(_) => verifier.allow_unauthenticated(),
+            _ => verifier,
+        };
+        verifier.build().map(Some).map_err(|error| TlsError::Refused(error.to_string()))
+    }
+}
+
+/// Whether PEM authorities can be used.
+///
+/// # Errors
+/// They cannot be read.
+pub fn check_authorities(pem: &[u8]) -> Result<(), TlsError> {
+    read_roots(pem).map(drop)
+}
+
 /// What a listener offers under TLS. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct ServerTls(pub(crate) Arc<ServerConfig>);
@@ -143,12 +205,14 @@ impl Tickets {
 }
 
 impl ServerTls {
-    /// The first certificate is shown to clients that name none of the others' names.
+    /// The first certificate is shown to clients that name none of the others' names, except those in `awaited`, for
+    /// which there will be one: their handshakes fail.
     ///
     /// # Errors
     /// The authorities cannot be read; no certificate is given.
     pub fn new(
         certificates: &[Certificate],
+        awaited: &[String],
         min_version: MinVersion,
         client_auth: &ClientAuth,
         tickets: &Tickets,
@@ -156,20 +220,11 @@ impl ServerTls {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(min_version.versions())
             .map_err(refused)?;
-        let builder = match client_auth {
-            ClientAuth::None => builder.with_no_client_auth(),
-            ClientAuth::Optional(authorities) | ClientAuth::Required(authorities) => {
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(read_roots(authorities)?), provider());
-                let verifier = match client_auth {
-                    ClientAuth::Optional(_) => verifier.allow_unauthenticated(),
-                    _ => verifier,
-                };
-                builder
-                    .with_client_cert_verifier(verifier.build().map_err(|error| TlsError::Refused(error.to_string()))?)
-            }
+        let builder = match client_auth.verifier()? {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(certificates)?));
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(certificates, awaited)?));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.ticketer = tickets.0.clone();
         // Session ids (TLS 1.2 without tickets) would be kept per listener; tickets keep nothing.
@@ -185,13 +240,16 @@ struct ByName {
     exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
     /// By what stands behind `*`, with its dot.
     wild: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// Names that nobody is shown another certificate for.
+    awaited: HashSet<String>,
     first: Arc<CertifiedKey>,
 }
 
 impl ByName {
-    fn new(certificates: &[Certificate]) -> Result<Self, TlsError> {
+    fn new(certificates: &[Certificate], awaited: &[String]) -> Result<Self, TlsError> {
         let first = certificates.first().ok_or_else(|| TlsError::Refused("no certificate is given".into()))?;
-        let mut by_name = Self { exact: HashMap::new(), wild: HashMap::new(), first: first.key.clone() };
+        let awaited = awaited.iter().cloned().collect();
+        let mut by_name = Self { exact: HashMap::new(), wild: HashMap::new(), awaited, first: first.key.clone() };
         for certificate in certificates {
             for name in &certificate.names {
                 let (map, name) = match name.strip_prefix('*') {
@@ -215,7 +273,10 @@ impl ResolvesServerCert for ByName {
         // Of several for one name (RSA and ECDSA), the first that the client can verify.
         let verifiable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let chosen = found.and_then(|keys| keys.iter().find(verifiable).or(keys.first()));
-        Some(chosen.unwrap_or(&self.first).clone())
+        match (chosen, named) {
+            (None, Some(name)) if self.awaited.contains(&name) => None,
+            (chosen, _) => Some(chosen.unwrap_or(&self.first).clone()),
+        }
     }
 }
 

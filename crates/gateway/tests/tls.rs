@@ -79,7 +79,7 @@ fn read((chain, key): &Pair) -> Certificate {
 
 fn offer(pairs: &[&Pair], min_version: MinVersion, auth: &ClientAuth) -> ServerTls {
     let certificates: Vec<_> = pairs.iter().map(|pair| read(pair)).collect();
-    ServerTls::new(&certificates, min_version, auth, &Tickets::new().unwrap()).unwrap()
+    ServerTls::new(&certificates, &[], min_version, auth, &Tickets::new().unwrap()).unwrap()
 }
 
 fn rig(offered: ServerTls, instance: &Instance) -> Rig {
@@ -205,7 +205,7 @@ fn a_new_certificate_is_for_new_connections_and_sessions_are_resumed() {
     let authority = Authority::new();
     let (old, new) = (authority.issue(&["shop.test"]), authority.issue(&["shop.test"]));
     let tickets = Tickets::new().unwrap();
-    let make = |pair| ServerTls::new(&[read(pair)], MinVersion::Tls12, &ClientAuth::None, &tickets).unwrap();
+    let make = |pair| ServerTls::new(&[read(pair)], &[], MinVersion::Tls12, &ClientAuth::None, &tickets).unwrap();
     let instance = Instance::answering("answer");
     let manner = Arc::new(Manner { tls: Some(ArcSwapOption::from_pointee(make(&old))), ..Manner::default() });
     let rig = Rig::sharing(manner.clone(), Options { workers: 1, ..Options::default() }, endpoints_of(&[&instance]));
@@ -280,35 +280,103 @@ async fn instance_under_tls(authority: &Authority, names: &[&str]) -> SocketAddr
     address
 }
 
-#[test]
-fn an_instance_must_be_whom_it_should_be() {
-    let (authority, other) = (Arc::new(Authority::new()), Authority::new());
+/// The same on a thread of its own.
+fn start_under_tls(authority: &Arc<Authority>, names: &'static [&'static str]) -> SocketAddr {
     let (sender, address) = std::sync::mpsc::channel();
     let issuer = authority.clone();
     std::thread::spawn(move || {
         runtime().block_on(async move {
-            sender.send(instance_under_tls(&issuer, &["instance.test", "127.0.0.1"]).await).unwrap();
+            sender.send(instance_under_tls(&issuer, names).await).unwrap();
             std::future::pending::<()>().await;
         });
     });
-    let address = address.recv().unwrap();
-    for (trust, name, status) in [
-        (Trust::Authorities(authority.pem().into_bytes()), None, 200),
-        (Trust::Authorities(authority.pem().into_bytes()), Some("instance.test"), 200),
-        (Trust::Authorities(authority.pem().into_bytes()), Some("other.test"), 502),
-        (Trust::Authorities(other.pem().into_bytes()), None, 502),
-        (Trust::Anybody, Some("other.test"), 200),
+    address.recv().unwrap()
+}
+
+fn trusting(trust: &Trust, name: Option<&str>) -> Upstream {
+    Upstream { tls: Some(ClientTls::new(trust, name, None).unwrap()), ..Upstream::default() }
+}
+
+#[test]
+fn an_instance_must_be_whom_it_should_be() {
+    let (authority, other) = (Arc::new(Authority::new()), Authority::new());
+    let address = start_under_tls(&authority, &["instance.test", "127.0.0.1"]);
+    let own = || Trust::Authorities(authority.pem().into_bytes());
+    let wrong_name = "instance-tls:certificate-of-another-name";
+    for (trust, name, refusal) in [
+        (own(), None, None),
+        (own(), Some("instance.test"), None),
+        (own(), Some("other.test"), Some(wrong_name)),
+        (Trust::Authorities(other.pem().into_bytes()), None, Some("instance-tls:certificate-not-trusted")),
+        (Trust::Anybody, Some("other.test"), None),
     ] {
-        let tls = ClientTls::new(&trust, name, None).unwrap();
-        let upstream = Upstream { tls: Some(tls), ..Upstream::default() };
+        let upstream = trusting(&trust, name);
         let rig = Rig::new(Endpoints { endpoints: vec![endpoint("s-0", address)], upstream, ..Endpoints::default() });
         let mut client = rig.client();
         for _ in 0..3 {
             client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-            assert_eq!(client.response().status, status, "{trust:?} {name:?}");
+            match refusal {
+                None => assert_eq!(client.response().status, 200, "{trust:?} {name:?}"),
+                Some(reason) => client.response().assert_reason(502, reason),
+            }
         }
-        if status == 200 {
+        if refusal.is_none() {
             rig.expect_metric("pool_connections{service=\"s\",instance=\"s-0\",state=\"idle\"} 1");
         }
+    }
+}
+
+#[test]
+fn an_instance_that_is_not_trusted_is_no_reason_to_wait_and_another_one_is_tried() {
+    let (authority, other) = (Arc::new(Authority::new()), Arc::new(Authority::new()));
+    let (good, bad) = (start_under_tls(&authority, &["127.0.0.1"]), start_under_tls(&other, &["127.0.0.1"]));
+    let plain = Instance::start(|mut conn| {
+        conn.some();
+        conn.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
+    let upstream = trusting(&Trust::Authorities(authority.pem().into_bytes()), None);
+    // A wait would be longer than any client of this test listens.
+    let hold = Some(gateway::HoldPolicy { max_wait: PATIENCE * 10, max_requests: 9 });
+    let endpoints = |all: &[(&str, SocketAddr)]| Endpoints {
+        endpoints: all.iter().map(|(id, address)| endpoint(id, *address)).collect(),
+        upstream: upstream.clone(),
+        hold,
+        ..Endpoints::default()
+    };
+    let mut rig = Rig::new(endpoints(&[("s-0", bad)]));
+    for _ in 0..3 {
+        rig.get("/").assert_reason(502, "instance-tls:certificate-not-trusted");
+    }
+    rig.expect_metric("instance_tls_failed_total{service=\"s\",instance=\"s-0\",reason=\"certificate-not-trusted\"} 3");
+    // Whichever is asked first, one other is asked, with a body as well.
+    rig.service.set_endpoints(endpoints(&[("s-0", bad), ("s-1", good)])).unwrap();
+    for _ in 0..20 {
+        assert_eq!(rig.get("/").status, 200);
+        let mut client = rig.client();
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi");
+        assert_eq!(client.response().status, 200);
+    }
+    rig.service.set_endpoints(endpoints(&[("s-0", bad), ("s-2", plain.address)])).unwrap();
+    let reason = rig.get("/").header("seawall-reason").unwrap().to_owned();
+    assert!(reason == "instance-tls:not-tls" || reason == "instance-tls:certificate-not-trusted", "{reason}");
+    // Health hears nothing: such an instance lives.
+    while let Ok(signal) = rig.signals.try_recv() {
+        assert!(!matches!(signal, gateway::Signal::ConnectFailed { .. }), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_tcp_client_of_an_instance_that_is_not_trusted_is_let_go() {
+    let (authority, other) = (Arc::new(Authority::new()), Arc::new(Authority::new()));
+    let (good, bad) = (start_under_tls(&authority, &["127.0.0.1"]), start_under_tls(&other, &["127.0.0.1"]));
+    let upstream = trusting(&Trust::Authorities(authority.pem().into_bytes()), None);
+    let hold = Some(gateway::HoldPolicy { max_wait: PATIENCE * 10, max_requests: 9 });
+    let to = |endpoints| Endpoints { endpoints, upstream: upstream.clone(), hold, ..Endpoints::default() };
+    let manner = Manner { tcp: Some("s".into()), ..Manner::default() };
+    let rig = Rig::mannered(manner, Options { workers: 1, ..Options::default() }, to(vec![endpoint("s-0", bad)]));
+    rig.client().assert_closed();
+    rig.service.set_endpoints(to(vec![endpoint("s-0", bad), endpoint("s-1", good)])).unwrap();
+    for _ in 0..10 {
+        assert_eq!(rig.get("/").status, 200);
     }
 }

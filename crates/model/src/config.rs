@@ -2,6 +2,7 @@
 //! Read by [`load`], which gathers every mistake. Deliberately no file access: the caller passes a reader,
 //! so the same code serves `up`, `check`, `apply` and tests.
 
+mod acme;
 pub mod decode;
 mod listener;
 mod load;
@@ -15,10 +16,11 @@ pub mod yaml;
 
 use std::collections::BTreeMap;
 
-pub use decode::Decode;
+pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
+pub use decode::{Decode, FilePath};
 pub use listener::{
-    CertificateFiles, ClientAuth, ClientAuthMode, InstanceTls, Listen, Listener, ListenerTls, MinVersion, ProxyVersion,
-    Tcp,
+    ClientAuth, ClientAuthMode, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls, MinVersion,
+    ProxyVersion, Tcp,
 };
 pub use load::{Loaded, decode_effective, load};
 pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, NotifyKind, PortRange};

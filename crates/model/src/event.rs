@@ -83,6 +83,10 @@ pub enum EventKind {
     CertificateReloaded,
     /// Changed certificate files cannot be used; what was in force stays.
     CertificateRefused,
+    /// An ordered certificate is in force.
+    CertificateIssued,
+    /// A certificate could not be ordered or renewed; it is tried again.
+    CertificateNotIssued,
     /// A certificate ends soon, or has ended.
     CertificateExpiring,
     /// A notice could not be delivered in time and was given up.

@@ -222,7 +222,7 @@ impl Controller {
             return Err("`node`, `api` and `gateway` cannot be changed while running: stop seawall and start it with the new file".into());
         }
         for (name, definition) in &new.services {
-            crate::entrances::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
+            crate::files::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
             if self.services.get(name).is_some_and(|service| service.would_roll(definition))
                 && definition.min_available() >= definition.total_replicas()
             {
@@ -302,7 +302,7 @@ impl Service {
     /// Takes another definition. True when instances have to be replaced, which has then begun.
     fn redefine(&mut self, shell: &crate::shell::Shell, definition: Definition, cause: &str, now: Instant) -> bool {
         let old = std::mem::replace(&mut self.definition, definition);
-        self.upstream = crate::entrances::upstream(&self.definition);
+        self.upstream = crate::files::upstream(&self.definition);
         if !self.definition.endpoints.is_empty() {
             self.redirect(shell);
             return false;

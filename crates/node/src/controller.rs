@@ -275,6 +275,8 @@ impl Controller {
         for notice in notices {
             let (kind, message) = match notice {
                 Notice::Reloaded(message) => (EventKind::CertificateReloaded, message),
+                Notice::Issued(message) => (EventKind::CertificateIssued, message),
+                Notice::NotIssued(message) => (EventKind::CertificateNotIssued, message),
                 Notice::Refused(message) => (EventKind::CertificateRefused, message),
                 Notice::Expiring(message) => (EventKind::CertificateExpiring, message),
             };

@@ -3,9 +3,11 @@
 //! Then the controller runs; then everything stops in the opposite order.
 
 mod access_log;
+mod acme;
 mod applying;
 mod controller;
 mod entrances;
+mod files;
 mod input;
 mod instance;
 mod lease;
@@ -43,7 +45,7 @@ use entrances::Entrances;
 use input::Input;
 use link::Keeper;
 use loading::effective;
-pub use loading::{Options, check_deep, load, read, workers};
+pub use loading::{Options, load, read, workers};
 use ports::Ports;
 use service::{Adopted, Service, adopt, events_prefix};
 use shell::{Shell, Subject};
@@ -150,8 +152,9 @@ impl Start {
         let (services, ports) = self.services(&shell);
         let (status, shown) = watch::channel(Arc::new(Status::default()));
         let (commands, asked) = mpsc::channel(64);
-        let open = if self.node_starts > 1 { Entrances::open_anyway } else { Entrances::open };
-        let entrances = open(&self.config).map_err(CannotStart)?;
+        let challenges = Arc::default();
+        let (orders, acme) = acme::open(&self.config, &challenges);
+        let entrances = Entrances::open(&self.config, orders).map_err(CannotStart)?;
         let (api_listener, listeners) = self.sockets(&entrances)?;
         let api_address = address_of(&api_listener);
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
@@ -166,7 +169,7 @@ impl Start {
             logs: data_dir.join("logs"),
             authority,
         };
-        let gateway = self.start_gateway(listeners, table, gateway_metrics, &inputs, &data_dir)?;
+        let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
         let server =
             api::serve(api_listener, api::router(context)).map_err(|error| CannotStart(format!("the API: {error}")))?;
         let facts = Facts {
@@ -204,8 +207,12 @@ impl Start {
         catch_up(&mut controller, &inputs).await;
         tokio::spawn(lease::renew(Arc::clone(&store), inputs.clone()));
         tokio::spawn(entrances.keep_current(inputs.clone()));
+        let acme = acme.map(|acme| tokio::spawn(acme.run()));
         tokio::spawn(pass_on(asked, inputs, Input::Command));
         controller.run(received).await;
+        if let Some(acme) = acme {
+            acme.abort();
+        }
         server.stop(API_PATIENCE).await;
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store did not close cleanly; the next start replays its log");
@@ -290,8 +297,7 @@ impl Start {
     fn start_gateway(
         &self,
         listeners: Vec<gateway::Listener>,
-        table: Arc<gateway::Table>,
-        metrics: gateway::Metrics,
+        (table, metrics, challenges): (Arc<gateway::Table>, gateway::Metrics, Arc<gateway::Challenges>),
         inputs: &mpsc::Sender<Input>,
         data_dir: &Path,
     ) -> Result<gateway::Gateway, CannotStart> {
@@ -314,6 +320,7 @@ impl Start {
             max_body_bytes: written.max_body_bytes,
             server_timing: written.server_timing,
             error_pages: self.error_pages()?,
+            challenges,
             access_log,
             ..gateway::Options::default()
         };
@@ -325,7 +332,7 @@ impl Start {
 
     /// A node process that takes over from one that died does without pages that cannot be read any more.
     fn error_pages(&self) -> Result<Vec<gateway::ErrorPage>, CannotStart> {
-        match entrances::error_pages(&self.config.gateway) {
+        match files::error_pages(&self.config.gateway) {
             Err(error) if self.node_starts > 1 => {
                 tracing::error!(error, "error pages are left out: mend the file and start seawall anew");
                 Ok(Vec::new())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use model::config::{Config, Loaded};
 
 use crate::CannotStart;
-use crate::entrances::{self, Entrances};
+use crate::files;
 
 /// What the node process is started with.
 #[derive(Clone, Debug)]
@@ -28,27 +28,15 @@ pub fn load(options: &Options) -> Result<Config, String> {
     if let Some(data_dir) = &options.data_dir {
         config.node.data_dir = data_dir.to_string_lossy().into_owned();
     }
-    check_deep(&config)?;
     Ok(config)
 }
 
-/// Checks what the gateway needs besides the file: certificates, keys and pages.
-///
-/// # Errors
-/// Which one, where, and what is wrong with it.
-pub fn check_deep(config: &Config) -> Result<(), String> {
-    Entrances::open(config)?;
-    entrances::error_pages(&config.gateway)?;
-    for (name, definition) in &config.services {
-        entrances::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
-    }
-    Ok(())
-}
-
-/// Reads a configuration through `files`, and looks whether the folders that it names exist on this machine.
-pub fn read(file: &Path, files: &mut dyn FnMut(&Path) -> std::io::Result<String>) -> Loaded {
-    let mut loaded = model::config::load(file, files);
+/// Reads a configuration through `read`, and looks whether the folders and files that it names on this machine can be
+/// used: certificates, keys, authorities and pages.
+pub fn read(file: &Path, read: &mut dyn FnMut(&Path) -> std::io::Result<String>) -> Loaded {
+    let mut loaded = model::config::load(file, read);
     loaded.check_folders(Path::is_dir);
+    loaded.check_with(files::check);
     loaded
 }
 

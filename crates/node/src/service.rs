@@ -60,7 +60,7 @@ impl Service {
     pub fn new(name: ServiceName, definition: Definition, is_routed: bool) -> Self {
         let instances = new_instances(&name, &definition);
         let promotion = (definition.mode == Mode::PrimaryStandby).then(Promotion::default);
-        let upstream = crate::entrances::upstream(&definition);
+        let upstream = crate::files::upstream(&definition);
         Self {
             name,
             definition,

@@ -179,6 +179,7 @@ fn needs_somebody(kind: EventKind) -> bool {
             | K::RollAborted
             | K::InstanceStartFailed
             | K::CertificateRefused
+            | K::CertificateNotIssued
             | K::CertificateExpiring
             | K::NotifyFailed
             | K::ConfigRejected

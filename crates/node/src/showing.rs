@@ -155,29 +155,36 @@ impl Controller {
         ]
     }
 
-    fn certificate_problem(&self) -> Option<String> {
-        self.certificates.iter().find_map(|certificate| certificate.problem.clone())
+    /// Those that are ordered, or those that are not.
+    fn kept_current(&self, ordered: bool) -> (usize, Option<String>) {
+        let all = self.certificates.iter().filter(|certificate| certificate.next.is_some() == ordered);
+        (all.clone().count(), all.clone().find_map(|certificate| certificate.problem.clone()))
     }
 
     fn tasks(&self) -> Vec<Task> {
         let task =
             |name: &str, state: String, last_error: Option<String>| Task { name: name.into(), state, last_error };
+        let (files, ordered) = (self.kept_current(false), self.kept_current(true));
         let rolls: Vec<&str> = self
             .services
             .values()
             .filter(|service| service.roll.is_some())
             .map(|service| service.name.as_str())
             .collect();
-        vec![
+        let mut tasks = vec![
             task("store", self.shell.store.status().role.to_string(), self.store_problem.clone()),
             task(
                 "lease",
                 if self.lease_error.is_none() { "good".into() } else { "failing".into() },
                 self.lease_error.clone(),
             ),
-            task("certificates", format!("{} watched", self.certificates.len()), self.certificate_problem()),
+            task("certificates", format!("{} watched", files.0), files.1),
             task("rolls", if rolls.is_empty() { "none".into() } else { rolls.join(", ") }, None),
             task("notices", format!("{} webhooks", self.config.notify.len()), None),
-        ]
+        ];
+        if self.config.gateway.acme.is_some() {
+            tasks.push(task("acme", format!("{} kept current", ordered.0), ordered.1));
+        }
+        tasks
     }
 }

@@ -25,6 +25,20 @@ pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.write_all(contents)
 }
 
+/// The same, so that whoever reads `path` finds what was there before or all of `contents`, also after the process or the
+/// machine has died. What is written meanwhile stands beside it, with the extension `new`.
+///
+/// # Errors
+/// The operating system's; then what was there before still is.
+pub fn replace_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    write_private(&fresh, contents)?;
+    // For writing: Windows flushes nothing through a handle that only reads.
+    File::options().write(true).open(&fresh)?.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    path.parent().map_or(Ok(()), crate::file::sync_directory)
+}
+
 /// The machine's name, if it can be known.
 pub fn host_name() -> Option<String> {
     imp::host_name()
@@ -261,7 +275,7 @@ mod imp {
 mod tests {
     use std::io::{Read as _, Write as _};
 
-    use super::{peer_is_same_user, write_private};
+    use super::{peer_is_same_user, replace_private, write_private};
 
     fn knows_itself_at(address: &str) {
         let listener = std::net::TcpListener::bind(address).unwrap();
@@ -295,6 +309,10 @@ mod tests {
         std::fs::write(&path, "of somebody else, and longer").unwrap();
         write_private(&path, b"secret").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret");
+        std::fs::write(path.with_extension("new"), "of a process that was killed").unwrap();
+        replace_private(&path, b"another").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "another");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 pub enum Failure {
     /// Nothing was handed to the kernel: refused, unreachable, connect timed out.
     NothingWritten,
+    /// Nothing was handed to it, because it is not whom it should be (TLS).
+    Distrusted,
     /// A pooled connection turned out to be closed: it says nothing about the instance.
     StalePooled,
     /// A fresh connection took bytes of the request and then ended.
@@ -31,16 +33,20 @@ pub enum Verdict {
 pub struct Attempts {
     left: u32,
     stale: u32,
+    distrusted: u32,
 }
 
 /// Stale pooled connections forgiven per request: the second attempt uses a fresh connection, so more than one
 /// can only come from another instance's pool.
 const STALE_FORGIVEN: u32 = 2;
 
+/// Distrusted instances forgiven per request: mostly all of them have the same mistake, and waiting mends none.
+const DISTRUSTED_FORGIVEN: u32 = 1;
+
 impl Attempts {
     /// A budget of `total` attempts, the first included; zero means one.
     pub fn new(total: u32) -> Self {
-        Self { left: total.max(1), stale: STALE_FORGIVEN }
+        Self { left: total.max(1), stale: STALE_FORGIVEN, distrusted: DISTRUSTED_FORGIVEN }
     }
 
     /// Judges a failure. `idempotent` is the method's property (RFC 9110, 9.2.2); `replayable` says that every
@@ -49,6 +55,7 @@ impl Attempts {
     pub fn after(&mut self, failure: Failure, idempotent: bool, replayable: bool, may_wait: bool) -> Verdict {
         let allowed = match failure {
             Failure::NothingWritten => replayable,
+            Failure::Distrusted => replayable && self.distrusted > 0,
             Failure::StalePooled | Failure::Reset => idempotent && replayable,
             Failure::Garbage => false,
         };
@@ -57,6 +64,9 @@ impl Attempts {
         }
         if failure == Failure::NothingWritten && may_wait {
             return Verdict::AgainUncounted;
+        }
+        if failure == Failure::Distrusted {
+            self.distrusted -= 1;
         }
         if failure == Failure::StalePooled && self.stale > 0 {
             self.stale -= 1;
@@ -78,12 +88,14 @@ mod tests {
 
     #[test]
     fn table() {
-        use Failure::{Garbage, NothingWritten, Reset, StalePooled};
+        use Failure::{Distrusted, Garbage, NothingWritten, Reset, StalePooled};
         use Verdict::{Again, AgainUncounted, GiveUp};
         for (failure, idempotent, replayable, verdict) in [
             (NothingWritten, false, true, Again),
             (NothingWritten, true, true, Again),
             (NothingWritten, true, false, GiveUp),
+            (Distrusted, false, true, Again),
+            (Distrusted, true, false, GiveUp),
             (StalePooled, true, true, AgainUncounted),
             (StalePooled, false, true, GiveUp),
             (Reset, true, true, Again),
@@ -105,6 +117,10 @@ mod tests {
         let mut attempts = Attempts::new(1);
         let verdicts: Vec<_> = (0..3).map(|_| attempts.after(Failure::StalePooled, true, true, false)).collect();
         assert_eq!(verdicts, [Verdict::AgainUncounted, Verdict::AgainUncounted, Verdict::GiveUp]);
+
+        let mut attempts = Attempts::new(5);
+        let verdicts: Vec<_> = (0..2).map(|_| attempts.after(Failure::Distrusted, true, true, true)).collect();
+        assert_eq!(verdicts, [Verdict::Again, Verdict::GiveUp], "one other instance, and no wait");
 
         let mut once = Attempts::new(0);
         assert_eq!(once.after(Failure::NothingWritten, true, true, true), Verdict::AgainUncounted);

@@ -17,7 +17,7 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{CONNECTION_WINDOW, MOST_STREAMS, SEND_BUFFER, STREAM_WINDOW, Stream, write_request};
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, With};
 use crate::connection::{Client, Origin, Registered};
 use crate::pipeline::{self, After};
 use crate::timer::Timer;
@@ -208,7 +208,7 @@ async fn slot(streams: Rc<Streams>, number: u64) {
             Ok(()) => pipeline::run(worker, client).await,
             Err(bad) => {
                 worker.metrics.bad_request(bad.why);
-                answer::send(worker, client, &Answer::bad(bad), None, false).await;
+                answer::send(worker, client, &Answer::bad(bad), With::Words, false).await;
                 After::Close
             }
         };

@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::{CLASSES, Histogram, class};
+use crate::handshake::{DISTRUSTS, Distrust};
 
 /// One instance's numbers.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(crate) struct InstanceMetrics {
     pub(crate) pool_busy: Level,
     requests: [AtomicU64; CLASSES.len()],
     duration: Histogram,
+    distrusts: [AtomicU64; DISTRUSTS.len()],
 }
 
 impl InstanceMetrics {
@@ -43,6 +45,11 @@ impl InstanceMetrics {
     pub(crate) fn answered(&self, status: u16, took: Duration) {
         self.requests[class(status)].fetch_add(1, Ordering::Relaxed);
         self.duration.observe(took);
+    }
+
+    /// TLS with it failed.
+    pub(crate) fn distrusted(&self, distrust: Distrust) {
+        self.distrusts[distrust as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn labels(&self) -> [(&str, &str); 2] {
@@ -88,6 +95,7 @@ impl InstanceSeries {
             pool_busy: Level::default(),
             requests: Default::default(),
             duration: Histogram::default(),
+            distrusts: Default::default(),
         });
         self.lock().insert(key, metrics.clone());
         metrics
@@ -137,6 +145,14 @@ impl Collector for InstancePage {
         for metrics in &used {
             for (state, level) in [("idle", &metrics.pool_idle), ("busy", &metrics.pool_busy)] {
                 write(&mut family, &metrics.labels_and(("state", state)), &ConstGauge::new(level.get()))?;
+            }
+        }
+        let (help, kind) = ("TLS handshakes with an instance that failed, by reason", MetricType::Counter);
+        let mut family = encoder.encode_descriptor("instance_tls_failed", help, None, kind)?;
+        for metrics in &used {
+            let counts = metrics.distrusts.iter().map(|count| count.load(Ordering::Relaxed));
+            for (reason, count) in DISTRUSTS.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
+                write(&mut family, &metrics.labels_and(("reason", reason)), &ConstCounter::new(count))?;
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::acme::AcmeCertificate;
 use super::decode::{Decode, record, text, words, wrong};
 use super::yaml::{Kind, Node};
 use crate::diagnostic::Diagnostics;
@@ -64,7 +65,7 @@ record! {
     /// TLS towards clients.
     ListenerTls as "`tls`" {
         /// Certificates; a client is shown the first whose names include the one it asks for, else the first. Files that change are taken over within ten seconds, without a connection being dropped.
-        certificates: Vec<CertificateFiles>,
+        certificates: Vec<ListenerCertificate>,
         /// The oldest version spoken.
         min_version: MinVersion = MinVersion::Tls12,
         /// Clients show certificates.
@@ -73,12 +74,14 @@ record! {
 }
 
 record! {
-    /// A certificate with its key.
-    CertificateFiles as "a certificate" {
+    /// A certificate with its key: from two files, or ordered from an authority.
+    ListenerCertificate as "a certificate" {
         /// The PEM chain, leaf first; relative to the file.
-        cert_file: String,
+        cert_file: Option<String> = None,
         /// The PEM key (PKCS#8, PKCS#1 or SEC1); relative to the file.
-        key_file: String,
+        key_file: Option<String> = None,
+        /// Ordered from the authority of `gateway.acme`. Until it is there connections that ask for its names are closed.
+        acme: Option<AcmeCertificate> = None,
     }
 }
 

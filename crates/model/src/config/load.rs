@@ -21,6 +21,8 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
     /// The configuration; present exactly when nothing refuses it.
     pub config: Option<Config>,
+    /// What could be read of one that is refused.
+    draft: Option<Config>,
     /// Folders that the files name and that must exist: see [`Loaded::check_folders`].
     folders: Vec<(Place, String, PathBuf)>,
 }
@@ -35,8 +37,20 @@ impl Loaded {
                 self.diagnostics.error(place, message, "create it, or correct the path; it is relative to this file");
             }
         }
+        self.settle();
+    }
+
+    /// Has somebody who can look at this machine look for more mistakes, also in a configuration that has some already.
+    pub fn check_with(&mut self, check: impl FnOnce(&Config, &mut Diagnostics)) {
+        if let Some(config) = self.config.as_ref().or(self.draft.as_ref()) {
+            check(config, &mut self.diagnostics);
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
         if !self.diagnostics.is_ok() {
-            self.config = None;
+            self.draft = self.config.take().or(self.draft.take());
         }
     }
 }
@@ -51,8 +65,9 @@ pub fn load(path: &Path, read: &mut dyn FnMut(&Path) -> io::Result<String>) -> L
         validate::check(main, &mut loader.diagnostics);
     }
     let Loader { sources, diagnostics, folders, .. } = loader;
-    let config = config.filter(|_| diagnostics.is_ok());
-    Loaded { sources, diagnostics, config, folders }
+    let mut loaded = Loaded { sources, diagnostics, config, draft: None, folders };
+    loaded.settle();
+    loaded
 }
 
 /// Reads a configuration that [`Decode::encode`] wrote; it was checked before it was written.
@@ -180,16 +195,20 @@ fn resolve_paths(config: &mut Config, file: &Path) {
     let join = |written: &str| folder.join(written).components().collect::<PathBuf>().to_string_lossy().into_owned();
     config.node.data_dir = join(&config.node.data_dir);
     for page in config.gateway.error_pages.values_mut() {
-        *page = join(page);
+        page.path = join(&page.path);
     }
     for tls in config.gateway.listen.iter_mut().filter_map(|listen| listen.0.tls.as_mut()) {
         for certificate in &mut tls.certificates {
-            certificate.cert_file = join(&certificate.cert_file);
-            certificate.key_file = join(&certificate.key_file);
+            let files = [&mut certificate.cert_file, &mut certificate.key_file];
+            files.into_iter().flatten().for_each(|path| *path = join(path));
         }
         if let Some(auth) = &mut tls.client_auth {
             auth.ca_file = join(&auth.ca_file);
         }
+    }
+    if let Some(acme) = &mut config.gateway.acme {
+        let hmac = acme.external_account.as_mut().map(|account| &mut account.hmac_key_file);
+        acme.ca_file.iter_mut().chain(hmac).for_each(|path| *path = join(path));
     }
     for service in config.services.values_mut() {
         let written = service.working_dir.as_deref().unwrap_or("");

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::decode::{Decode, Places, record, text, words, wrong};
+use super::acme::Acme;
+use super::decode::{Decode, FilePath, Places, record, text, words, wrong};
 use super::listener::Listen;
 use super::yaml::Node;
 use crate::diagnostic::Diagnostics;
@@ -90,9 +91,11 @@ record! {
         /// The most bytes of a request's body; more is answered 413. No bound when absent.
         max_body_bytes: Option<u64> = None,
         /// Pages for the gateway's own answers, by status (`503`) or class (`5xx`): HTML files, relative to the file. Clients that ask for JSON get JSON.
-        error_pages: BTreeMap<String, String> = BTreeMap::new(),
+        error_pages: BTreeMap<String, FilePath> = BTreeMap::new(),
         /// Whether answers of instances tell, in `Server-Timing`, how long the request was on its way to the instance and how long the instance took to begin its answer.
         server_timing: bool = false,
+        /// Whom certificates are ordered from that listeners do not have as files.
+        acme: Option<Acme> = None,
         /// How long requests under way may finish when the node stops.
         drain_timeout: Duration = Duration::from_secs(15),
         /// One JSON line for each request.

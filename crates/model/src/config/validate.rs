@@ -1,5 +1,6 @@
 //! Rules that span fields: what a single value cannot know. Each mistake names its subject and its cure.
 
+mod acme;
 mod listen;
 mod node;
 mod probe;
@@ -23,6 +24,7 @@ pub const MAX_REPLICAS: u32 = 1000;
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     node::check(config, diagnostics);
     listen::check(config, diagnostics);
+    acme::check(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();
     }

@@ -197,7 +197,7 @@ impl Service {
                     format!("{}: the new definition does not come up: {problem}; going back to the old one", self.name);
                 shell.emit(EventKind::RollAborted, subject, &roll.cause, message.clone());
                 self.definition = *old;
-                self.upstream = crate::entrances::upstream(&self.definition);
+                self.upstream = crate::files::upstream(&self.definition);
                 self.refresh_probes();
                 for id in &roll.replaced {
                     if let Some(instance) = self.instances.get_mut(id)

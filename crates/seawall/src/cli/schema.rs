@@ -83,8 +83,13 @@ fn kind(property: &Value, names: &mut Vec<String>) -> String {
             .collect::<Vec<_>>()
             .join(" or ");
     }
-    if property["oneOf"].is_array() {
-        return "word or list".to_owned();
+    if let Some(forms) = property["oneOf"].as_array() {
+        let form = |form: &Value| match form["type"].as_str() {
+            Some("string") => "word".to_owned(),
+            Some("array") => "list".to_owned(),
+            _ => kind(form, names),
+        };
+        return forms.iter().map(form).collect::<Vec<_>>().join(" or ");
     }
     match property["type"].as_str() {
         Some("array") => format!("list of {}", kind(&property["items"], names)),

@@ -32,24 +32,39 @@ pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
         writeln!(out, "no listener has `tls`; see gateway.listen in docs/reference/config.md")?;
         return Ok(());
     }
-    let mut shown = table(&["LISTENER", "NAMES", "EXPIRES", "LEFT", "ISSUER", "FILE"]);
+    let mut shown = table(&["LISTENER", "NAMES", "EXPIRES", "LEFT", "RENEWED", "ISSUER", "FILE"]);
     for certificate in &certificates {
         shown.add_row([
             Cell::new(&certificate.listener),
             Cell::new(certificate.names.join(", ")),
             Cell::new(certificate.expires.get(..10).unwrap_or(&certificate.expires)),
             Cell::new(left(certificate)),
+            Cell::new(renewed(certificate)),
             Cell::new(&certificate.issuer),
             Cell::new(&certificate.file),
         ]);
     }
     write!(out, "{}", lines(&shown))?;
     for certificate in &certificates {
-        if let Some(problem) = &certificate.problem {
-            writeln!(out, "{} not taken over: {problem}", certificate.listener)?;
+        match (&certificate.problem, &certificate.next) {
+            (Some(problem), Some(next)) => {
+                let (listener, name) = (&certificate.listener, &certificate.file);
+                writeln!(out, "{listener} {name} not issued: {problem}; tried again at {next}")?;
+            }
+            (Some(problem), None) => writeln!(out, "{} not taken over: {problem}", certificate.listener)?,
+            (None, _) => {}
         }
     }
     Ok(())
+}
+
+/// When one that is ordered is renewed.
+fn renewed(certificate: &CertificateView) -> &str {
+    match (&certificate.next, &certificate.problem) {
+        (None, _) => "by you",
+        (Some(_), Some(_)) => "FAILING",
+        (Some(next), None) => next.get(..10).unwrap_or(next),
+    }
 }
 
 fn left(certificate: &CertificateView) -> String {

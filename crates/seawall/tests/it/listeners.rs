@@ -6,18 +6,27 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::support::{PATIENCE, Seawall, configuration, processes, run, wait};
+use crate::support::{PATIENCE, Seawall, configuration, processes, run, start_failing, wait};
 
-/// Writes `cert.pem` and `key.pem` for `127.0.0.1` into the folder, signed by an authority of its own.
+/// Writes `cert.pem` and `key.pem` for `127.0.0.1` into the folder, signed by an authority of its own; a client that
+/// trusts it.
 fn new_certificate(folder: &Path) -> ureq::Agent {
+    new_certificate_named(folder, "", 2035)
+}
+
+/// The same in files whose names begin with `prefix`, until the begin of a year.
+fn new_certificate_named(folder: &Path, prefix: &str, ends: i32) -> ureq::Agent {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let names = vec!["127.0.0.1".to_owned(), "shop.local".to_owned()];
-    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
-    std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
-    std::fs::write(folder.join("cert.pem"), leaf.pem()).unwrap();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.not_after = rcgen::date_time_ymd(ends, 1, 1);
+    let leaf = params.signed_by(&key, &authority).unwrap();
+    std::fs::write(folder.join(format!("{prefix}key.pem")), key.serialize_pem()).unwrap();
+    std::fs::write(folder.join(format!("{prefix}cert.pem")), leaf.pem()).unwrap();
+    std::fs::write(folder.join(format!("{prefix}ca.pem")), authority.pem()).unwrap();
     let trusted = ureq::tls::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
     let roots = ureq::tls::RootCerts::new_with_certs(&[trusted.to_owned()]);
     let tls = ureq::tls::TlsConfig::builder().root_certs(roots).build();
@@ -78,24 +87,104 @@ fn certificates_that_change_are_taken_over_and_bad_ones_are_not() {
 }
 
 #[test]
-fn certificate_files_that_cannot_be_used_are_named_before_anything_starts() {
-    let folder = with_listeners("services: {}\n", UNDER_TLS);
-    let file = folder.path().join("seawall.yaml");
-    let check = |what: &str| {
-        let output = run(&["check", &file.to_string_lossy()], None);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains(what), "{what} not in {told}");
+fn one_bad_certificate_holds_back_no_other_and_an_expired_one_replaces_nothing() {
+    let listeners =
+        UNDER_TLS.replace("keyFile: key.pem }", "keyFile: key.pem }, { certFile: b-cert.pem, keyFile: b-key.pem }");
+    let folder = with_listeners(
+        "services:\n  orders: { command: [DEMO] }\nroutes:\n  - { to: { service: orders } }\n",
+        &listeners,
+    );
+    new_certificate_named(folder.path(), "b-", 2035);
+    new_certificate(folder.path());
+    let seawall = Seawall::up_in(folder);
+    let url = format!("https://{}/", listener(&seawall, 1));
+    let status = |agent: &ureq::Agent| agent.get(&url).call().map(|answer| answer.status().as_u16()).ok();
+    // Both change before anybody looks: one to what can be used, one to what cannot.
+    std::fs::write(seawall.folder().join("b-cert.pem"), "nonsense").unwrap();
+    let changed = new_certificate(seawall.folder());
+    let about = |kind: &str, file: &str| {
+        wait(&format!("{kind} of {file}"), || {
+            let told = |event: &serde_json::Value| event["message"].as_str().is_some_and(|text| text.contains(file));
+            seawall.events_of(kind).into_iter().find(told)
+        })
     };
-    check("cert.pem cannot be read: No such file");
+    about("certificate-refused", "b-cert.pem");
+    about("certificate-reloaded", "/cert.pem");
+    assert_eq!(status(&changed), Some(200));
+
+    let expired = new_certificate_named(seawall.folder(), "", 2020);
+    let refused = about("certificate-refused", "ended on 2020-01-01");
+    assert!(refused["message"].as_str().unwrap().contains("in force lasts until 2035-01-01"), "{refused}");
+    assert_eq!((status(&changed), status(&expired)), (Some(200), None));
+    let (table, _) = seawall.cli_exits(0, &["tls"]);
+    assert_eq!(table.matches("not taken over").count(), 2, "{table}");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named_before_anything_starts_all_at_once() {
+    let body = "services:\n  a:\n    endpoints: [\"127.0.0.1:1\"]\n    tls:\n      caFile: ca.pem\n      certFile: cert.pem\n      \
+                keyFile: key.pem\n  b: { endpoints: [\"127.0.0.1:1\"], tls: { caFile: b-ca.pem } }\n";
+    let with_auth = UNDER_TLS.replace("keyFile: key.pem }]", "keyFile: key.pem }], clientAuth: { caFile: who.pem }");
+    let folder = with_listeners(body, &format!("{with_auth}], errorPages: {{ 5xx: busy.html }}, trustedProxies: ["));
+    let file = folder.path().join("seawall.yaml");
+    let check = |all: &[&str]| {
+        let output = run(&["check", &file.to_string_lossy()], None);
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        for one in all {
+            assert!(told.contains(one), "{one} not in {told}");
+        }
+        assert_eq!(told.matches("error: ").count(), all.len(), "{told}");
+        assert_eq!(told.matches("cure: ").count(), all.len(), "{told}");
+        told
+    };
+    let missing = "cannot be read: No such file";
+    let told = check(&[
+        &format!("cert.pem {missing}"),
+        &format!("who.pem {missing}"),
+        &format!("busy.html {missing}"),
+        &format!("service `a`: {}", folder.path().join("ca.pem").display()),
+        &format!("service `a`: {}", folder.path().join("cert.pem").display()),
+        "service `b`",
+    ]);
+    for line in ["seawall.yaml:3:", "seawall.yaml:8:7", "seawall.yaml:9:7", "seawall.yaml:11:"] {
+        assert!(told.contains(line), "{line} not in {told}");
+    }
+    // The same for `up`.
+    let (code, err) = start_failing(&file, &folder.path().join("data"));
+    assert_eq!((code, err.matches("error: ").count() >= 6), (Some(2), true), "{err}");
+
+    std::fs::write(folder.path().join("busy.html"), "<p>busy</p>").unwrap();
+    new_certificate_named(folder.path(), "b-", 2035);
     new_certificate(folder.path());
-    std::fs::write(folder.path().join("cert.pem"), "-----BEGIN NONSENSE-----").unwrap();
-    check("cert.pem with ");
-    let other = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.path().join("ca.pem"), folder.path().join("who.pem")).unwrap();
+    let output = run(&["check", &file.to_string_lossy()], None);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    std::fs::write(folder.path().join("who.pem"), "-----BEGIN NONSENSE-----").unwrap();
+    std::fs::copy(folder.path().join("b-key.pem"), folder.path().join("key.pem")).unwrap();
+    let mismatch = "the key does not belong to the certificate";
+    check(&["who.pem: the authorities' file cannot be read", &format!("key.pem: {mismatch}"), "service `a`"]);
+}
+
+#[test]
+fn an_instance_that_is_not_trusted_is_told_once_and_answered_at_once() {
+    let folder = with_listeners("services: {}\n", UNDER_TLS);
     new_certificate(folder.path());
-    new_certificate(other.path());
-    std::fs::copy(other.path().join("key.pem"), folder.path().join("key.pem")).unwrap();
-    check("the key does not belong to the certificate");
+    let instance = Seawall::up_in(folder);
+    let address = listener(&instance, 1);
+    let body = format!(
+        "services:\n  s: {{ endpoints: [\"{address}\"], tls: {{ caFile: ca.pem }} }}\nroutes:\n  - {{ to: {{ service: s }} }}\n"
+    );
+    let folder = with_listeners(&body, "\"127.0.0.1:0\"");
+    new_certificate(folder.path());
+    let seawall = Seawall::up_in(folder);
+    for _ in 0..5 {
+        let answer = seawall.get("/");
+        let reason = "instance-tls:certificate-not-trusted";
+        assert_eq!((answer.status, answer.header("seawall-reason")), (502, Some(reason)));
+    }
+    let told = seawall.stderr().lines().filter(|line| line.contains("no TLS with the instance")).count();
+    assert_eq!(told, 1, "{}", seawall.stderr());
 }
 
 /// One request on a connection that stays open; the answer's text.

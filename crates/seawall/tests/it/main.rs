@@ -3,6 +3,7 @@
 #![cfg(unix)] // The one place outside `platform`: these tests send signals and read `/proc`.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod acme;
 mod active;
 mod api;
 mod apply;

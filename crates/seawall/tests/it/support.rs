@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod load;
+pub mod pebble;
 pub mod processes;
 
 use std::fs::File;

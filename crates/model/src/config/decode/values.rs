@@ -180,6 +180,30 @@ impl Decode for OneOrMany {
     }
 }
 
+/// A file in a list or mapping, with its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FilePath {
+    /// As written; relative to the file until it is resolved.
+    pub path: String,
+    /// Where it stands.
+    pub at: Place,
+}
+
+impl Decode for FilePath {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let path = text(node, "a path", diagnostics)?.to_owned();
+        Some(Self { path, at: node.place })
+    }
+
+    fn encode(&self) -> Value {
+        self.path.as_str().into()
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        json!({ "type": "string" })
+    }
+}
+
 /// A mapping with free keys.
 impl<K: MapKey, T: Decode> Decode for BTreeMap<K, T> {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {

@@ -102,6 +102,9 @@ fn listener_rules(config: &Config, listener: &Listener, diagnostics: &mut Diagno
             "write certificates: [{ certFile: cert.pem, keyFile: key.pem }]",
         );
     }
+    for certificate in listener.tls.iter().flat_map(|tls| &tls.certificates) {
+        super::acme::certificate(config, certificate, diagnostics);
+    }
     if let Some(tcp) = &listener.tcp
         && !config.services.contains_key(&tcp.service)
     {
