@@ -205,6 +205,7 @@ fn a_node_process_that_hangs_is_started_anew() {
     let node = seawall.node();
     let stopped = Instant::now();
     assert!(processes::signal(node, "STOP"));
+    wait("all of it stopped", || processes::is_stopped(node).then_some(()));
     assert_eq!(seawall.get("/").status, 200, "a request that came meanwhile was only late");
     println!("node process stopped for good: answers again after {:?}", stopped.elapsed());
     assert!(!processes::is_running(node));

@@ -14,9 +14,19 @@ pub fn is_running(pid: u64) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
+/// Whether every thread of `pid` has stopped: the signal reaches them one after the other.
+pub fn is_stopped(pid: u64) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| stat_at(&thread.path().join("stat")).is_some_and(|(state, _)| state == 'T'))
+}
+
 /// State and parent of a process.
 fn stat(pid: u64) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_at(format!("/proc/{pid}/stat").as_ref())
+}
+
+fn stat_at(path: &Path) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(path).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
