@@ -2,6 +2,7 @@
 //! Read by [`load`], which gathers every mistake. Deliberately no file access: the caller passes a reader,
 //! so the same code serves `up`, `check`, `apply` and tests.
 
+mod cluster;
 pub mod decode;
 mod listener;
 mod load;
@@ -15,6 +16,7 @@ pub mod yaml;
 
 use std::collections::BTreeMap;
 
+pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::Decode;
 pub use listener::{
     CertificateFiles, ClientAuth, ClientAuthMode, InstanceTls, Listen, Listener, ListenerTls, MinVersion, ProxyVersion,
@@ -36,6 +38,8 @@ record! {
     Config as "the file" {
         /// This machine: its name, region and where it keeps its state.
         node: NodeConfig = NodeConfig::default(),
+        /// The cluster it belongs to; a machine by itself when absent.
+        cluster: Option<Cluster> = None,
         /// The control API: status, events, key-value store, metrics.
         api: Api = Api::default(),
         /// Where traffic enters.

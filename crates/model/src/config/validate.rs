@@ -1,5 +1,6 @@
 //! Rules that span fields: what a single value cannot know. Each mistake names its subject and its cure.
 
+mod cluster;
 mod listen;
 mod node;
 mod probe;
@@ -8,6 +9,7 @@ mod variables;
 
 use std::collections::BTreeMap;
 
+pub use cluster::is_node_name;
 pub use listen::error_statuses;
 pub use variables::{VARIABLES, expand};
 
@@ -22,6 +24,7 @@ pub const MAX_REPLICAS: u32 = 1000;
 /// Checks a decoded configuration.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     node::check(config, diagnostics);
+    cluster::check(config, diagnostics);
     listen::check(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();

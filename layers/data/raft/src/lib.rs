@@ -38,5 +38,5 @@ pub use options::Options;
 pub use peers::{PeerOptions, Peers};
 pub use store::{Member, Members, RaftStore};
 pub use transport::{
-    Accepted, Connection, MemoryNetwork, MemoryTransport, PeerTls, Stream, TcpTransport, TlsFiles, Transport,
+    Accepted, Connection, MemoryNetwork, MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport,
 };

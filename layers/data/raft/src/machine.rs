@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub leases_changed: tokio::sync::Notify,
     pub wal: Arc<Wal>,
     pub snapshots: Snapshots,
+    /// When a follower last heard of its leader.
+    pub heard: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -53,6 +55,7 @@ impl Shared {
             leases_changed: tokio::sync::Notify::new(),
             wal,
             snapshots: Snapshots::default(),
+            heard: Mutex::default(),
         };
         shared.restart_leases();
         shared

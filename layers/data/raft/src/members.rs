@@ -70,8 +70,9 @@ pub(crate) fn list(replica: &Replica) -> MembersV1 {
             silent_ms: silent_ms(*id),
         }
     };
+    let silent = metrics.state != openraft::ServerState::Leader && replica.silent_leader().is_some();
     MembersV1 {
-        leader: metrics.current_leader.unwrap_or_default(),
+        leader: metrics.current_leader.filter(|_| !silent).unwrap_or_default(),
         term: metrics.current_term,
         last_index: metrics.last_log_index.unwrap_or_default(),
         members: membership.nodes().map(member).collect(),

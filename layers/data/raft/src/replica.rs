@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data::{LeaseGrant, LeaseId, LeaseInfo, NotServing, Response, StoreError};
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState};
@@ -40,9 +41,37 @@ impl Replica {
         let metrics = metrics.borrow_watched();
         match metrics.current_leader {
             Some(_) if metrics.state == ServerState::Leader => Leader::Here,
-            Some(leader) if leader != metrics.id => Leader::There(leader),
+            Some(leader) if leader != metrics.id && self.silent_leader().is_none() => Leader::There(leader),
             _ => Leader::Nobody,
         }
+    }
+
+    /// How long a follower has heard nothing of its leader, if that is longer than an election would take. The engine
+    /// goes on naming a leader until there is another, which without a quorum there never is.
+    pub(crate) fn silent_leader(&self) -> Option<Duration> {
+        let silent = lock(&self.shared.heard).map(|heard| heard.elapsed())?;
+        (silent > self.shared.options.election.1 * 2).then_some(silent)
+    }
+
+    /// Why nothing can be decided now, if so.
+    pub(crate) fn no_quorum(&self) -> Option<NotServing> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state == ServerState::Leader {
+            let silent = metrics.last_quorum_acked.as_ref()?.elapsed();
+            drop(metrics);
+            let lost = silent > self.shared.options.election.1 * 2;
+            return lost.then(|| NotServing::NoQuorum { missing: members::missing(self) });
+        }
+        let leader = metrics.current_leader;
+        let Some((leader, silent)) = leader.zip(self.silent_leader()) else {
+            return leader.is_none().then_some(NotServing::NoLeader);
+        };
+        let node = metrics.membership_config.membership().get_node(&leader).map(members::name_and_address);
+        let name = node.map_or("unknown", |(name, _)| name);
+        let missing =
+            format!("the leader {name} has not been heard for {} s, and no other was chosen", silent.as_secs());
+        Some(NotServing::NoQuorum { missing: missing.into() })
     }
 
     /// Waits until somebody else leads than `known`, or so long.

@@ -10,7 +10,6 @@ use data::{
     RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics, Txn, TxnOutcome,
     WatchStream,
 };
-use openraft::Instant as _;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -236,9 +235,13 @@ impl RaftStore {
                 _ => false,
             };
             if !again || Instant::now() >= until {
-                let unknown = harmless && matches!(result, Err(StoreError::Unknown));
+                let vague = match &result {
+                    Err(StoreError::Unknown) => harmless,
+                    Err(StoreError::NotServing(NotServing::NoLeader | NotServing::NotLeader { .. })) => true,
+                    _ => false,
+                };
                 let why = || self.status().not_serving.unwrap_or(NotServing::NoLeader);
-                return if unknown { Err(StoreError::NotServing(why())) } else { result };
+                return if vague { Err(StoreError::NotServing(why())) } else { result };
             }
             replica.leader_changes(leader, LOOK.min(until.saturating_duration_since(Instant::now()))).await;
         }
@@ -344,17 +347,18 @@ impl Store for RaftStore {
             StoreError::NotServing(reason) => reason,
             other => NotServing::Stopped { error: other.to_string().into() },
         });
-        let no_leader = metrics.current_leader.is_none().then_some(NotServing::NoLeader);
-        let no_quorum = || {
-            let acked = metrics.last_quorum_acked.as_ref()?;
-            let lost = metrics.state == ServerState::Leader && acked.elapsed() > shared.options.election.1 * 2;
-            lost.then(|| NotServing::NoQuorum { missing: members::missing(replica) })
-        };
+        let alone = shared.options.peers.is_none();
+        let (state, term) = (metrics.state, metrics.current_term);
+        let leader = metrics.current_leader;
+        drop(metrics);
+        let leader = leader.filter(|_| alone || replica.leader() != Leader::Nobody);
+        let no_quorum = || if alone { leader.is_none().then_some(NotServing::NoLeader) } else { replica.no_quorum() };
+        let not_serving = shared.wal.health().or(failed).or_else(no_quorum);
         let view = lock(&shared.view);
         Status {
-            role: role(metrics.state),
-            leader: metrics.current_leader,
-            term: metrics.current_term,
+            role: role(state),
+            leader,
+            term,
             revision: view.state.revision(),
             applied_index: view.applied.map_or(0, |applied| applied.index),
             used_bytes: view.state.used_bytes(),
@@ -362,7 +366,7 @@ impl Store for RaftStore {
             wal_bytes,
             last_fsync,
             durability: shared.options.durability,
-            not_serving: shared.wal.health().or(failed).or(no_leader).or_else(no_quorum),
+            not_serving,
         }
     }
 

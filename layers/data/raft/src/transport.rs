@@ -13,7 +13,7 @@ mod memory;
 mod tcp;
 
 pub use memory::{MemoryNetwork, MemoryTransport};
-pub use tcp::{PeerTls, TcpTransport, TlsFiles};
+pub use tcp::{PEER_NAME, PeerTls, TcpTransport, TlsFiles};
 
 /// Bytes in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

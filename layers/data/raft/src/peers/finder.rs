@@ -9,7 +9,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::BasicNode;
-use openraft::async_runtime::watch::WatchReceiver;
 
 use super::book::Entry;
 use super::frame::Kind;
@@ -32,7 +31,7 @@ pub(crate) async fn find(inner: Weak<Inner>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
         let Some(group) = inner.group(0) else { return };
-        if !inner.member.load(Ordering::Acquire) && is_member(&group.replica) {
+        if !inner.member.load(Ordering::Acquire) && is_member(&group.replica).await {
             inner.member.store(true, Ordering::Release);
         }
         greet_all(&inner).await;
@@ -47,10 +46,9 @@ pub(crate) async fn find(inner: Weak<Inner>) {
     }
 }
 
-fn is_member(replica: &Replica) -> bool {
-    let metrics = replica.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    metrics.membership_config.membership().nodes().next().is_some()
+/// It has a vote or a log: it was in a cluster, whether it still is or not.
+async fn is_member(replica: &Replica) -> bool {
+    replica.raft.is_initialized().await.unwrap_or(false)
 }
 
 async fn greet_all(inner: &Arc<Inner>) {

@@ -24,6 +24,7 @@ use super::{Inner, snapshot_lane};
 use crate::members;
 use crate::replica::Replica;
 use crate::types::{self, Proposal, Types};
+use crate::wal::lock;
 use crate::wire;
 
 /// Rounds of entries of one lane that are being written.
@@ -211,6 +212,9 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
             let request = asked::<AppendV1>(bytes)?.try_into().map_err(|_| not_understood())?;
             let answer: AppendEntriesResponse<Types> =
                 raft.append_entries(request).await.map_err(|_| stopped(replica))?;
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                *lock(&replica.shared.heard) = Some(arrived);
+            }
             payload(&AppendedV1::from(answer))
         }
         Kind::Vote => {

@@ -21,6 +21,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::{Accepted, Connection, Transport};
 use crate::wal::lock;
 
+/// A DNS name that every node's certificate carries, beside its own name as the common name: whoever connects does not
+/// know yet which node answers, only that it must be one.
+pub const PEER_NAME: &str = "peer.seawall.internal";
+
 /// Longest time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How often certificate files are looked at.
@@ -42,8 +46,6 @@ pub struct TlsFiles {
 /// Certificates in force.
 pub struct PeerTls {
     files: TlsFiles,
-    /// In every node's certificate of this cluster.
-    cluster: ServerName<'static>,
     current: Mutex<Current>,
 }
 
@@ -64,19 +66,10 @@ impl PeerTls {
     ///
     /// # Errors
     /// Which file cannot be used, and why.
-    pub fn open(files: TlsFiles, cluster: &str) -> io::Result<Self> {
-        let name = Self::cluster_name(cluster);
-        let name = ServerName::try_from(name).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("the cluster's name `{cluster}`: {error}"))
-        })?;
+    pub fn open(files: TlsFiles) -> io::Result<Self> {
         let both = read(&files)?;
         let current = Current { looked: Instant::now(), changed: changed(&files), both };
-        Ok(Self { files, cluster: name, current: current.into() })
-    }
-
-    /// The name that every certificate of a cluster carries beside its node's own.
-    pub fn cluster_name(cluster: &str) -> String {
-        format!("{cluster}.peers.seawall")
+        Ok(Self { files, current: current.into() })
     }
 
     /// Files that have changed are taken over; those that cannot be used leave what is in force.
@@ -198,7 +191,8 @@ impl Transport for TcpTransport {
             let Some(tls) = &self.tls else {
                 return Ok(Connection { stream: Box::new(stream), proved: None, from });
             };
-            let handshake = TlsConnector::from(tls.current().client).connect(tls.cluster.clone(), stream);
+            let any = ServerName::try_from(PEER_NAME).expect("the name is a DNS name");
+            let handshake = TlsConnector::from(tls.current().client).connect(any, stream);
             let stream = within(handshake).await?;
             let proved = Some(name_of(stream.get_ref().1.peer_certificates())?);
             Ok(Connection { stream: Box::new(stream), proved, from })
