@@ -49,7 +49,7 @@ impl RaftNetworkFactory<Types> for Network {
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
         if let Some(peers) = &self.peers {
             let (name, address) = members::name_and_address(node);
-            lock(&peers.inner().book).told(target, name, address);
+            lock(&peers.inner().book).listed(target, name, address);
         }
         Peer { peers: self.peers.clone(), shared: self.shared.clone(), target }
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -97,6 +97,8 @@ pub(crate) struct Inner {
     pub book: Mutex<Book>,
     lanes: Mutex<BTreeMap<(u64, Lane), mpsc::Sender<Call>>>,
     pub groups: RwLock<BTreeMap<u16, Arc<Group>>>,
+    /// When this process began, in milliseconds since the Unix epoch.
+    pub began_ms: u64,
     next_call: AtomicU64,
     runtime: Handle,
     stop: watch::Sender<bool>,
@@ -134,6 +136,9 @@ impl Peers {
             book: Mutex::default(),
             lanes: Mutex::default(),
             groups: RwLock::default(),
+            began_ms: SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
             next_call: AtomicU64::new(1),
             runtime: handle,
             stop,
@@ -143,11 +148,13 @@ impl Peers {
 
     /// Lets a group's calls in. The first group's identity is the node's; with it the doors are opened.
     pub(crate) fn attach(&self, number: u16, identity: Identity, group: Arc<Group>) {
-        let inner = &self.0;
+        let (inner, directory) = (&self.0, group.replica.shared.options.directory.clone());
         let mut groups = inner.groups.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         groups.insert(number, group);
         drop(groups);
-        if inner.identity.set(identity).is_ok() {
+        let fresh = inner.identity.set(identity).is_ok();
+        if fresh {
+            lock(&inner.book).keep_in(&directory);
             inner.runtime.spawn(serve::accept(Arc::downgrade(inner)));
             inner.runtime.spawn(finder::find(Arc::downgrade(inner)));
         }

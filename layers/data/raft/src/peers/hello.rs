@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use super::Inner;
+use super::book::NoteV1;
 use super::frame::{Frame, Kind};
 use super::message::{HelloV1, payload};
 use crate::transport::{Connection, Stream};
@@ -102,6 +103,8 @@ fn own(inner: &Inner, expects: Option<u64>) -> HelloV1 {
         advertise: inner.options.advertise.clone(),
         member: inner.member.load(Ordering::Acquire),
         expects,
+        began_ms: inner.began_ms,
+        others: lock(&inner.book).notes(),
     }
 }
 
@@ -166,5 +169,9 @@ fn note(inner: &Inner, hello: &HelloV1, from: Option<IpAddr>) {
         }
         _ => hello.advertise.clone(),
     };
-    lock(&inner.book).heard(hello.id, &hello.name, &address, hello.member);
+    let own = inner.identity().id;
+    let mut book = lock(&inner.book);
+    hello.others.iter().filter(|note| note.id != own).for_each(|note| book.told(note));
+    let note = NoteV1 { id: hello.id, name: hello.name.clone(), address, began_ms: hello.began_ms };
+    book.heard(&note, hello.member);
 }

@@ -13,6 +13,7 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 
 use crate::log_store;
+use crate::peers::book::NoteV1;
 use crate::record::{self, Kind, RECORD_VERSION, Record};
 use crate::types::{self, Types};
 use crate::wire::{Bin, DecodeError, LogIdV1, MembershipV1, PairV1, VoteV1};
@@ -32,6 +33,10 @@ pub(crate) struct HelloV1 {
     pub member: bool,
     /// Whom it expects here, if it expects somebody.
     pub expects: Option<u64>,
+    /// When its process began, by its own clock, in milliseconds since the Unix epoch.
+    pub began_ms: u64,
+    /// Of whom it has heard.
+    pub others: Vec<NoteV1>,
 }
 
 /// Entries for a follower; none are a heartbeat.
