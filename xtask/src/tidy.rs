@@ -25,7 +25,7 @@ const DIRECTIONS: [(&str, &[&str]); 15] = [
     ("api", &["data", "model", "observe", "platform"]),
     ("keeper", &["model", "platform", "runtime"]),
     ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime"]),
-    ("seawall", &["api", "keeper", "model", "node", "observe"]),
+    ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),
     ("xtask", &[]),
     ("sim", &["data", "data-raft", "model"]),
 ];

@@ -1,8 +1,10 @@
 //! Verbs as messages to the node, each with the way back of its answer.
 
-use model::{Config, Epoch, InstanceId, ServiceName};
+use model::{Config, Epoch, InstanceId, NodeName, ServiceName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+
+use crate::view::ClusterView;
 
 /// The way back.
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -28,6 +30,13 @@ pub enum Command {
         /// The answer, when all are ready again.
         reply: Reply<String>,
     },
+    /// Change the cluster's members.
+    Members {
+        /// How.
+        change: MemberChange,
+        /// The cluster afterwards.
+        reply: Reply<ClusterView>,
+    },
     /// Put another configuration in force.
     Apply {
         /// The checked configuration.
@@ -35,6 +44,15 @@ pub enum Command {
         /// The answer, when every change has been carried out or taken back.
         reply: Reply<Applied>,
     },
+}
+
+/// What an operator wants of the cluster's members.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MemberChange {
+    /// This node goes, whether it is there or not.
+    Remove(NodeName),
+    /// This voter leads from now on.
+    Lead(NodeName),
 }
 
 /// Why a verb was not carried out.

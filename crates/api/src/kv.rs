@@ -40,6 +40,9 @@ pub struct Reading {
     /// Answer from what this node has applied, even when the store does not serve.
     #[serde(default)]
     stale: bool,
+    /// The same in a word: `linearizable` (the default) or `stale`.
+    #[serde(default)]
+    consistency: Freshness,
     /// Follow changes as server-sent events.
     #[serde(default)]
     watch: bool,
@@ -47,8 +50,19 @@ pub struct Reading {
     from: Option<u64>,
 }
 
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Freshness {
+    /// It sees every write acknowledged before it began.
+    #[default]
+    Linearizable,
+    /// What this node has applied.
+    Stale,
+}
+
 impl Known for Reading {
-    const NAMES: &'static [&'static str] = &["prefix", "limit", "stale", "watch", "from"];
+    const NAMES: &'static [&'static str] = &["prefix", "limit", "stale", "consistency", "watch", "from"];
 }
 
 /// Query parameters of a write.
@@ -100,7 +114,8 @@ async fn read_key(context: &Context, key: &str, options: &Reading) -> Result<Res
     if options.watch {
         return watch(context, range, options.from);
     }
-    let consistency = if options.stale { Consistency::Stale } else { Consistency::Linearizable };
+    let stale = options.stale || options.consistency == Freshness::Stale;
+    let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
     let limit = if options.prefix { options.limit.unwrap_or(1000).min(MAX_KEYS) } else { 1 };
     let found = context.store.range(RangeRequest::new(range).limit(limit), consistency).await?;
     if options.prefix {

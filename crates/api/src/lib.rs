@@ -21,14 +21,14 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use data::Store;
 use observe::journal::Journal;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use authority::Authority;
-pub use control::{Applied, Command, Refusal, RefusalKind, Switched};
+pub use control::{Applied, Command, MemberChange, Refusal, RefusalKind, Switched};
 use query::{Nothing, Parameters};
 pub use server::{Server, serve};
 pub use verbs::{ApplyRequest, PromoteRequest};
@@ -70,6 +70,8 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/kv", get(kv::read_all))
         .route("/api/v1/kv/{*key}", get(kv::read).put(kv::write).delete(kv::remove))
         .route("/api/v1/logs/{service}", get(logs::read))
+        .route("/api/v1/cluster/members/{name}", delete(verbs::remove_member))
+        .route("/api/v1/cluster/members/{name}/lead", post(verbs::lead))
         .route("/api/v1/config", get(verbs::config))
         .route("/api/v1/apply", post(verbs::apply))
         .route("/api/v1/services/{service}/promote", post(verbs::promote))

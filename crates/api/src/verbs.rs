@@ -9,12 +9,12 @@ use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use model::{InstanceId, ServiceName};
+use model::{InstanceId, NodeName, ServiceName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::control::{Command, Refusal, RefusalKind, Reply};
+use crate::control::{Command, MemberChange, Refusal, RefusalKind, Reply};
 use crate::problem::Problem;
 use crate::query::{Nothing, Parameters};
 use crate::{Context, view};
@@ -75,6 +75,22 @@ pub async fn restart(
 ) -> Response {
     let service = ServiceName::new(service);
     ask(&context, |reply| Command::Restart { service, reply }).await
+}
+
+/// Takes a member out of the cluster.
+pub async fn remove_member(
+    State(context): State<Context>,
+    UrlPath(name): UrlPath<String>,
+    _: Parameters<Nothing>,
+) -> Response {
+    let change = MemberChange::Remove(NodeName::from(name.as_str()));
+    ask(&context, |reply| Command::Members { change, reply }).await
+}
+
+/// Makes a voter the leader.
+pub async fn lead(State(context): State<Context>, UrlPath(name): UrlPath<String>, _: Parameters<Nothing>) -> Response {
+    let change = MemberChange::Lead(NodeName::from(name.as_str()));
+    ask(&context, |reply| Command::Members { change, reply }).await
 }
 
 /// The body of `apply`: a configuration with everything it includes.

@@ -13,6 +13,9 @@ pub struct Status {
     pub layers: Vec<Layer>,
     /// The store.
     pub store: StoreView,
+    /// The cluster, for a machine that is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterView>,
     /// The services, by name.
     pub services: Vec<ServiceView>,
     /// Background tasks.
@@ -72,6 +75,9 @@ pub struct Node {
     pub api: String,
     /// The gateway's addresses.
     pub gateway: Vec<String>,
+    /// The address for other nodes, in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<String>,
     /// Resident memory of both processes, where the system tells.
     pub resident_bytes: u64,
 }
@@ -90,6 +96,7 @@ impl Default for Node {
             data_dir: String::new(),
             api: String::new(),
             gateway: Vec::new(),
+            peers: None,
             resident_bytes: 0,
         }
     }
@@ -122,6 +129,36 @@ pub struct StoreView {
     pub durability: String,
     /// Bytes of the write-ahead log on disk.
     pub wal_bytes: u64,
+}
+
+/// The cluster, as its leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterView {
+    /// Its name.
+    pub name: String,
+    /// The leader; absent while there is none.
+    pub leader: Option<NodeName>,
+    /// The leader's term.
+    pub term: u64,
+    /// Its members, by name.
+    pub members: Vec<MemberView>,
+}
+
+/// A node of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberView {
+    /// Its name.
+    pub name: NodeName,
+    /// `server`, or `learner` while it takes the log over.
+    pub role: String,
+    /// `leader`, `follower`, `missing`, or `unknown` while there is no leader that could say.
+    pub state: String,
+    /// Log entries it does not hold yet.
+    pub lag: Option<u64>,
+    /// Where other members reach it.
+    pub address: String,
 }
 
 /// A service.

@@ -92,7 +92,7 @@ impl NodeProcess {
         self.heard = None;
         let mut command = Command::new(platform::program::own()?);
         command.args(&ground.node_arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        for sockets in std::iter::once(&ground.api).chain(&ground.gateway) {
+        for sockets in [&ground.api, &ground.peers].into_iter().chain(&ground.gateway) {
             platform::socket::inherit(&mut command, sockets);
         }
         let mut child = command.spawn()?;
@@ -107,6 +107,7 @@ impl NodeProcess {
             previous_exit,
             tree_prefix: ground.tree_prefix.clone(),
             api: export(&ground.api)?,
+            peers: export(&ground.peers)?,
             gateway: ground.gateway.iter().map(export).collect::<io::Result<_>>()?,
             inventory,
         };

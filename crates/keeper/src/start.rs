@@ -16,6 +16,8 @@ pub struct Options {
     pub api: SocketAddr,
     /// The gateway's addresses.
     pub gateway: Vec<SocketAddr>,
+    /// The address for other nodes, in a cluster.
+    pub peers: Option<SocketAddr>,
     /// The gateway's worker threads, each of which gets a socket of its own where the system supports it.
     pub workers: usize,
     /// How long an orderly stop may take at most.
@@ -32,7 +34,7 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// API or gateway.
+        /// API, gateway or other nodes.
         what: &'static str,
         /// The system's reason.
         reason: io::Error,
@@ -79,6 +81,8 @@ pub struct Ground {
     pub data_dir: PathBuf,
     /// The API's sockets.
     pub api: Vec<TcpListener>,
+    /// The socket for other nodes, in a cluster.
+    pub peers: Vec<TcpListener>,
     /// The gateway's sockets, per address.
     pub gateway: Vec<Vec<TcpListener>>,
     /// How long an orderly stop may take at most.
@@ -93,7 +97,7 @@ pub struct Ground {
 
 /// Prepares everything that must exist before the first process is started.
 pub fn prepare(options: Options) -> Result<Ground, StartError> {
-    let Options { data_dir, api, gateway, workers, stop_patience, node_arguments } = options;
+    let Options { data_dir, api, gateway, peers, workers, stop_patience, node_arguments } = options;
     let data_error = |reason: io::Error| {
         let hint = hint_for(&reason);
         StartError::DataDir { path: data_dir.clone(), reason, hint }
@@ -119,8 +123,9 @@ pub fn prepare(options: Options) -> Result<Ground, StartError> {
         })
     };
     let api = bind(api, "the API", 1)?;
+    let peers = peers.map(|address| bind(address, "other nodes", 1)).transpose()?.unwrap_or_default();
     let gateway = gateway.into_iter().map(|address| bind(address, "the gateway", workers)).collect::<Result<_, _>>()?;
-    Ok(Ground { data_dir, api, gateway, stop_patience, node_arguments, tree_prefix, _lock: lock })
+    Ok(Ground { data_dir, api, peers, gateway, stop_patience, node_arguments, tree_prefix, _lock: lock })
 }
 
 /// What marks the processes of this data directory: random, so that a directory made anew at the same path never claims

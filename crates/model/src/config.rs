@@ -3,6 +3,7 @@
 //! so the same code serves `up`, `check`, `apply` and tests.
 
 mod acme;
+mod cluster;
 pub mod decode;
 mod listener;
 mod load;
@@ -17,6 +18,7 @@ pub mod yaml;
 use std::collections::BTreeMap;
 
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
+pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath};
 pub use listener::{
     ClientAuth, ClientAuthMode, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls, MinVersion,
@@ -38,6 +40,8 @@ record! {
     Config as "the file" {
         /// This machine: its name, region and where it keeps its state.
         node: NodeConfig = NodeConfig::default(),
+        /// The cluster it belongs to; a machine by itself when absent.
+        cluster: Option<Cluster> = None,
         /// The control API: status, events, key-value store, metrics.
         api: Api = Api::default(),
         /// Where traffic enters.

@@ -214,6 +214,12 @@ impl Controller {
         if self.shell.stopping {
             return Err("the node is stopping".into());
         }
+        if self.config.cluster.is_some() {
+            return Err(
+                "a cluster keeps state (`seawall kv`) but runs no services yet: run them on machines by themselves"
+                    .into(),
+            );
+        }
         if self.applying.is_some() || self.services.values().any(|service| service.roll.is_some()) {
             return Err("another change is being carried out; wait for it (`seawall events --follow`)".into());
         }

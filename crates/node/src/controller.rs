@@ -72,6 +72,10 @@ pub struct Controller {
     pub said_alive: Option<Instant>,
     /// The ready line has been printed.
     pub said_ready: bool,
+    /// The store as a member of its cluster, and the members as they were last.
+    pub raft: Arc<data_raft::RaftStore>,
+    /// See `raft`; absent for a machine by itself.
+    pub members: Option<data_raft::Members>,
     /// The store's last problem that was told.
     pub store_problem: Option<String>,
     /// Certificates clients are shown.
@@ -194,6 +198,7 @@ impl Controller {
                 let message = format!("the file has mistakes, nothing was changed: {first}; `seawall check` shows all");
                 self.shell.emit(EventKind::ConfigRejected, Subject::default(), &cause, message);
             }
+            Input::Members(members) => self.members = Some(members),
             Input::Certificates { shown, notices } => self.certificates(shown, notices),
             Input::LeaseFailed(error) => self.lease_error = Some(error),
             Input::Command(command) => self.command(command, now),
@@ -332,6 +337,7 @@ impl Controller {
                 Some(service) => service.begin_restart(&self.shell, reply),
                 None => drop(reply.send(Err(no_service(&name, &self.services)))),
             },
+            Command::Members { change, reply } => self.change_members(change, reply),
             Command::Apply { config, reply } => self.apply(*config, reply, now),
         }
     }
@@ -390,6 +396,9 @@ impl Controller {
             return;
         }
         let mut line = serde_json::json!({ "api": self.facts.api, "gateway": self.facts.gateway });
+        if let Some(peers) = &self.facts.peers {
+            line["peers"] = peers.as_str().into();
+        }
         if !waiting.is_empty() {
             line["notReady"] = waiting.into();
         }

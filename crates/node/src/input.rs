@@ -38,6 +38,8 @@ pub enum Input {
         /// The reply.
         outcome: Outcome,
     },
+    /// The cluster's members, as they are now.
+    Members(data_raft::Members),
     /// A record was read.
     RecordRead {
         /// Of which service.

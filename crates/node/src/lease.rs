@@ -16,8 +16,8 @@ const MARGIN: Duration = Duration::from_millis(300);
 /// Between renewals.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Renews until the node ends.
-pub async fn renew(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>) {
+/// Renews until the node ends. `alone`: nobody else has a vote.
+pub async fn renew(store: Arc<dyn Store>, alone: bool, inputs: mpsc::Sender<Input>) {
     let mut lease = None;
     loop {
         let sent = platform::clock::since_boot();
@@ -27,10 +27,14 @@ pub async fn renew(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>) {
             Ok(Ok(())) => None,
             Ok(Err(StoreError::Closed)) => return,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("the store did not answer within {} ms: the disk is slow", EVERY.as_millis())),
+            Err(_) if alone => {
+                Some(format!("the store did not answer within {} ms: the disk is slow", EVERY.as_millis()))
+            }
+            Err(_) => Some(format!("no answer of a quorum within {} ms", EVERY.as_millis())),
         };
         let input = match problem {
             None => Input::LeaseGood(sent + TTL - MARGIN),
+            Some(error) if !alone => Input::LeaseFailed(error),
             Some(error) => {
                 // The only voter cannot be replaced by another while its store does not serve, so nobody else can be
                 // primary: stopping this one would protect nothing. A cluster must ask the other members here.

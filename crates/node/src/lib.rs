@@ -5,6 +5,7 @@
 mod access_log;
 mod acme;
 mod applying;
+mod cluster;
 mod controller;
 mod entrances;
 mod files;
@@ -41,6 +42,7 @@ pub const CANNOT_START: u8 = runtime::protocol::CANNOT_START as u8;
 use tokio::sync::{mpsc, watch};
 
 use controller::Controller;
+pub use data_raft::PEER_NAME;
 use entrances::Entrances;
 use input::Input;
 use link::Keeper;
@@ -93,17 +95,25 @@ struct Start {
     previous_exit: Option<String>,
     tree_prefix: String,
     api: Vec<String>,
+    peers: Vec<String>,
     gateway: Vec<Vec<String>>,
     inventory: Vec<Held>,
 }
 
 impl Start {
     fn new(options: &Options, hello: Report) -> Result<Self, CannotStart> {
-        let Report::Hello { keeper_pid, node_starts, previous_exit, tree_prefix, api, gateway, inventory, .. } = hello
+        let Report::Hello {
+            keeper_pid, node_starts, previous_exit, tree_prefix, api, peers, gateway, inventory, ..
+        } = hello
         else {
             return Err(CannotStart("the keeper did not say hello".into()));
         };
-        let config = if node_starts > 1 { effective(options) } else { load(options).map_err(CannotStart) }?;
+        let mut config = if node_starts > 1 { effective(options) } else { load(options).map_err(CannotStart) }?;
+        if config.cluster.is_some() {
+            // The file of one node must not decide what a cluster runs.
+            config.services.clear();
+            config.routes.clear();
+        }
         Ok(Self {
             options: options.clone(),
             config,
@@ -112,6 +122,7 @@ impl Start {
             previous_exit,
             tree_prefix,
             api,
+            peers,
             gateway,
             inventory,
         })
@@ -121,7 +132,8 @@ impl Start {
         let data_dir = PathBuf::from(&self.config.node.data_dir);
         let journal = Journal::open(&data_dir)
             .map_err(|error| CannotStart(format!("the event journal in {}: {error}", data_dir.display())))?;
-        let store = self.open_store(&data_dir)?;
+        let (raft, peers) = self.open_store(&data_dir)?;
+        let store: Arc<dyn Store> = Arc::<data_raft::RaftStore>::clone(&raft);
         let mut registry = Registry::default();
         let gateway_metrics = gateway::Metrics::register(&mut registry);
         let metrics = ControlMetrics::register(&mut registry);
@@ -177,6 +189,7 @@ impl Start {
             node_starts: self.node_starts,
             api: api_address,
             gateway: gateway_addresses,
+            peers,
             since: observe::now(),
         };
         let notifier = Notifier::start(&self.config.notify, &journal, &data_dir);
@@ -199,13 +212,19 @@ impl Start {
             show_due: false,
             said_alive: None,
             said_ready: false,
+            raft: Arc::clone(&raft),
+            members: None,
             store_problem: None,
             lease_error: None,
             certificates: entrances.view(),
         };
         self.say_started(&controller.shell);
         catch_up(&mut controller, &inputs).await;
-        tokio::spawn(lease::renew(Arc::clone(&store), inputs.clone()));
+        let alone = self.config.cluster.is_none();
+        tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
+        if !alone {
+            tokio::spawn(cluster::watch_members(raft, inputs.clone()));
+        }
         tokio::spawn(entrances.keep_current(inputs.clone()));
         let acme = acme.map(|acme| tokio::spawn(acme.run()));
         tokio::spawn(pass_on(asked, inputs, Input::Command));
@@ -220,14 +239,21 @@ impl Start {
         Ok(())
     }
 
-    fn open_store(&self, data_dir: &Path) -> Result<Arc<dyn Store>, CannotStart> {
+    /// The store and, in a cluster, the address at which others reach this node.
+    fn open_store(&self, data_dir: &Path) -> Result<(Arc<data_raft::RaftStore>, Option<String>), CannotStart> {
         let mut options = data_raft::Options::new(data_dir.join("store"));
         options.durability = match self.config.node.durability {
             Durability::Sync => data::Durability::Sync,
             Durability::Async => data::Durability::Async,
         };
+        let mut address = None;
+        let socket = self.peers.first().map(|exported| import(exported)).transpose()?;
+        if let Some((peers, advertised)) = cluster::peers(&self.config, socket).map_err(CannotStart)? {
+            (options.peers, address) = (Some(peers), Some(advertised));
+            options.entries_behind_snapshot = cluster::ENTRIES_BEHIND_SNAPSHOT;
+        }
         let store = data_raft::RaftStore::open(options).map_err(|error| CannotStart(error.to_string()))?;
-        Ok(store)
+        Ok((store, address))
     }
 
     /// The services, with what the keeper still holds taken over, and the gateway told of it before it starts.
@@ -258,18 +284,14 @@ impl Start {
     }
 
     fn sockets(&self, entrances: &Entrances) -> Result<(TcpListener, Vec<gateway::Listener>), CannotStart> {
-        let import = |exported: &String| {
-            platform::socket::import(exported)
-                .map_err(|error| CannotStart(format!("a socket of the keeper cannot be used: {error}")))
-        };
         let api = self
             .api
             .first()
-            .map(import)
+            .map(|exported| import(exported))
             .ok_or_else(|| CannotStart("the keeper has no socket for the API".into()))??;
         let mut listeners = Vec::new();
         for (group, manner) in self.gateway.iter().zip(&entrances.manners) {
-            let sockets = group.iter().map(import).collect::<Result<Vec<_>, _>>()?;
+            let sockets = group.iter().map(|exported| import(exported)).collect::<Result<Vec<_>, _>>()?;
             let address = sockets
                 .first()
                 .and_then(|socket| socket.local_addr().ok())
@@ -402,6 +424,12 @@ fn discard(held: &Held) {
     });
 }
 
+/// Takes a socket over from the keeper.
+fn import(exported: &str) -> Result<TcpListener, CannotStart> {
+    platform::socket::import(exported)
+        .map_err(|error| CannotStart(format!("a socket of the keeper cannot be used: {error}")))
+}
+
 fn address_of(listener: &TcpListener) -> String {
     listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
 }
@@ -423,7 +451,8 @@ fn refresher(store: Arc<dyn Store>, metrics: ControlMetrics) -> Arc<dyn Fn() + S
 async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>) {
     let store = Arc::clone(&controller.shell.store);
     let mut from = None;
-    match store.range(RangeRequest::prefix(events_prefix()), Consistency::Linearizable).await {
+    // What this node has applied, and then what it applies: nothing is missed, and nobody else is waited for.
+    match store.range(RangeRequest::prefix(events_prefix()), Consistency::Stale).await {
         Ok(mut found) => {
             from = Some(Revision(found.revision.0 + 1));
             found.kvs.sort_by_key(|kv| kv.mod_revision);

@@ -1,6 +1,9 @@
 //! The node as `seawall status` shows it: the seven layers in order, as far as this version has them.
 
-use api::view::{Layer, Node, Status, StoreView, Task};
+use std::time::Duration;
+
+use api::view::{ClusterView, Layer, MemberView, Node, Status, StoreView, Task};
+use model::NodeName;
 
 use crate::controller::Controller;
 use crate::service::Service;
@@ -16,6 +19,8 @@ pub struct Facts {
     pub api: String,
     /// The gateway's addresses.
     pub gateway: Vec<String>,
+    /// The address for other nodes, in a cluster.
+    pub peers: Option<String>,
     /// When this process began to serve.
     pub since: String,
 }
@@ -39,6 +44,7 @@ impl Controller {
                 data_dir: self.config.node.data_dir.clone(),
                 api: self.facts.api.clone(),
                 gateway: self.facts.gateway.clone(),
+                peers: self.facts.peers.clone(),
                 // Rounded, so that status does not change with every page.
                 resident_bytes: self.resident.0 >> 20 << 20,
             },
@@ -50,6 +56,10 @@ impl Controller {
                 durability: store.durability.to_string(),
                 wal_bytes: store.wal_bytes,
             },
+            cluster: self.members.as_ref().map(|members| {
+                let name = self.config.cluster.as_ref().map(|cluster| cluster.name.clone());
+                cluster_view(name.unwrap_or_default(), members)
+            }),
             services,
             tasks: self.tasks(),
             certificates: self.certificates.clone(),
@@ -186,5 +196,33 @@ impl Controller {
             tasks.push(task("acme", format!("{} kept current", ordered.0), ordered.1));
         }
         tasks
+    }
+}
+
+/// The cluster as its leader sees it.
+pub fn cluster_view(name: String, members: &data_raft::Members) -> ClusterView {
+    /// A member that has not answered the leader for so long is missing.
+    const MISSING: Duration = Duration::from_secs(1);
+    let member = |member: &data_raft::Member| {
+        let leads = members.leader.as_deref() == Some(&*member.name);
+        let state = match (&members.leader, member.silent) {
+            (None, _) => "unknown",
+            (Some(_), _) if leads => "leader",
+            (Some(_), Some(silent)) if silent < MISSING => "follower",
+            (Some(_), _) => "missing",
+        };
+        MemberView {
+            name: NodeName::from(&*member.name),
+            role: if member.voter { "server" } else { "learner" }.to_owned(),
+            state: state.to_owned(),
+            lag: member.lag,
+            address: member.address.to_string(),
+        }
+    };
+    ClusterView {
+        name,
+        leader: members.leader.as_deref().map(NodeName::from),
+        term: members.term,
+        members: members.members.iter().map(member).collect(),
     }
 }

@@ -4,6 +4,7 @@
 mod apply;
 mod check;
 mod client;
+mod cluster;
 mod demo;
 mod events;
 mod kv;
@@ -120,6 +121,8 @@ enum Verb {
     Promote(promote::Arguments),
     /// Restart a service's instances one at a time
     Restart(restart::Arguments),
+    /// Make a cluster's certificates, show and change its members
+    Cluster(cluster::Arguments),
     /// Read and write the replicated key-value store
     Kv(kv::Arguments),
     /// Print the JSON Schema of the configuration file
@@ -150,6 +153,7 @@ pub fn run() -> ExitCode {
         Verb::Logs(logs) => client().and_then(|client| logs::run(&client, &logs)),
         Verb::Promote(promote) => client().and_then(|client| promote::run(&client, &promote)),
         Verb::Restart(restart) => client().and_then(|client| restart::run(&client, &restart)),
+        Verb::Cluster(cluster) => cluster::run(client, &cluster),
         Verb::Kv(kv) => client().and_then(|client| kv::run(&client, &kv)),
         Verb::Schema(schema) => schema::run(&schema),
         Verb::DemoService(demo) => demo::run(&demo),

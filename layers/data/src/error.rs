@@ -60,6 +60,20 @@ pub enum NotServing {
         /// The leader's node id.
         leader: u64,
     },
+    /// The cluster's leader does not serve. A retry may succeed.
+    #[error("the leader {node} is not serving: {reason}")]
+    Elsewhere {
+        /// The leader's name.
+        node: Arc<str>,
+        /// Its words.
+        reason: Arc<str>,
+    },
+    /// Too few voters can be reached to decide anything. A retry may succeed once they are back.
+    #[error("no quorum: {missing}; nothing can be decided until a majority of the voters can be reached again")]
+    NoQuorum {
+        /// Who is missing, since when.
+        missing: Arc<str>,
+    },
     /// A flush failed; the log is closed for good, reads of the last state remain.
     #[error(
         "a flush of {file} failed ({error}); what it held may be lost, so it is never retried. \
@@ -104,4 +118,22 @@ pub enum NotServing {
         /// Its words.
         error: Arc<str>,
     },
+}
+
+impl NotServing {
+    /// Nothing was done, and the same request may be taken a moment later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Starting
+            | Self::NoLeader
+            | Self::NotLeader { .. }
+            | Self::NoQuorum { .. }
+            | Self::Elsewhere { .. } => true,
+            Self::FlushFailed { .. }
+            | Self::WriteFailed { .. }
+            | Self::DiskFull { .. }
+            | Self::SnapshotFailed { .. }
+            | Self::Stopped { .. } => false,
+        }
+    }
 }

@@ -141,6 +141,9 @@ pub enum Report {
         tree_prefix: String,
         /// The API's sockets.
         api: Vec<String>,
+        /// The socket for other nodes, in a cluster; a keeper that is older has none.
+        #[serde(default)]
+        peers: Vec<String>,
         /// The gateway's sockets: for each configured address, the exported sockets.
         gateway: Vec<Vec<String>>,
         /// Every instance the keeper holds or whose end nobody has dealt with.

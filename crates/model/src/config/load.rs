@@ -194,6 +194,9 @@ fn resolve_paths(config: &mut Config, file: &Path) {
     // Through its components, so that `./data` does not leave a `.` in every message.
     let join = |written: &str| folder.join(written).components().collect::<PathBuf>().to_string_lossy().into_owned();
     config.node.data_dir = join(&config.node.data_dir);
+    if let Some(cluster) = &mut config.cluster {
+        cluster.tls.dir = join(&cluster.tls.dir);
+    }
     for page in config.gateway.error_pages.values_mut() {
         page.path = join(&page.path);
     }

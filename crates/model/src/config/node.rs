@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::acme::Acme;
+use super::cluster::{NodeRole, Peers};
 use super::decode::{Decode, FilePath, Places, record, text, words, wrong};
 use super::listener::Listen;
 use super::yaml::Node;
@@ -18,6 +19,12 @@ record! {
     NodeConfig as "`node`" {
         /// The node's name; unique in a cluster.
         name: NodeName = NodeName::from("node-1"),
+        /// In a cluster: what it does there.
+        role: NodeRole = NodeRole::Server,
+        /// In a cluster: the host or IP address at which other nodes reach it; that of `peers.listen` when absent.
+        advertise: Option<String> = None,
+        /// In a cluster: how nodes find each other.
+        peers: Option<Peers> = None,
         /// The site it stands in.
         region: String = "local".to_owned(),
         /// Where state, logs and the write-ahead log are kept; relative to the file.

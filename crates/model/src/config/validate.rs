@@ -1,6 +1,7 @@
 //! Rules that span fields: what a single value cannot know. Each mistake names its subject and its cure.
 
 mod acme;
+mod cluster;
 mod listen;
 mod node;
 mod probe;
@@ -23,6 +24,7 @@ pub const MAX_REPLICAS: u32 = 1000;
 /// Checks a decoded configuration.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     node::check(config, diagnostics);
+    cluster::check(config, diagnostics);
     listen::check(config, diagnostics);
     acme::check(config, diagnostics);
     for (name, service) in &config.services {

@@ -411,8 +411,7 @@ impl Service {
             id: holder.instance.clone(),
             incarnation: holder.incarnation,
             at_boot_ms,
-            // The store has one voter: `data/raft` knows no other yet.
-            sole_voter: true,
+            sole_voter: shell.node.peers.is_none(),
         });
     }
 

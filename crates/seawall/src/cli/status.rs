@@ -96,6 +96,10 @@ fn head(status: &Status) -> String {
     }
     page += &lines(&layers);
     page.push('\n');
+    if let Some(cluster) = &status.cluster {
+        page += &super::cluster::members(cluster);
+        page.push('\n');
+    }
     page
 }
 

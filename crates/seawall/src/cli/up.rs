@@ -39,6 +39,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         data_dir: PathBuf::from(&config.node.data_dir),
         api: address(&config.api.listen)?,
         gateway: config.gateway.listen.iter().map(|listen| address(&listen.0.address)).collect::<Result<_, _>>()?,
+        peers: config.node.peers.as_ref().map(|peers| address(&peers.listen)).transpose()?,
         workers: node::workers(&config),
         stop_patience: stop_patience(&config),
         node_arguments: node_arguments(arguments, &file, Path::new(&config.node.data_dir)),

@@ -8,6 +8,7 @@ mod active;
 mod api;
 mod apply;
 mod check;
+mod cluster;
 mod commands;
 mod crash;
 mod faults;

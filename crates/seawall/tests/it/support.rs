@@ -38,8 +38,14 @@ pub struct Seawall {
 static QUIET: RwLock<()> = RwLock::new(());
 
 enum Turn {
-    Shared { _guard: RwLockReadGuard<'static, ()> },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
+    Shared {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
+    /// Of a test that has another Seawall's turn already.
+    Beside,
 }
 
 impl Turn {
@@ -130,6 +136,11 @@ impl Seawall {
     /// Starts in a folder that has a `seawall.yaml` already.
     pub fn up_in(folder: tempfile::TempDir) -> Self {
         Self::start(folder, Turn::shared())
+    }
+
+    /// The same for another node of a test that has one already.
+    pub fn up_beside(folder: tempfile::TempDir) -> Self {
+        Self::start(folder, Turn::Beside)
     }
 
     fn start(folder: tempfile::TempDir, turn: Turn) -> Self {

@@ -1,6 +1,7 @@
 //! Expiry of leases: while this node leads, it proposes the end of each lease whose time is up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use data::{Command, LeaseId, Response};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -8,6 +9,9 @@ use openraft::async_runtime::watch::WatchReceiver;
 use crate::machine::Shared;
 use crate::types::{Proposal, Raft};
 use crate::wal::lock;
+
+/// Pause after a proposal that came to nothing.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs until the engine stops.
 pub(crate) async fn expire(raft: Raft, shared: Arc<Shared>) {
@@ -19,8 +23,8 @@ pub(crate) async fn expire(raft: Raft, shared: Arc<Shared>) {
             }
         }
         lead(&raft, &shared).await;
-        // Not leading any more, or the engine stopped: wait for news.
-        if server.changed().await.is_err() {
+        // Not leading any more, or nothing is committed now (a leader that is new, or without a quorum).
+        if let Ok(Err(_)) = tokio::time::timeout(RETRY_PAUSE, server.changed()).await {
             return;
         }
     }
@@ -60,10 +64,10 @@ async fn expire_one(raft: &Raft, shared: &Shared, lease: LeaseId, renewal: u64) 
 }
 
 async fn propose(raft: &Raft, command: Command) -> Option<Response> {
-    match raft.client_write(Proposal(Arc::new(command))).await {
+    match raft.client_write(Proposal::new(command)).await {
         Ok(written) => Some(written.data),
         Err(error) => {
-            tracing::warn!(%error, "a lease change was not committed");
+            tracing::debug!(%error, "a lease change was not committed");
             None
         }
     }
@@ -80,7 +84,7 @@ mod tests {
     use data::{Command, LeaseId, Response};
 
     fn renewal(node: &Node) -> u64 {
-        lock(&node.shared.view).state.lease(LeaseId(1)).expect("granted below").0.renewal
+        lock(&node.replica.shared.view).state.lease(LeaseId(1)).expect("granted below").0.renewal
     }
 
     #[tokio::test]
@@ -88,8 +92,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let options = || Options { segment_bytes: 8192, reserve_bytes: 0, ..Options::new(directory.path()) };
         let node = Node::start(options()).unwrap();
-        let propose =
-            async |node: &Node, command: Command| node.raft.client_write(Proposal(command.into())).await.unwrap().data;
+        let propose = async |node: &Node, command: Command| {
+            node.replica.raft.client_write(Proposal::new(command)).await.unwrap().data
+        };
         propose(&node, Command::LeaseGrant { ttl: Duration::from_secs(3600) }).await;
         assert_eq!(renewal(&node), 0);
         drop(node);

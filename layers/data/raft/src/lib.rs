@@ -1,7 +1,6 @@
 //! The embedded `Store`: Raft (one voter is the one-machine default) over our own write-ahead log.
-//! Stands in the write walk between `Store::txn` and the watchers: propose, log and flush, commit, apply, reply.
-//! Openraft stays hidden: no type of it is public or on disk. Deliberately absent: peers (a cluster comes later) and
-//! domain rules.
+//! Stands in the write walk between `Store::txn` and the watchers: propose, log and flush, replicate, commit, apply, reply.
+//! Openraft stays hidden: no type of it is public, on disk or on the wire. Deliberately absent: domain rules.
 //!
 //! On disk, in one directory:
 //! - `lock`, `owner`: who has it open;
@@ -16,15 +15,19 @@ mod leases;
 mod lock;
 mod log_store;
 mod machine;
+mod members;
 mod network;
 mod node;
 mod open_error;
 mod options;
+mod peers;
 mod record;
+mod replica;
 mod snapshot;
 mod snapshots;
 mod store;
 mod superblock;
+mod transport;
 mod types;
 mod wal;
 mod wire;
@@ -32,4 +35,8 @@ mod wire;
 pub use disk::{Disk, DiskFile, FaultyDisk, Operation, RealDisk};
 pub use open_error::OpenError;
 pub use options::Options;
-pub use store::RaftStore;
+pub use peers::{PeerOptions, Peers};
+pub use store::{Member, Members, RaftStore};
+pub use transport::{
+    Accepted, Connection, MemoryNetwork, MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport,
+};

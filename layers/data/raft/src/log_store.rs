@@ -6,6 +6,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
@@ -13,7 +14,7 @@ use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use crate::record::{Kind, Record};
 use crate::types::{self, Entry, LogId, Proposal, Types, Vote};
 use crate::wal::{Order, Wal, lock};
-use crate::wire::{self, CommandV1, LogIdV1, MembershipV1};
+use crate::wire::{self, LogIdV1, MembershipV1};
 
 /// Bytes of written entries kept decoded; older ones are read back from disk.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
@@ -175,23 +176,22 @@ fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (from, to)
 }
 
-fn record(entry: &Entry) -> Record {
+/// An entry as it is written and sent.
+pub(crate) fn record(entry: &Entry) -> Record {
     let (kind, payload) = match &entry.payload {
-        EntryPayload::Blank => (Kind::Blank, Vec::new()),
-        EntryPayload::Normal(proposal) => (Kind::Command, wire::encode(&CommandV1::from(&*proposal.0))),
-        EntryPayload::Membership(members) => (Kind::Membership, wire::encode(&types::membership_dto(members))),
+        EntryPayload::Blank => (Kind::Blank, Bytes::new()),
+        EntryPayload::Normal(proposal) => (Kind::Command, proposal.encoded.clone()),
+        EntryPayload::Membership(members) => (Kind::Membership, wire::encode(&types::membership_dto(members)).into()),
     };
     let LogIdV1 { term, index } = types::log_id_dto(&entry.log_id);
     Record { kind, term, index, payload }
 }
 
-fn entry(record: &Record) -> io::Result<Entry> {
+/// A record as it was written or sent.
+pub(crate) fn entry(record: &Record) -> io::Result<Entry> {
     let payload = match record.kind {
         Kind::Blank => EntryPayload::Blank,
-        Kind::Command => {
-            let command: CommandV1 = wire::decode(&record.payload).map_err(io::Error::other)?;
-            EntryPayload::Normal(Proposal(Arc::new(command.try_into().map_err(io::Error::other)?)))
-        }
+        Kind::Command => EntryPayload::Normal(Proposal::decode(record.payload.clone()).map_err(io::Error::other)?),
         Kind::Membership => {
             let membership: MembershipV1 = wire::decode(&record.payload).map_err(io::Error::other)?;
             EntryPayload::Membership(types::membership(membership))

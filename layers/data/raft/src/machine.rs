@@ -17,7 +17,7 @@ use crate::snapshot::{self, Image};
 use crate::snapshots::{self, Snapshots};
 use crate::superblock::SnapshotPointerV1;
 use crate::types::{self, Entry, LogId, StoredMembership, Types};
-use crate::wal::{Wal, lock};
+use crate::wal::{Order, Wal, lock};
 
 /// What apply writes and readers read.
 pub(crate) struct View {
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub leases_changed: tokio::sync::Notify,
     pub wal: Arc<Wal>,
     pub snapshots: Snapshots,
+    /// When a follower last heard of its leader.
+    pub heard: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -53,6 +55,7 @@ impl Shared {
             leases_changed: tokio::sync::Notify::new(),
             wal,
             snapshots: Snapshots::default(),
+            heard: Mutex::default(),
         };
         shared.restart_leases();
         shared
@@ -123,7 +126,7 @@ impl Machine {
         self.shared.snapshots.count_entry(self.shared.options.snapshot_entries);
         let Applied { response, revision, events } = match &entry.payload {
             EntryPayload::Blank => return Response::Nothing,
-            EntryPayload::Normal(proposal) => view.state.apply(&proposal.0),
+            EntryPayload::Normal(proposal) => view.state.apply(&proposal.command),
             EntryPayload::Membership(membership) => {
                 view.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                 return Response::Nothing;
@@ -136,9 +139,13 @@ impl Machine {
     }
 }
 
-/// The current snapshot, by its place on disk.
+/// A snapshot, by its place on disk.
 #[derive(Clone, Debug)]
-pub(crate) struct SnapshotFile(SnapshotPointerV1);
+pub(crate) struct SnapshotFile {
+    pub pointer: SnapshotPointerV1,
+    /// Its content, if it has just been read.
+    pub image: Option<Image>,
+}
 
 impl RaftStateMachine<Types> for Machine {
     type SnapshotData = SnapshotFile;
@@ -171,8 +178,10 @@ impl RaftStateMachine<Types> for Machine {
         _meta: &SnapshotMetaOf<Types>,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let image = snapshot::read(&*self.shared.options.disk, &self.shared.options.directory, snapshot.0)
-            .map_err(io::Error::other)?;
+        let SnapshotFile { pointer, image } = snapshot;
+        let read = || snapshot::read(&*self.shared.options.disk, &self.shared.options.directory, pointer);
+        let image = image.map_or_else(read, Ok).map_err(io::Error::other)?;
+        self.shared.wal.order_and_wait(|done| Order::SaveSnapshot { pointer, done }).await?;
         self.shared.hub.reset(image.state.revision());
         *lock(&self.shared.view) = view_of(image);
         self.shared.restart_leases();
@@ -207,8 +216,6 @@ fn current_snapshot(shared: &Shared) -> io::Result<Option<SnapshotOf<Types, Snap
     let Some(pointer) = shared.wal.superblock().snapshot else { return Ok(None) };
     let meta =
         snapshot::read_meta(&*shared.options.disk, &shared.options.directory, pointer).map_err(io::Error::other)?;
-    let membership_log = meta.membership_log.map(types::log_id);
-    let last_membership = StoredMembership::new(membership_log, types::membership(meta.membership));
-    let meta = openraft::SnapshotMeta { last_log_id: Some(types::log_id(pointer.last)), last_membership };
-    Ok(Some(openraft::Snapshot { meta, snapshot: SnapshotFile(pointer) }))
+    let meta = snapshots::meta(&pointer, meta.membership_log, meta.membership);
+    Ok(Some(openraft::Snapshot { meta, snapshot: SnapshotFile { pointer, image: None } }))
 }

@@ -1,4 +1,4 @@
-//! Start and stop of one voter: recovery in order, then the engine on a thread and runtime of its own, so that no
+//! Start and stop of a voter: recovery in order, then the engine on a thread and runtime of its own, so that no
 //! busy caller can starve it.
 
 use std::collections::BTreeMap;
@@ -14,9 +14,13 @@ use tokio::sync::{oneshot, watch};
 use crate::lock;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Shared};
-use crate::network::NoPeers;
+use crate::members;
+use crate::network::Network;
 use crate::open_error::OpenError;
 use crate::options::Options;
+use crate::peers::Identity;
+use crate::peers::serve::Group;
+use crate::replica::Replica;
 use crate::snapshot;
 use crate::snapshots;
 use crate::superblock::{self, Superblock, SuperblockV1};
@@ -26,13 +30,14 @@ use crate::{leases, wal};
 
 /// Longest wait for the one voter to elect itself; only a stuck disk takes that long.
 const ELECTION_WAIT: Duration = Duration::from_secs(30);
-/// Entries kept in the log behind a snapshot.
-const ENTRIES_BEHIND_SNAPSHOT: u64 = 0;
+/// Bits of a number that a directory draws for itself: exact in every JSON reader.
+const ID_BITS: u32 = 53;
+/// Followers further behind than this many entries get a snapshot.
+const SNAPSHOT_LAG: u64 = 100_000;
 
 /// A running voter.
 pub(crate) struct Node {
-    pub raft: Raft,
-    pub shared: Arc<Shared>,
+    pub replica: Replica,
     pub snapshot_requests: tokio::sync::mpsc::Sender<snapshots::Request>,
     stop: std::sync::Mutex<Option<oneshot::Sender<()>>>,
     /// True once everything is flushed and released.
@@ -42,9 +47,10 @@ pub(crate) struct Node {
 
 impl Node {
     /// Recovers the directory and returns once the node serves.
-    pub(crate) fn start(options: Options) -> Result<Self, OpenError> {
+    pub(crate) fn start(mut options: Options) -> Result<Self, OpenError> {
         let lock = lock::lock_directory(&options.directory, &*options.disk)?;
         let superblock = open_superblock(&options)?;
+        options.node_id = superblock.content().node_id;
         lock::reserve(&options)?;
         let pointer = superblock.content().snapshot;
         let image = pointer.map(|pointer| snapshot::read(&*options.disk, &options.directory, pointer)).transpose()?;
@@ -81,7 +87,8 @@ impl Node {
             }
             Err(mpsc::RecvError) => return Err(OpenError::Engine("its thread died".into())),
         };
-        Ok(Self { raft, shared, snapshot_requests, stop: Some(stop).into(), stopped, thread: Some(thread).into() })
+        let replica = Replica { raft, shared };
+        Ok(Self { replica, snapshot_requests, stop: Some(stop).into(), stopped, thread: Some(thread).into() })
     }
 
     /// Begins the orderly stop; `stopped` tells when it is done.
@@ -109,7 +116,7 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
     let directory = &options.directory;
     if let Some(superblock) = Superblock::read(&*options.disk, directory)? {
         let SuperblockV1 { node_id, group, .. } = superblock.content();
-        if (*node_id, *group) != (options.node_id, options.group) {
+        if *group != options.group || (options.peers.is_none() && *node_id != options.node_id) {
             return Err(OpenError::ForeignFile { file: superblock.path().to_path_buf() });
         }
         return Ok(superblock);
@@ -123,9 +130,10 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
             "there is a log but both copies of the superblock are invalid or gone",
         ));
     }
+    let drawn = || uuid::Uuid::new_v4().as_u64_pair().1 & ((1 << ID_BITS) - 1);
     let content = SuperblockV1 {
         store_id: *uuid::Uuid::new_v4().as_bytes(),
-        node_id: options.node_id,
+        node_id: if options.peers.is_some() && options.group == 0 { drawn() } else { options.node_id },
         group: options.group,
         vote: None,
         purged: None,
@@ -155,12 +163,19 @@ async fn run(
             // If nobody waits any more, the stop below follows at once.
             let _ = ready.send(Ok(raft.clone()));
             let _ = stop.await;
+            if let Some(peers) = shared.options.peers.as_ref() {
+                members::step_aside(&Replica { raft: raft.clone(), shared: shared.clone() }).await;
+                peers.detach(shared.options.group);
+            }
             expiry.abort();
             snapshots.abort();
             if let Err(error) = raft.shutdown().await {
                 tracing::error!(%error, "the consensus engine did not stop cleanly");
             }
             close(&shared).await;
+            if let Some(peers) = shared.options.peers.as_ref() {
+                peers.stop();
+            }
         }
         Err(error) => {
             close(&shared).await;
@@ -182,8 +197,15 @@ async fn start_engine(shared: &Arc<Shared>) -> Result<Raft, OpenError> {
     let log = LogStore::new(shared.wal.clone());
     let engine = |error: &dyn std::fmt::Display| start_error(shared, error);
     let config = Arc::new(config(&shared.options).map_err(|error| OpenError::Engine(error.to_string()))?);
+    let network = Network { peers: shared.options.peers.clone(), shared: shared.clone() };
     let raft =
-        Raft::new(id, config, NoPeers, log, Machine::new(shared.clone())).await.map_err(|error| engine(&error))?;
+        Raft::new(id, config, network, log, Machine::new(shared.clone())).await.map_err(|error| engine(&error))?;
+    if let Some(peers) = &shared.options.peers {
+        let identity = Identity { id, store_id: shared.wal.superblock().store_id };
+        let replica = Replica { raft: raft.clone(), shared: shared.clone() };
+        peers.attach(shared.options.group, identity, Arc::new(Group { replica }));
+        return Ok(raft);
+    }
     if raft.is_initialized().await.map_err(|error| engine(&error))? {
         raft.trigger().elect(false).await.map_err(|error| engine(&error))?;
     } else {
@@ -209,19 +231,23 @@ fn start_error(shared: &Shared, error: &dyn std::fmt::Display) -> OpenError {
 }
 
 fn config(options: &Options) -> Result<Config, openraft::ConfigError> {
+    let among_others = options.peers.is_some();
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: format!("group-{}", options.group),
-        election_timeout_min: 150,
-        election_timeout_max: 300,
-        heartbeat_interval: 50,
+        election_timeout_min: milliseconds(options.election.0),
+        election_timeout_max: milliseconds(options.election.1),
+        heartbeat_interval: milliseconds(options.election.0) / 3,
+        replication_lag_threshold: SNAPSHOT_LAG,
+        backoff: "20ms 40ms ...500ms".into(),
         // `snapshots` decides.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: ENTRIES_BEHIND_SNAPSHOT,
+        max_in_snapshot_log_to_keep: options.entries_behind_snapshot,
         enable_pre_vote: Some(options.pre_vote),
         // One voter needs no heartbeat and no timeout: an idle store wakes nobody.
-        enable_tick: false,
-        enable_heartbeat: false,
-        enable_elect: false,
+        enable_tick: among_others,
+        enable_heartbeat: among_others,
+        enable_elect: among_others,
         // A new term at every start, so that no entry of the old term can be confused with one that was cut off.
         enable_leader_restore: Some(false),
         ..Config::default()

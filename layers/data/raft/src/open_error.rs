@@ -90,7 +90,8 @@ pub enum OpenError {
     Engine(String),
 }
 
-/// The cure for damage: there is no peer to fetch from on one machine.
+/// The cure for damage on a machine by itself: there is no peer to fetch from. A node of a cluster may be given an empty
+/// directory instead.
 pub(crate) const RESTORE: &str = "Check the disk, then put back a backup of the whole directory (or, in a cluster, wipe it and let the node join anew)";
 
 impl OpenError {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use data::{DEFAULT_QUOTA_BYTES, Durability, HistoryLimits};
 
-use crate::{Disk, RealDisk};
+use crate::{Disk, Peers, RealDisk};
 
 /// Options of a [`RaftStore`](crate::RaftStore). Start from [`Options::new`].
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The data directory; made if absent.
     pub directory: PathBuf,
-    /// This node's number in the group; never reused for another directory.
+    /// This node's number in the group; never reused for another directory. With `peers`, a new directory draws its own.
     pub node_id: u64,
     /// The Raft group (0: control and KV).
     pub group: u16,
@@ -35,6 +35,14 @@ pub struct Options {
     pub history: HistoryLimits,
     /// Ask before an election whether it could be won (no effect with one voter).
     pub pre_vote: bool,
+    /// Entries kept in the log behind a snapshot, for followers that are a little behind.
+    pub entries_behind_snapshot: u64,
+    /// Time without a leader after which a voter seeks votes, at least and at most.
+    pub election: (Duration, Duration),
+    /// Longest time a request waits for a leader and a quorum.
+    pub patience: Duration,
+    /// The other nodes; without them the group has this one voter.
+    pub peers: Option<Peers>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
 }
@@ -55,6 +63,10 @@ impl Options {
             reserve_bytes: 4 * 1024 * 1024,
             history: HistoryLimits::default(),
             pre_vote: true,
+            entries_behind_snapshot: 0,
+            election: (Duration::from_millis(150), Duration::from_millis(300)),
+            patience: Duration::from_secs(5),
+            peers: None,
             disk: Arc::new(RealDisk),
         }
     }

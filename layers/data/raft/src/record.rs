@@ -4,6 +4,8 @@
 //! only in its place. `synced` is the segment offset that was flushed when the record was written: it is what tells a
 //! torn tail (never flushed, never acknowledged) from damage to something acknowledged.
 
+use bytes::Bytes;
+
 /// Bytes of a segment header.
 pub(crate) const SEGMENT_HEADER: usize = 64;
 /// Bytes of a record header.
@@ -30,7 +32,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Command => 1,
             Self::Blank => 2,
@@ -39,7 +41,7 @@ impl Kind {
         }
     }
 
-    fn from_number(number: u8) -> Option<Self> {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         Some(match number {
             1 => Self::Command,
             2 => Self::Blank,
@@ -56,7 +58,7 @@ pub(crate) struct Record {
     pub kind: Kind,
     pub term: u64,
     pub index: u64,
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
 }
 
 impl Record {
@@ -173,7 +175,7 @@ impl Found<'_> {
         let Some(kind) = kind else {
             return Err(format!("a record of kind {} version {}", self.kind, self.version));
         };
-        Ok(Record { kind, term: self.term, index: self.index, payload: self.payload.to_vec() })
+        Ok(Record { kind, term: self.term, index: self.index, payload: Bytes::copy_from_slice(self.payload) })
     }
 }
 
@@ -229,7 +231,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_record_is_noticed() {
-        let record = Record { kind: Kind::Command, term: 3, index: 9, payload: b"payload".to_vec() };
+        let record = Record { kind: Kind::Command, term: 3, index: 9, payload: b"payload"[..].into() };
         let place = Place { seed: 17, group: 0, previous: 5, synced: 64 };
         let mut bytes = Vec::new();
         encode(&record, place, &mut bytes);

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use openraft::SnapshotMeta;
+use openraft::type_config::alias::SnapshotMetaOf;
+use tokio::sync::{Mutex, MutexGuard, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc, oneshot};
 
 use crate::machine::Shared;
 use crate::snapshot::{self, Image};
 use crate::superblock::SnapshotPointerV1;
-use crate::types::Raft;
+use crate::types::{self, Raft, StoredMembership, Types};
 use crate::wal::Order;
+use crate::wire::{LogIdV1, MembershipV1};
 
 /// Pause after a snapshot that failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
@@ -26,6 +29,10 @@ pub(crate) struct Snapshots {
     entries: AtomicU64,
     entries_due: Notify,
     pub failures: AtomicU64,
+    /// Held while a snapshot is written, by this node or off a peer.
+    writing: Mutex<()>,
+    /// Each slot's file, while it is sent to a peer or written to.
+    slots: [RwLock<()>; 2],
 }
 
 impl Snapshots {
@@ -35,6 +42,31 @@ impl Snapshots {
             self.entries_due.notify_one();
         }
     }
+
+    /// The right to write one.
+    pub(crate) async fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().await
+    }
+
+    /// A slot that is not written to meanwhile.
+    pub(crate) async fn reading(&self, slot: u8) -> RwLockReadGuard<'_, ()> {
+        self.slots[usize::from(slot & 1)].read().await
+    }
+
+    /// A slot that nobody reads meanwhile.
+    pub(crate) async fn free(&self, slot: u8) -> RwLockWriteGuard<'_, ()> {
+        self.slots[usize::from(slot & 1)].write().await
+    }
+}
+
+/// What the engine wants to know of a snapshot.
+pub(crate) fn meta(
+    pointer: &SnapshotPointerV1,
+    membership_log: Option<LogIdV1>,
+    membership: MembershipV1,
+) -> SnapshotMetaOf<Types> {
+    let membership = StoredMembership::new(membership_log.map(types::log_id), types::membership(membership));
+    SnapshotMeta { last_log_id: Some(types::log_id(pointer.last)), last_membership: membership }
 }
 
 /// Someone waits for a snapshot.
@@ -80,17 +112,27 @@ fn due(shared: &Shared) -> bool {
 
 async fn take(raft: &Raft, shared: &Arc<Shared>) -> io::Result<()> {
     let image = shared.image().ok_or_else(|| io::Error::other("nothing is applied yet"))?;
-    let last = crate::types::log_id(image.last);
+    let last = types::log_id(image.last);
     write(shared, image).await?;
     shared.snapshots.entries.store(0, Ordering::Relaxed);
     raft.trigger().snapshot().await.map_err(io::Error::other)?;
     let wait = raft.wait(Some(PURGE_WAIT));
+    if shared.options.entries_behind_snapshot > 0 {
+        return Ok(());
+    }
     let purged = wait.metrics(|metrics| metrics.purged >= Some(last), "the log behind the snapshot is purged");
     purged.await.map(drop).map_err(io::Error::other)
 }
 
 /// Writes a snapshot, durably, and makes it the current one.
 pub(crate) async fn write(shared: &Arc<Shared>, image: Image) -> io::Result<()> {
+    let _writing = shared.snapshots.writing().await;
+    if shared.wal.superblock().snapshot.is_some_and(|current| current.last >= image.last) {
+        // A peer's, which came meanwhile, is newer.
+        return Ok(());
+    }
+    let slot = shared.wal.superblock().snapshot.map_or(0, |current| 1 - current.slot);
+    let _free = shared.snapshots.free(slot).await;
     let pointer = write_on_its_own_thread(shared.clone(), image).await?;
     shared.wal.order_and_wait(|done| Order::SaveSnapshot { pointer, done }).await
 }

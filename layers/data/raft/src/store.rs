@@ -1,29 +1,37 @@
-//! The `Store` over one Raft group: proposes, waits for apply, reads the applied state.
+//! The `Store` over one Raft group: what the leader must do is done here or there, what was applied is read here.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use data::{
     BoxFuture, Command, Consistency, KeyRange, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL, NotServing, RaftRole,
     RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics, Txn, TxnOutcome,
     WatchStream,
 };
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError};
-use openraft::{ReadPolicy, ServerState};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::members;
 use crate::node::Node;
 use crate::open_error::OpenError;
 use crate::options::Options;
-use crate::types::{Proposal, Types};
+use crate::peers::frame::Kind;
+use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payload};
+use crate::peers::{CallError, Lane};
+use crate::replica::{Leader, Replica};
+use crate::types::{self, Proposal};
 use crate::wal::lock;
+use crate::wire::{self, DecodeError, LogIdV1};
 
 /// Most bytes of proposals on their way at once; further callers wait their turn.
 const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 /// A permit of the bound above.
 const PERMIT_BYTES: usize = 1024;
+/// Between two looks for a leader that takes the request.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The embedded store. Dropping it stops it (and waits for that); [`Store::close`] does the same without blocking.
 pub struct RaftStore {
@@ -31,8 +39,37 @@ pub struct RaftStore {
     in_flight: Semaphore,
 }
 
+/// A member of the store's group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its number: its data directory's.
+    pub id: u64,
+    /// Where other members reach it.
+    pub address: Arc<str>,
+    /// It votes; else it only follows.
+    pub voter: bool,
+    /// Entries it does not hold yet, as far as the leader knows.
+    pub lag: Option<u64>,
+    /// Since it last answered the leader; absent if it has not.
+    pub silent: Option<Duration>,
+}
+
+/// The members as the leader sees them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Members {
+    /// The leader's name.
+    pub leader: Option<Arc<str>>,
+    /// Its term.
+    pub term: u64,
+    /// Everybody, by name.
+    pub members: Vec<Member>,
+}
+
 impl RaftStore {
-    /// Opens a data directory, making it if absent, and returns once it serves. Blocks on the disk.
+    /// Opens a data directory, making it if absent. A voter without peers serves on return; one with peers serves as
+    /// soon as there is a leader. Blocks on the disk.
     ///
     /// # Errors
     /// [`OpenError`]; the text says what to do.
@@ -53,23 +90,67 @@ impl RaftStore {
         taken.map_err(|error| StoreError::NotServing(NotServing::SnapshotFailed { error: error.to_string().into() }))
     }
 
+    /// The members as the leader sees them; without a leader, as this node knows them.
+    pub async fn members(&self) -> Members {
+        let here = |replica: Replica| async move { Ok(members::list(&replica)) };
+        let asked =
+            self.at_leader(Lane::Control, Kind::Members, Bytes::new(), Duration::from_millis(500), here, decoded);
+        let list = asked.await.unwrap_or_else(|_| members::list(self.replica()));
+        self.described(list)
+    }
+
+    /// Takes a member out: it may be gone for good already.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] if there is none of this name or it is the last voter; as for transactions else.
+    pub async fn remove_member(&self, name: &str) -> Result<Members, StoreError> {
+        self.change(ChangeV1::Remove { name: name.to_owned() }).await
+    }
+
+    /// Makes another voter the leader.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] if no voter has this name; as for transactions else.
+    pub async fn transfer_leader(&self, name: &str) -> Result<Members, StoreError> {
+        self.change(ChangeV1::Transfer { name: name.to_owned() }).await
+    }
+
+    async fn change(&self, change: ChangeV1) -> Result<Members, StoreError> {
+        let asked = payload(&change);
+        let here = move |replica: Replica| {
+            let change = change.clone();
+            async move { members::change(&replica, change).await }
+        };
+        let patience = self.replica().shared.options.patience * 2;
+        let list = self.at_leader(Lane::Control, Kind::Change, asked, patience, here, decoded).await?;
+        Ok(self.described(list))
+    }
+
+    fn described(&self, list: MembersV1) -> Members {
+        let name =
+            |id| list.members.iter().find(|member| member.id == id).map(|member| Arc::from(member.name.as_str()));
+        let member = |member: &crate::peers::message::MemberV1| Member {
+            name: member.name.as_str().into(),
+            id: member.id,
+            address: member.address.as_str().into(),
+            voter: member.voter,
+            lag: member.matched.map(|matched| list.last_index.saturating_sub(matched)),
+            silent: member.silent_ms.map(Duration::from_millis),
+        };
+        let mut members: Vec<Member> = list.members.iter().map(member).collect();
+        members.sort_by(|left, right| left.name.cmp(&right.name));
+        Members { leader: name(list.leader), term: list.term, members }
+    }
+
+    fn replica(&self) -> &Replica {
+        &self.node.replica
+    }
+
     fn serving(&self) -> Result<(), StoreError> {
         if self.in_flight.is_closed() {
             return Err(StoreError::Closed);
         }
-        self.node.shared.wal.health().map_or(Ok(()), |reason| Err(StoreError::NotServing(reason)))
-    }
-
-    async fn propose(&self, command: Command, bytes: usize) -> Result<Response, StoreError> {
-        self.serving()?;
-        let _turn = self.turn(bytes).await?;
-        self.serving()?;
-        match self.node.raft.client_write(Proposal(Arc::new(command))).await {
-            Ok(written) => Ok(written.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
-            // It may be on disk, or not: nobody knows until the log is read again.
-            Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(StoreError::Unknown),
-        }
+        self.replica().serving()
     }
 
     async fn turn(&self, bytes: usize) -> Result<SemaphorePermit<'_>, StoreError> {
@@ -77,28 +158,98 @@ impl RaftStore {
         self.in_flight.acquire_many(permits).await.map_err(|_| StoreError::Closed)
     }
 
-    async fn linearize(&self) -> Result<(), StoreError> {
+    async fn propose(&self, command: Command, bytes: usize) -> Result<Response, StoreError> {
         self.serving()?;
-        match self.node.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => self.serving(),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err(StoreError::NotServing(NotServing::NoLeader))
-            }
-            Err(RaftError::Fatal(error)) => Err(self.fatal(&error)),
-        }
+        let _turn = self.turn(bytes).await?;
+        let proposal = Proposal::new(command);
+        let asked = proposal.encoded.clone();
+        let here = move |replica: Replica| {
+            let proposal = proposal.clone();
+            async move { replica.propose(proposal).await }
+        };
+        let answered = |bytes: &[u8]| {
+            let (index, response): (u64, ResponseV1) = wire::decode(bytes)?;
+            Ok((index, Response::try_from(response)?))
+        };
+        let patience = self.replica().shared.options.patience;
+        let (index, response) = self.at_leader(Lane::Forward, Kind::Propose, asked, patience, here, answered).await?;
+        // Whoever wrote here reads it here. It is committed all the same if this node is slow.
+        let _ = tokio::time::timeout(patience, self.replica().applied(index)).await;
+        Ok(response)
     }
 
-    fn fatal(&self, error: &Fatal<Types>) -> StoreError {
-        match self.serving() {
-            Err(reason) => reason,
-            Ok(()) => StoreError::NotServing(NotServing::Stopped { error: error.to_string().into() }),
+    async fn linearize(&self) -> Result<(), StoreError> {
+        let here = |replica: Replica| async move { Ok(types::log_id_dto(&replica.read_index().await?)) };
+        let patience = self.replica().shared.options.patience;
+        let upto: LogIdV1 =
+            self.at_leader(Lane::Control, Kind::ReadIndex, Bytes::new(), patience, here, decoded).await?;
+        let late = |_| Err(StoreError::NotServing(NotServing::NoLeader));
+        tokio::time::timeout(patience, self.replica().applied(upto.index)).await.unwrap_or_else(late)
+    }
+
+    /// Has something done where the leader is, again while nothing came of it and a leader may yet be found.
+    async fn at_leader<T, F>(
+        &self,
+        lane: Lane,
+        kind: Kind,
+        asked: Bytes,
+        patience: Duration,
+        here: impl Fn(Replica) -> F,
+        decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let replica = self.replica();
+        let options = &replica.shared.options;
+        let Some(peers) = &options.peers else {
+            self.serving()?;
+            return here(replica.clone()).await;
+        };
+        let until = Instant::now() + patience;
+        // Asking twice changes nothing.
+        let harmless = matches!(kind, Kind::ReadIndex | Kind::Members | Kind::LeaseInfo | Kind::KeepAlive);
+        loop {
+            self.serving()?;
+            let leader = replica.leader();
+            let left = until.saturating_duration_since(Instant::now());
+            let result = match leader {
+                Leader::Here => {
+                    let done = tokio::time::timeout(left, here(replica.clone())).await;
+                    done.unwrap_or(Err(StoreError::Unknown))
+                }
+                Leader::There(leader) => {
+                    let answer = peers.call(leader, lane, kind, options.group, asked.clone(), left).await;
+                    match answer {
+                        Ok(bytes) => decode(&bytes).map_err(|_| StoreError::Unknown),
+                        Err(CallError::Failed(error)) => Err(error),
+                        Err(CallError::NotSent(_)) => Err(StoreError::NotServing(NotServing::NotLeader { leader })),
+                        Err(CallError::Lost(_)) => Err(StoreError::Unknown),
+                    }
+                }
+                Leader::Nobody => Err(StoreError::NotServing(NotServing::NoLeader)),
+            };
+            let again = match &result {
+                Err(StoreError::NotServing(reason)) => reason.may_pass(),
+                Err(StoreError::Unknown) => harmless,
+                _ => false,
+            };
+            if !again || Instant::now() >= until {
+                let vague = match &result {
+                    Err(StoreError::Unknown) => harmless,
+                    Err(StoreError::NotServing(NotServing::NoLeader | NotServing::NotLeader { .. })) => true,
+                    _ => false,
+                };
+                let why = || self.status().not_serving.unwrap_or(NotServing::NoLeader);
+                return if vague { Err(StoreError::NotServing(why())) } else { result };
+            }
+            replica.leader_changes(leader, LOOK.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
 
     async fn run_txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         txn.validate()?;
-        let options = &self.node.shared.options;
+        let options = &self.replica().shared.options;
         let bytes = txn.bytes();
         let command = Command::Txn { txn, quota_bytes: options.quota_bytes };
         match self.propose(command, bytes).await {
@@ -113,15 +264,18 @@ impl RaftStore {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<LeaseGrant, StoreError> {
-        let arrived = Instant::now();
-        self.linearize().await?;
-        let shared = &self.node.shared;
-        let ttl = shared.view_lease(lease).map(|(ttl, _)| ttl);
-        match ttl {
-            Some(ttl) if lock(&shared.leases).keep_alive(lease, arrived) => Ok(LeaseGrant { lease, ttl }),
-            _ => Err(StoreError::LeaseNotFound(lease)),
-        }
+        let here = move |replica: Replica| {
+            let arrived = Instant::now();
+            async move { replica.keep_alive(lease, arrived).await }
+        };
+        let granted = |bytes: &[u8]| Ok(LeaseGrant { lease, ttl: Duration::from_millis(wire::decode(bytes)?) });
+        let patience = self.replica().shared.options.patience;
+        self.at_leader(Lane::Control, Kind::KeepAlive, payload(&lease.0), patience, here, granted).await
     }
+}
+
+fn decoded<T: for<'de> serde::Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
+    wire::decode(bytes)
 }
 
 impl Store for RaftStore {
@@ -138,13 +292,13 @@ impl Store for RaftStore {
                 self.linearize().await?;
             }
             // A clone is O(1): the scan holds up nobody.
-            let state = lock(&self.node.shared.view).state.clone();
+            let state = lock(&self.replica().shared.view).state.clone();
             Ok(state.range(&request))
         })
     }
 
     fn watch(&self, range: KeyRange, from: Option<Revision>) -> Result<WatchStream, StoreError> {
-        self.node.shared.hub.subscribe(range, from).ok_or(StoreError::Closed)
+        self.replica().shared.hub.subscribe(range, from).ok_or(StoreError::Closed)
     }
 
     fn lease_grant(&self, ttl: Duration) -> BoxFuture<'_, Result<LeaseGrant, StoreError>> {
@@ -176,29 +330,35 @@ impl Store for RaftStore {
 
     fn lease_info(&self, lease: LeaseId) -> BoxFuture<'_, Result<LeaseInfo, StoreError>> {
         Box::pin(async move {
-            self.linearize().await?;
-            let shared = &self.node.shared;
-            let (ttl, keys) = shared.view_lease(lease).ok_or(StoreError::LeaseNotFound(lease))?;
-            let remaining = lock(&shared.leases).remaining(lease, Instant::now()).unwrap_or_default();
-            Ok(LeaseInfo { lease, ttl, remaining, keys })
+            let here = move |replica: Replica| async move { replica.lease_info(lease).await };
+            let answered = |bytes: &[u8]| wire::decode::<LeaseInfoV1>(bytes)?.into_info(lease);
+            let patience = self.replica().shared.options.patience;
+            self.at_leader(Lane::Control, Kind::LeaseInfo, payload(&lease.0), patience, here, answered).await
         })
     }
 
     fn status(&self) -> Status {
-        let metrics = self.node.raft.metrics();
+        let replica = self.replica();
+        let metrics = replica.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let shared = &self.node.shared;
+        let shared = &replica.shared;
         let (wal_bytes, last_fsync) = shared.wal.size_and_last_fsync();
-        let failed = metrics.running_state.as_ref().err().map(|error| match self.fatal(error) {
+        let failed = metrics.running_state.as_ref().err().map(|error| match replica.fatal(error) {
             StoreError::NotServing(reason) => reason,
             other => NotServing::Stopped { error: other.to_string().into() },
         });
-        let no_leader = metrics.current_leader.is_none().then_some(NotServing::NoLeader);
+        let alone = shared.options.peers.is_none();
+        let (state, term) = (metrics.state, metrics.current_term);
+        let leader = metrics.current_leader;
+        drop(metrics);
+        let leader = leader.filter(|_| alone || replica.leader() != Leader::Nobody);
+        let no_quorum = || if alone { leader.is_none().then_some(NotServing::NoLeader) } else { replica.no_quorum() };
+        let not_serving = shared.wal.health().or(failed).or_else(no_quorum);
         let view = lock(&shared.view);
         Status {
-            role: role(metrics.state),
-            leader: metrics.current_leader,
-            term: metrics.current_term,
+            role: role(state),
+            leader,
+            term,
             revision: view.state.revision(),
             applied_index: view.applied.map_or(0, |applied| applied.index),
             used_bytes: view.state.used_bytes(),
@@ -206,14 +366,15 @@ impl Store for RaftStore {
             wal_bytes,
             last_fsync,
             durability: shared.options.durability,
-            not_serving: shared.wal.health().or(failed).or(no_leader),
+            not_serving,
         }
     }
 
     fn metrics(&self) -> StoreMetrics {
-        let mut metrics = self.node.shared.wal.metrics();
-        metrics.snapshot_failures = self.node.shared.snapshots.failures.load(Ordering::Relaxed);
-        (metrics.watchers, metrics.lagged_watchers) = self.node.shared.hub.counts();
+        let shared = &self.replica().shared;
+        let mut metrics = shared.wal.metrics();
+        metrics.snapshot_failures = shared.snapshots.failures.load(Ordering::Relaxed);
+        (metrics.watchers, metrics.lagged_watchers) = shared.hub.counts();
         metrics
     }
 
@@ -223,7 +384,7 @@ impl Store for RaftStore {
             self.node.begin_stop();
             let mut stopped = self.node.stopped.clone();
             stopped.wait_for(|stopped| *stopped).await.map_err(|_| StoreError::Unknown)?;
-            self.node.shared.wal.health().map_or(Ok(()), |reason| Err(StoreError::NotServing(reason)))
+            self.replica().serving()
         })
     }
 }
@@ -236,8 +397,4 @@ fn role(state: ServerState) -> RaftRole {
         ServerState::Leader => RaftRole::Leader,
         ServerState::Shutdown => RaftRole::Stopped,
     }
-}
-
-fn not_leader(forward: &ForwardToLeader<Types>) -> StoreError {
-    StoreError::NotServing(forward.leader_id.map_or(NotServing::NoLeader, |leader| NotServing::NotLeader { leader }))
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use data::{Command, Response};
 use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, Membership};
 
-use crate::wire::{LogIdV1, MembershipV1, VoteV1};
+use crate::wire::{self, CommandV1, DecodeError, LogIdV1, MembershipV1, VoteV1};
 
 openraft::declare_raft_types!(
     /// The engine's configuration.
@@ -29,14 +30,30 @@ pub(crate) type Vote = VoteOf<Types>;
 pub(crate) type StoredMembership = StoredMembershipOf<Types>;
 type CommittedLeader = <openraft::impls::leader_id_std::LeaderId<u64, u64> as RaftLeaderId>::Committed;
 
-/// A command on its way through the log; shared, never copied.
+/// A command on its way through the log; shared, never copied, and encoded once for disk and peers.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Proposal(pub Arc<Command>);
+pub(crate) struct Proposal {
+    pub command: Arc<Command>,
+    /// As a record's payload.
+    pub encoded: Bytes,
+}
+
+impl Proposal {
+    pub(crate) fn new(command: Command) -> Self {
+        let encoded = wire::encode(&CommandV1::from(&command)).into();
+        Self { command: Arc::new(command), encoded }
+    }
+
+    pub(crate) fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
+        let command: CommandV1 = wire::decode(&encoded)?;
+        Ok(Self { command: Arc::new(command.try_into()?), encoded })
+    }
+}
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Values may be secret and large: logs name the kind only.
-        f.write_str(match &*self.0 {
+        f.write_str(match &*self.command {
             Command::Txn { .. } => "txn",
             Command::LeaseGrant { .. } => "lease grant",
             Command::LeaseRevoke { .. } => "lease revoke",

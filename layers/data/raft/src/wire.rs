@@ -95,7 +95,7 @@ pub(crate) struct LeaseV1 {
 
 /// Bytes, encoded as one block.
 #[derive(Clone, Debug)]
-pub(crate) struct Bin(Bytes);
+pub(crate) struct Bin(pub(crate) Bytes);
 
 impl Serialize for Bin {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

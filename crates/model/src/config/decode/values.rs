@@ -246,8 +246,11 @@ impl MapKey for String {
     }
 }
 
-/// The rule for names (RFC 1123 label, as in Kubernetes and DNS), or why `text` breaks it.
-fn dns_label(text: &str) -> Result<(), &'static str> {
+/// The rule for names (RFC 1123 label, as in Kubernetes and DNS).
+///
+/// # Errors
+/// Which part of it `text` breaks.
+pub fn dns_label(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.len() > 63 {
         return Err("1 to 63 characters");
     }

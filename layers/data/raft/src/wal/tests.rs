@@ -36,7 +36,7 @@ fn open(options: &Options) -> Result<Wal, OpenError> {
 }
 
 fn record(index: u64) -> Record {
-    Record { kind: Kind::Command, term: 1, index, payload: format!("payload {index}").into_bytes() }
+    Record { kind: Kind::Command, term: 1, index, payload: format!("payload {index}").into_bytes().into() }
 }
 
 fn append(wal: &Wal, records: Vec<Record>) -> std::io::Result<()> {

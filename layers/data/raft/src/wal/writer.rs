@@ -284,7 +284,7 @@ impl Writer {
 
     fn truncate_after(&mut self, last: Option<LogIdV1>) -> io::Result<()> {
         let (term, index) = last.map_or((0, 0), |last| (last.term, last.index));
-        self.push(&Record { kind: Kind::Truncate, term, index, payload: wire::encode(&last) })?;
+        self.push(&Record { kind: Kind::Truncate, term, index, payload: wire::encode(&last).into() })?;
         self.unwritten.push(Note::TruncateAfter(last.map(|last| last.index)));
         self.write()?;
         self.flush()

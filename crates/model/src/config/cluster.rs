@@ -1,0 +1,39 @@
+//! The parts of the file about other machines: `cluster`, and `peers` of `node`.
+
+use super::decode::{record, words};
+
+record! {
+    /// The cluster this machine belongs to.
+    Cluster as "`cluster`" {
+        /// Its name; nodes of another cluster are refused.
+        name: String,
+        /// Where this machine's part of the cluster's certificates is.
+        tls: ClusterTls,
+    }
+}
+
+record! {
+    /// Mutual TLS between nodes, made by `seawall cluster init`.
+    ClusterTls as "`cluster.tls`" {
+        /// The folder with `ca.pem`, `founders`, and `NAME.pem` and `NAME.key` of this node; relative to the file.
+        dir: String,
+    }
+}
+
+record! {
+    /// How this machine and the others find each other.
+    Peers as "`node.peers`" {
+        /// Address and port for other nodes.
+        listen: String = "127.0.0.1:8300".to_owned(),
+        /// Addresses (`host:port`) at which other nodes may be found, this node's own among them or not. One that answers is enough.
+        join: Vec<String> = Vec::new(),
+    }
+}
+
+words! {
+    /// What a node does in its cluster.
+    NodeRole {
+        /// Votes and stores.
+        Server = "server",
+    }
+}

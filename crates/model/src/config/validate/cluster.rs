@@ -1,0 +1,78 @@
+//! Rules of a machine in a cluster.
+
+use std::net::SocketAddr;
+
+use crate::config::{Cluster, Config, Peers};
+use crate::diagnostic::Diagnostics;
+
+/// Checks `cluster` with `node.peers`.
+pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
+    match (&config.cluster, &config.node.peers) {
+        (None, None) => {
+            if config.node.advertise.is_some() {
+                let message = "`advertise` without a cluster: nobody asks where this machine is";
+                diagnostics.error(
+                    config.node.at.field("advertise"),
+                    message,
+                    "leave it out, or add `cluster` and `peers`",
+                );
+            }
+        }
+        (Some(cluster), None) => diagnostics.error(
+            cluster.at.whole,
+            "a cluster, but no `node.peers`: this machine cannot be found by the others",
+            "add node: { peers: { listen: \"IP:8300\", join: [\"HOST:8300\", …] } }",
+        ),
+        (None, Some(peers)) => diagnostics.error(
+            peers.at.whole,
+            "`node.peers` without a cluster",
+            "add cluster: { name: …, tls: { dir: … } }; `seawall cluster init` makes the folder",
+        ),
+        (Some(cluster), Some(peers)) => {
+            check_name(cluster, diagnostics);
+            if let Some((name, service)) = config.services.first_key_value() {
+                let message = format!("service `{name}` in the file of a node in a cluster is not run");
+                let cure =
+                    "a cluster keeps state (`seawall kv`) but runs no services yet: run them on machines by themselves";
+                diagnostics.warning(service.at.whole, message, cure);
+            }
+            addresses(config, peers, diagnostics);
+        }
+    }
+}
+
+fn check_name(cluster: &Cluster, diagnostics: &mut Diagnostics) {
+    if cluster.name.is_empty() || cluster.name.len() > 100 || cluster.name.chars().any(char::is_control) {
+        diagnostics.error(cluster.at.field("name"), "a cluster's name has 1 to 100 characters", "e.g. `shop`");
+    }
+}
+
+fn addresses(config: &Config, peers: &Peers, diagnostics: &mut Diagnostics) {
+    let listen = peers.at.field("listen");
+    match peers.listen.parse::<SocketAddr>() {
+        Err(_) => {
+            let message = format!("`{}` is not an address", peers.listen);
+            diagnostics.error(listen, message, "write an IP address and a port, e.g. 10.0.0.5:8300");
+        }
+        Ok(address) if address.ip().is_unspecified() && config.node.advertise.is_none() => diagnostics.error(
+            listen,
+            format!("{} is no address at which others could reach this machine", address.ip()),
+            "add node: { advertise: … } with its host name or IP address",
+        ),
+        Ok(_) => {}
+    }
+    for address in &peers.join {
+        let parts = address.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if parts.is_none() {
+            let message = format!("`{address}` is not host:port");
+            diagnostics.error(peers.at.field("join"), message, "e.g. 10.0.0.6:8300");
+        }
+    }
+    if peers.join.len() == 2 {
+        diagnostics.warning(
+            peers.at.field("join"),
+            "two voters cannot fail over: one alone is no majority, so the loss of either stops every decision",
+            "add a third node",
+        );
+    }
+}

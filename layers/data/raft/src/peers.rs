@@ -1,0 +1,293 @@
+//! The other nodes: who they are, where they are, and calls to them. All groups of a node share one of these.
+//! A call is a frame with an answer. Calls of a kind go over a connection of their own ([`Lane`]), so that entries on
+//! their way hold up no heartbeat; snapshots have one each. Everything runs on one thread, apart from the engines.
+//! Deliberately absent: Raft itself (`network.rs` asks through here, `serve.rs` answers).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::transport::{Connection, Transport};
+use crate::wal::lock;
+
+pub(crate) mod book;
+pub(crate) mod finder;
+pub(crate) mod frame;
+pub(crate) mod hello;
+pub(crate) mod lane;
+pub(crate) mod message;
+pub(crate) mod serve;
+pub(crate) mod snapshot_lane;
+
+use book::Book;
+use frame::{Frame, Kind};
+use lane::Call;
+use serve::Group;
+
+/// Calls that wait to be sent on one lane; more are refused.
+const LANE_CALLS: usize = 4096;
+
+/// Who this node is among the others, and how it finds them.
+#[derive(Clone, Debug)]
+pub struct PeerOptions {
+    /// The cluster's name; nodes of another one are refused.
+    pub cluster: String,
+    /// This node's name, unique in the cluster.
+    pub name: String,
+    /// Where others reach it (`host:port`).
+    pub advertise: String,
+    /// Addresses at which other nodes may be; this node's own does no harm.
+    pub join: Vec<String>,
+    /// Names of the nodes that form the cluster together when none has a store yet.
+    pub founders: Vec<String>,
+    /// Whether it wants a vote when it joins a cluster that exists.
+    pub voter: bool,
+}
+
+/// What calls are grouped by into connections.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Lane {
+    /// Heartbeats, votes, reads, leases: small and urgent.
+    Control,
+    /// Entries of one group.
+    Log(u16),
+    /// Commands for the leader.
+    Forward,
+}
+
+/// Why a call has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// It was not sent.
+    #[error("{0}")]
+    NotSent(Arc<str>),
+    /// It was sent, and nobody knows what became of it.
+    #[error("no answer: {0}")]
+    Lost(Arc<str>),
+    /// The other answered that it failed.
+    #[error("{0}")]
+    Failed(data::StoreError),
+}
+
+/// Who this node's store is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    pub id: u64,
+    pub store_id: [u8; 16],
+}
+
+/// All other nodes, from this one's point of view. Cloning shares it; the last clone's end ends all connections.
+#[derive(Clone)]
+pub struct Peers(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub options: PeerOptions,
+    pub transport: Arc<dyn Transport>,
+    pub identity: OnceLock<Identity>,
+    /// This node belongs to a cluster.
+    pub member: AtomicBool,
+    pub book: Mutex<Book>,
+    lanes: Mutex<BTreeMap<(u64, Lane), mpsc::Sender<Call>>>,
+    pub groups: RwLock<BTreeMap<u16, Arc<Group>>>,
+    /// When this process began, in milliseconds since the Unix epoch.
+    pub began_ms: u64,
+    next_call: AtomicU64,
+    runtime: Handle,
+    stop: watch::Sender<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Peers {
+    /// Starts a thread for connections; `transport` is made on it. Nobody is let in before a store is opened with this.
+    ///
+    /// # Errors
+    /// The transport cannot be made, or there are no threads left.
+    pub fn start(
+        options: PeerOptions,
+        transport: impl FnOnce() -> io::Result<Arc<dyn Transport>> + Send + 'static,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let transport = {
+            let _context = handle.enter();
+            transport()?
+        };
+        let (stop, mut stopping) = watch::channel(false);
+        let body = move || {
+            // An error means that the handle is gone, which is a stop too.
+            runtime.block_on(async { drop(stopping.wait_for(|stop| *stop).await) });
+            // Ends every connection without waiting for look-ups of names that hang.
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("seawall-peers".into()).spawn(body)?;
+        Ok(Self(Arc::new(Inner {
+            options,
+            transport,
+            identity: OnceLock::new(),
+            member: AtomicBool::new(false),
+            book: Mutex::default(),
+            lanes: Mutex::default(),
+            groups: RwLock::default(),
+            began_ms: SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            next_call: AtomicU64::new(1),
+            runtime: handle,
+            stop,
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// Lets a group's calls in. The first group's identity is the node's; with it the doors are opened.
+    pub(crate) fn attach(&self, number: u16, identity: Identity, group: Arc<Group>) {
+        let (inner, directory) = (&self.0, group.replica.shared.options.directory.clone());
+        let mut groups = inner.groups.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        groups.insert(number, group);
+        drop(groups);
+        let fresh = inner.identity.set(identity).is_ok();
+        if fresh {
+            lock(&inner.book).keep_in(&directory);
+            inner.runtime.spawn(serve::accept(Arc::downgrade(inner)));
+            inner.runtime.spawn(finder::find(Arc::downgrade(inner)));
+        }
+    }
+
+    /// The group takes no more calls.
+    pub(crate) fn detach(&self, number: u16) {
+        let mut groups = self.0.groups.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        groups.remove(&number);
+    }
+
+    /// Ends every connection.
+    pub(crate) fn stop(&self) {
+        self.0.stop();
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
+    /// Begins a call. Frames leave in the order of these calls.
+    pub(crate) fn begin(&self, to: u64, lane: Lane, kind: Kind, group: u16, payload: Bytes) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let call = self.0.next_call.fetch_add(1, Ordering::Relaxed);
+        let call = Call { frame: Frame { kind, group, call, payload }, reply };
+        let queue = self.lane(to, lane);
+        if let Err(error) = queue.try_send(call) {
+            let why = match error {
+                mpsc::error::TrySendError::Full(_) => "too many calls wait already",
+                mpsc::error::TrySendError::Closed(_) => "this node is stopping",
+            };
+            let (reply, answer) = oneshot::channel();
+            // Received below.
+            let _ = reply.send(Err(CallError::NotSent(why.into())));
+            return Answer(answer);
+        }
+        Answer(answer)
+    }
+
+    /// Calls and waits, at most so long.
+    pub(crate) async fn call(
+        &self,
+        to: u64,
+        lane: Lane,
+        kind: Kind,
+        group: u16,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<Bytes, CallError> {
+        self.begin(to, lane, kind, group, payload).within(patience).await
+    }
+
+    fn lane(&self, to: u64, lane: Lane) -> mpsc::Sender<Call> {
+        let mut lanes = lock(&self.0.lanes);
+        let queue = lanes.entry((to, lane)).or_insert_with(|| {
+            let (queue, calls) = mpsc::channel(LANE_CALLS);
+            self.0.runtime.spawn(lane::run(Arc::downgrade(&self.0), to, calls));
+            queue
+        });
+        queue.clone()
+    }
+
+    /// A connection of one's own to a node.
+    pub(crate) async fn dial(&self, to: u64) -> io::Result<hello::Greeted> {
+        let inner = Arc::clone(&self.0);
+        let dialed = self.0.runtime.spawn(async move { inner.dial(to).await });
+        dialed.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    /// Runs something where connections live.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.runtime.spawn(work);
+    }
+}
+
+impl Inner {
+    fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        *self.identity.get().expect("connections are made after the first group is attached")
+    }
+
+    pub(crate) fn group(&self, number: u16) -> Option<Arc<Group>> {
+        self.groups.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&number).cloned()
+    }
+
+    /// Connects to a node where it was last heard of, and makes sure that it is the one.
+    pub(crate) async fn dial(&self, to: u64) -> io::Result<hello::Greeted> {
+        let address = lock(&self.book).address(to);
+        let address = address.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its address is not known"))?;
+        self.dial_address(&address, Some(to)).await
+    }
+
+    pub(crate) async fn dial_address(&self, address: &str, expects: Option<u64>) -> io::Result<hello::Greeted> {
+        let greeted = async {
+            let connection: Connection = self.transport.connect(address).await?;
+            hello::greet(self, connection, expects).await
+        };
+        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
+        tokio::time::timeout(hello::PATIENCE, greeted).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+        let thread = lock(&self.thread).take();
+        // The last handle may go on that very thread.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id())
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread for connections to other nodes panicked");
+        }
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+/// An answer on its way.
+pub(crate) struct Answer(oneshot::Receiver<Result<Bytes, CallError>>);
+
+impl Answer {
+    /// Waits for it, at most so long.
+    pub(crate) async fn within(self, patience: Duration) -> Result<Bytes, CallError> {
+        let late = |_| Err(CallError::Lost(format!("nothing came within {} ms", patience.as_millis()).into()));
+        let answered = tokio::time::timeout(patience, self.0).await;
+        answered
+            .map_or_else(late, |answer| answer.unwrap_or_else(|_| Err(CallError::Lost("the connection ended".into()))))
+    }
+}

@@ -1,0 +1,127 @@
+//! How a node finds the others and becomes a member: it greets every address it was given. If all founders have new
+//! directories, the first of them by name forms the cluster; if somebody is a member already, this node asks to be let in.
+//! A founder never begins before it has heard every other one say that its directory is new: one that cannot be heard
+//! may belong to a cluster that exists.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use openraft::BasicNode;
+
+use super::book::Entry;
+use super::frame::Kind;
+use super::message::{AdmitV1, MembersV1, payload};
+use super::{CallError, Inner, Lane, Peers};
+use crate::members;
+use crate::replica::Replica;
+use crate::wal::lock;
+use crate::wire;
+
+/// Between two looks while this node is nobody's member.
+const EAGER: Duration = Duration::from_millis(200);
+/// Between two looks afterwards: nodes that have moved tell it themselves.
+const CALM: Duration = Duration::from_secs(30);
+/// Longest wait to be let in; the log has to be taken over meanwhile.
+const ADMISSION: Duration = Duration::from_secs(600);
+
+/// Until the node stops.
+pub(crate) async fn find(inner: Weak<Inner>) {
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let Some(group) = inner.group(0) else { return };
+        if !inner.member.load(Ordering::Acquire) && is_member(&group.replica).await {
+            inner.member.store(true, Ordering::Release);
+        }
+        greet_all(&inner).await;
+        let pause = if inner.member.load(Ordering::Acquire) {
+            CALM
+        } else {
+            become_member(&inner, &group.replica).await;
+            EAGER
+        };
+        drop((inner, group));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// It has a vote or a log: it was in a cluster, whether it still is or not.
+async fn is_member(replica: &Replica) -> bool {
+    replica.raft.is_initialized().await.unwrap_or(false)
+}
+
+async fn greet_all(inner: &Arc<Inner>) {
+    let mut greetings = tokio::task::JoinSet::new();
+    for address in inner.options.join.iter().filter(|address| **address != inner.options.advertise) {
+        let (inner, address) = (Arc::clone(inner), address.clone());
+        greetings.spawn(async move {
+            match inner.dial_address(&address, None).await {
+                // The greeting itself was all: who it is stands in the book.
+                Ok(_) => {}
+                Err(error) => tracing::debug!(address, %error, "nobody was found"),
+            }
+        });
+    }
+    while greetings.join_next().await.is_some() {}
+}
+
+async fn become_member(inner: &Arc<Inner>, replica: &Replica) {
+    let options = &inner.options;
+    let spoken = lock(&inner.book).spoken();
+    if let Some(member) = spoken.iter().find(|(_, entry)| entry.member) {
+        return ask(inner, member).await;
+    }
+    let first = options.founders.iter().min();
+    if first != Some(&options.name) {
+        return;
+    }
+    let founder = |name: &String| {
+        if *name == options.name {
+            return Some((inner.identity().id, members::node(name, &options.advertise)));
+        }
+        let (id, entry) = spoken.iter().find(|(_, entry)| *entry.name == **name)?;
+        Some((*id, members::node(name, &entry.address)))
+    };
+    let Some(founders) = options.founders.iter().map(founder).collect::<Option<BTreeMap<u64, BasicNode>>>() else {
+        return;
+    };
+    tracing::info!(founders = options.founders.join(", "), "all founders are here and new: the cluster is formed");
+    if let Err(error) = replica.raft.initialize(founders).await {
+        tracing::error!(%error, "the cluster could not be formed");
+    }
+}
+
+/// Asks a member, then the leader it names, to be let in.
+async fn ask(inner: &Arc<Inner>, (id, member): &(u64, Entry)) {
+    let options = &inner.options;
+    let request = AdmitV1 {
+        name: options.name.clone(),
+        id: inner.identity().id,
+        advertise: options.advertise.clone(),
+        voter: options.voter,
+    };
+    let peers = Peers(Arc::clone(inner));
+    let request = payload(&request);
+    let mut asked = *id;
+    for _ in 0..2 {
+        let answer = peers.call(asked, Lane::Control, Kind::Admit, 0, request.clone(), ADMISSION).await;
+        match answer {
+            Ok(bytes) => {
+                if let Ok(members) = wire::decode::<MembersV1>(&bytes) {
+                    tracing::info!(members = members.members.len(), "let into the cluster");
+                }
+                return;
+            }
+            Err(CallError::Failed(data::StoreError::NotServing(data::NotServing::NotLeader { leader })))
+                if leader != asked && lock(&inner.book).address(leader).is_some() =>
+            {
+                asked = leader;
+            }
+            Err(error) => {
+                tracing::debug!(node = %member.name, %error, "not let in yet");
+                return;
+            }
+        }
+    }
+}

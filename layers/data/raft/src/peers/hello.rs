@@ -1,0 +1,177 @@
+//! The first words on a connection: each side says who it is, and is refused with a reason if it is not wanted.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+
+use super::Inner;
+use super::book::NoteV1;
+use super::frame::{Frame, Kind};
+use super::message::{HelloV1, payload};
+use crate::transport::{Connection, Stream};
+use crate::wal::lock;
+use crate::wire;
+
+/// Longest time for connecting and greeting.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// Versions of the conversation spoken here.
+const VERSIONS: (u16, u16) = (1, 1);
+/// Read at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A connection whose other side is known.
+pub(crate) struct Greeted {
+    pub hello: HelloV1,
+    pub frames: Frames,
+    pub out: WriteHalf<Box<dyn Stream>>,
+}
+
+/// Frames as they come.
+pub(crate) struct Frames {
+    half: ReadHalf<Box<dyn Stream>>,
+    bytes: BytesMut,
+}
+
+impl Frames {
+    /// The next frame; `None` at the end.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            if let Some(frame) = Frame::take(&mut self.bytes).map_err(invalid)? {
+                return Ok(Some(frame));
+            }
+            self.bytes.reserve(READ_BYTES);
+            if self.half.read_buf(&mut self.bytes).await? == 0 {
+                return if self.bytes.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+        }
+    }
+}
+
+/// Greets a node that was called; it must be the one expected, if one is.
+pub(crate) async fn greet(inner: &Inner, connection: Connection, expects: Option<u64>) -> io::Result<Greeted> {
+    let (mut frames, mut out, proved, from) = split(connection);
+    send(&mut out, Kind::Hello, &own(inner, expects)).await?;
+    let hello = receive(&mut frames).await?;
+    check(inner, &hello, proved.as_deref()).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+    if expects.is_some_and(|expected| expected != hello.id) {
+        let why = format!("another node ({}) answers there", hello.name);
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    }
+    note(inner, &hello, from);
+    Ok(Greeted { hello, frames, out })
+}
+
+/// Answers a node that called.
+pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<Greeted> {
+    let (mut frames, mut out, proved, from) = split(connection);
+    let hello = receive(&mut frames).await?;
+    if let Err(why) = check(inner, &hello, proved.as_deref()) {
+        tracing::warn!(name = hello.name, why, "a connection of another node was refused");
+        send(&mut out, Kind::Refused, &why).await?;
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    if hello.expects.is_some_and(|expected| expected != inner.identity().id) {
+        let why = format!("node {} is here, with a store of its own", inner.options.name);
+        send(&mut out, Kind::Refused, &why).await?;
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    }
+    send(&mut out, Kind::Hello, &own(inner, None)).await?;
+    note(inner, &hello, from);
+    Ok(Greeted { hello, frames, out })
+}
+
+type Parts = (Frames, WriteHalf<Box<dyn Stream>>, Option<std::sync::Arc<str>>, Option<IpAddr>);
+
+fn split(connection: Connection) -> Parts {
+    let (half, out) = tokio::io::split(connection.stream);
+    (Frames { half, bytes: BytesMut::new() }, out, connection.proved, connection.from)
+}
+
+fn own(inner: &Inner, expects: Option<u64>) -> HelloV1 {
+    let identity = inner.identity();
+    HelloV1 {
+        versions: VERSIONS,
+        cluster: inner.options.cluster.clone(),
+        name: inner.options.name.clone(),
+        id: identity.id,
+        store_id: identity.store_id,
+        advertise: inner.options.advertise.clone(),
+        member: inner.member.load(Ordering::Acquire),
+        expects,
+        began_ms: inner.began_ms,
+        others: lock(&inner.book).notes(),
+    }
+}
+
+async fn send<T: serde::Serialize>(out: &mut WriteHalf<Box<dyn Stream>>, kind: Kind, value: &T) -> io::Result<()> {
+    let mut bytes = BytesMut::new();
+    Frame { kind, group: 0, call: 0, payload: payload(value) }.encode(&mut bytes);
+    out.write_all(&bytes).await?;
+    out.flush().await
+}
+
+async fn receive(frames: &mut Frames) -> io::Result<HelloV1> {
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let frame = frames.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    match frame.kind {
+        Kind::Hello => wire::decode(&frame.payload).map_err(|error| invalid(error.to_string())),
+        Kind::Refused => {
+            let why: String = wire::decode(&frame.payload).map_err(|error| invalid(error.to_string()))?;
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
+        other => Err(invalid(format!("it begins with {other:?} instead of a hello"))),
+    }
+}
+
+fn check(inner: &Inner, hello: &HelloV1, proved: Option<&str>) -> Result<(), String> {
+    let options = &inner.options;
+    if hello.versions.0 > VERSIONS.1 || hello.versions.1 < VERSIONS.0 {
+        return Err(format!(
+            "{} speaks versions {} to {} of the peers' protocol, {} speaks {} to {}: upgrade the older one",
+            hello.name, hello.versions.0, hello.versions.1, options.name, VERSIONS.0, VERSIONS.1
+        ));
+    }
+    if hello.cluster != options.cluster {
+        return Err(format!(
+            "{} belongs to cluster {}, {} to {}",
+            hello.name, hello.cluster, options.name, options.cluster
+        ));
+    }
+    if let Some(proved) = proved.filter(|proved| *proved != hello.name) {
+        return Err(format!("a node that calls itself {} shows the certificate of {proved}", hello.name));
+    }
+    let identity = inner.identity();
+    if hello.name == options.name && hello.id != identity.id {
+        return Err(format!("two nodes are called {}: names must differ", hello.name));
+    }
+    if hello.id == identity.id && hello.store_id != identity.store_id {
+        return Err(format!(
+            "{} and {} have the same number: wipe the data directory of the newer one",
+            hello.name, options.name
+        ));
+    }
+    Ok(())
+}
+
+fn note(inner: &Inner, hello: &HelloV1, from: Option<IpAddr>) {
+    if hello.id == inner.identity().id {
+        return;
+    }
+    let address = match (hello.advertise.parse::<std::net::SocketAddr>(), from) {
+        // It listens everywhere and does not know under which address it is seen.
+        (Ok(address), Some(from)) if address.ip().is_unspecified() => {
+            std::net::SocketAddr::new(from, address.port()).to_string()
+        }
+        _ => hello.advertise.clone(),
+    };
+    let own = inner.identity().id;
+    let mut book = lock(&inner.book);
+    hello.others.iter().filter(|note| note.id != own).for_each(|note| book.told(note));
+    let note = NoteV1 { id: hello.id, name: hello.name.clone(), address, began_ms: hello.began_ms };
+    book.heard(&note, hello.member);
+}

@@ -1,0 +1,276 @@
+//! Answers other nodes: takes their connections, hears who they are, and passes their calls to the group they are for.
+//! Entries of a lane are taken in order and pipelined; every other call is answered on its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use data::{LeaseId, NotServing, StoreError};
+use futures_util::stream::{self, StreamExt as _};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::frame::{Frame, Kind};
+use super::hello::{self, Frames, Greeted};
+use super::message::{
+    AdmitV1, AppendV1, AppendedV1, ChangeV1, ErrorV1, LeaseInfoV1, ResponseV1, TransferReplyV1, TransferV1, VoteCallV1,
+    VoteReplyV1, payload,
+};
+use super::{Inner, snapshot_lane};
+use crate::members;
+use crate::replica::Replica;
+use crate::types::{self, Proposal, Types};
+use crate::wal::lock;
+use crate::wire;
+
+/// Rounds of entries of one lane that are being written.
+const PIPELINE: usize = 64;
+/// Calls of one connection that are being answered; the next one waits.
+const AT_ONCE: usize = 1024;
+/// Answers of one connection that wait to be sent.
+const ANSWERS: usize = 1024;
+/// Bytes gathered into one write.
+const WRITE_BYTES: usize = 256 * 1024;
+/// Connections whose other side is not known yet.
+const STRANGERS: usize = 64;
+/// Longest time for a greeting from outside.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// A group that answers.
+pub(crate) struct Group {
+    pub replica: Replica,
+}
+
+/// Takes connections until the node stops.
+pub(crate) async fn accept(inner: Weak<Inner>) {
+    let Some(transport) = inner.upgrade().map(|inner| Arc::clone(&inner.transport)) else { return };
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    loop {
+        let Ok(place) = Arc::clone(&strangers).acquire_owned().await else { return };
+        let Ok(accepted) = transport.accept().await else { return };
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            let greeted = async {
+                let connection = accepted.await?;
+                let peers = inner.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+                hello::answer(&peers, connection).await
+            };
+            let late = || io::Error::from(io::ErrorKind::TimedOut);
+            let greeted = tokio::time::timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(late()));
+            drop(place);
+            match greeted {
+                Ok(greeted) => serve(&inner, greeted).await,
+                Err(error) => tracing::debug!(%error, "a connection came to nothing"),
+            }
+        });
+    }
+}
+
+async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
+    let Greeted { hello, mut frames, mut out } = greeted;
+    let (answers, mut outgoing) = mpsc::channel::<Frame>(ANSWERS);
+    let writing = async {
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = outgoing.recv().await {
+            frame.encode(&mut bytes);
+            while bytes.len() < WRITE_BYTES
+                && let Ok(frame) = outgoing.try_recv()
+            {
+                frame.encode(&mut bytes);
+            }
+            out.write_all_buf(&mut bytes).await?;
+            out.flush().await?;
+        }
+        io::Result::Ok(())
+    };
+    let ended = tokio::select! {
+        ended = read(inner, &mut frames, &answers) => ended,
+        ended = writing => ended,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(node = hello.name, %error, "a connection of another node ended");
+    }
+}
+
+async fn read(inner: &Weak<Inner>, frames: &mut Frames, answers: &mpsc::Sender<Frame>) -> io::Result<()> {
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    let mut logs: BTreeMap<u16, mpsc::Sender<(u64, AppendEntriesRequest<Types>)>> = BTreeMap::new();
+    while let Some(frame) = frames.next().await? {
+        let Some(group) = inner.upgrade().and_then(|inner| inner.group(frame.group)) else {
+            answer(answers, &frame, Err(StoreError::NotServing(NotServing::Starting))).await;
+            continue;
+        };
+        match frame.kind {
+            Kind::Append => {
+                let request = decode::<AppendV1>(&frame.payload)?.try_into().map_err(invalid)?;
+                let log = logs.entry(frame.group).or_insert_with(|| {
+                    let (log, requests) = mpsc::channel(PIPELINE);
+                    tokio::spawn(append(group.replica.clone(), frame.group, requests, answers.clone()));
+                    log
+                });
+                if log.send((frame.call, request)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Kind::SnapshotBegin => {
+                let begin = decode(&frame.payload)?;
+                let received = snapshot_lane::receive(&group.replica, frames, begin).await;
+                match received {
+                    Ok(reply) => answer(answers, &frame, Ok(payload(&reply))).await,
+                    Err(error) => {
+                        tracing::warn!(%error, "a snapshot was not taken over");
+                        return Err(error);
+                    }
+                }
+            }
+            _ => {
+                let Ok(turn) = Arc::clone(&at_once).acquire_owned().await else { return Ok(()) };
+                let (answers, arrived) = (answers.clone(), Instant::now());
+                tokio::spawn(async move {
+                    let result = handle(&group.replica, &frame, arrived).await;
+                    answer(&answers, &frame, result).await;
+                    drop(turn);
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn answer(answers: &mpsc::Sender<Frame>, call: &Frame, result: Result<Bytes, StoreError>) {
+    let (kind, payload) = match result {
+        Ok(payload) => (Kind::Reply, payload),
+        Err(error) => (Kind::Failed, payload(&ErrorV1::from(&error))),
+    };
+    // The connection may be gone.
+    let _ = answers.send(Frame { kind, group: call.group, call: call.call, payload }).await;
+}
+
+/// Takes the entries of one lane in order.
+async fn append(
+    replica: Replica,
+    group: u16,
+    mut requests: mpsc::Receiver<(u64, AppendEntriesRequest<Types>)>,
+    answers: mpsc::Sender<Frame>,
+) {
+    let send = async |kind: Kind, call: u64, payload: Bytes| {
+        // The connection may be gone; then there are no more requests either.
+        let _ = answers.send(Frame { kind, group, call, payload }).await;
+    };
+    let reply = async |call: u64, answer: AppendedV1| send(Kind::Reply, call, payload(&answer)).await;
+    loop {
+        // A conflict ends a stream of the engine; the next request begins another.
+        let (feed, mut fed) = mpsc::channel(PIPELINE);
+        let input = stream::poll_fn(move |cx| fed.poll_recv(cx));
+        let mut results = std::pin::pin!(replica.raft.stream_append(input));
+        let mut waiting: VecDeque<u64> = VecDeque::new();
+        loop {
+            tokio::select! {
+                result = results.next(), if !waiting.is_empty() => {
+                    let Some(call) = waiting.pop_front() else { continue };
+                    match result {
+                        Some(Ok(Ok(upto))) => {
+                            let upto = upto.as_ref().map(types::log_id_dto);
+                            reply(call, AppendedV1::Partial(upto)).await;
+                        }
+                        Some(Ok(Err(refused))) => {
+                            reply(call, match refused {
+                                StreamAppendError::Conflict(_) => AppendedV1::Conflict,
+                                StreamAppendError::HigherVote(vote) => AppendedV1::HigherVote(types::vote_dto(&vote)),
+                            }).await;
+                            // The engine has taken these too, but does not tell any more what came of them.
+                            for call in waiting.drain(..) {
+                                send(Kind::Failed, call, payload(&ErrorV1::Unknown)).await;
+                            }
+                            break;
+                        }
+                        Some(Err(_)) | None => return,
+                    }
+                }
+                next = requests.recv(), if waiting.len() < PIPELINE => {
+                    let Some((call, request)) = next else { return };
+                    waiting.push_back(call);
+                    if feed.send(request).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Answers one call.
+async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Bytes, StoreError> {
+    let bytes = &call.payload;
+    let raft = &replica.raft;
+    Ok(match call.kind {
+        Kind::Heartbeat => {
+            let request = asked::<AppendV1>(bytes)?.try_into().map_err(|_| not_understood())?;
+            let answer: AppendEntriesResponse<Types> =
+                raft.append_entries(request).await.map_err(|_| stopped(replica))?;
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                *lock(&replica.shared.heard) = Some(arrived);
+            }
+            payload(&AppendedV1::from(answer))
+        }
+        Kind::Vote => {
+            let answer = raft.vote(asked::<VoteCallV1>(bytes)?.into()).await.map_err(|_| stopped(replica))?;
+            payload(&VoteReplyV1::from(answer))
+        }
+        Kind::PreVote => {
+            let answer = raft.pre_vote(asked::<VoteCallV1>(bytes)?.into()).await.map_err(|_| stopped(replica))?;
+            payload(&VoteReplyV1::from(answer))
+        }
+        Kind::Transfer => {
+            let asked = asked::<TransferV1>(bytes)?.into();
+            let answer = raft.handle_transfer_leader(asked).await.map_err(|_| stopped(replica))?;
+            payload(&TransferReplyV1::from(answer))
+        }
+        Kind::Propose => {
+            let proposal = Proposal::decode(bytes.clone()).map_err(|_| not_understood())?;
+            let (index, response) = replica.propose(proposal).await?;
+            payload(&(index, ResponseV1::from(response)))
+        }
+        Kind::ReadIndex => payload(&types::log_id_dto(&replica.read_index().await?)),
+        Kind::KeepAlive => {
+            let granted = replica.keep_alive(LeaseId(asked(bytes)?), arrived).await?;
+            payload(&u64::try_from(granted.ttl.as_millis()).unwrap_or(u64::MAX))
+        }
+        Kind::LeaseInfo => payload(&LeaseInfoV1::from(&replica.lease_info(LeaseId(asked(bytes)?)).await?)),
+        Kind::Admit => payload(&members::admit(replica, asked::<AdmitV1>(bytes)?).await?),
+        Kind::Members => payload(&members::list(replica)),
+        Kind::Change => payload(&members::change(replica, asked::<ChangeV1>(bytes)?).await?),
+        Kind::Hello
+        | Kind::Refused
+        | Kind::Append
+        | Kind::SnapshotBegin
+        | Kind::SnapshotBlock
+        | Kind::SnapshotEnd
+        | Kind::Reply
+        | Kind::Failed => return Err(not_understood()),
+    })
+}
+
+fn stopped(replica: &Replica) -> StoreError {
+    replica.serving().err().unwrap_or(StoreError::NotServing(NotServing::Starting))
+}
+
+fn not_understood() -> StoreError {
+    StoreError::Invalid { what: "the call is not understood" }
+}
+
+fn asked<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
+    wire::decode(bytes).map_err(|_| not_understood())
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
+    wire::decode(bytes).map_err(invalid)
+}
+
+fn invalid(error: wire::DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

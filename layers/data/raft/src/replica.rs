@@ -1,0 +1,154 @@
+//! One group's replica on this node: what it can do by itself, without asking a peer.
+//! Used by the store for local requests and by `peers/serve.rs` for those of other nodes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use data::{LeaseGrant, LeaseId, LeaseInfo, NotServing, Response, StoreError};
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::{ReadPolicy, ServerState};
+
+use crate::machine::Shared;
+use crate::members;
+use crate::types::{LogId, Proposal, Raft, Types};
+use crate::wal::lock;
+
+/// Who leads, as far as this node knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Leader {
+    Here,
+    There(u64),
+    Nobody,
+}
+
+/// A replica. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    pub raft: Raft,
+    pub shared: Arc<Shared>,
+}
+
+impl Replica {
+    /// Whether the log takes entries.
+    pub(crate) fn serving(&self) -> Result<(), StoreError> {
+        self.shared.wal.health().map_or(Ok(()), |reason| Err(StoreError::NotServing(reason)))
+    }
+
+    pub(crate) fn leader(&self) -> Leader {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.current_leader {
+            Some(_) if metrics.state == ServerState::Leader => Leader::Here,
+            Some(leader) if leader != metrics.id && self.silent_leader().is_none() => Leader::There(leader),
+            _ => Leader::Nobody,
+        }
+    }
+
+    /// How long a follower has heard nothing of its leader, if that is longer than an election would take. The engine
+    /// goes on naming a leader until there is another, which without a quorum there never is.
+    pub(crate) fn silent_leader(&self) -> Option<Duration> {
+        let silent = lock(&self.shared.heard).map(|heard| heard.elapsed())?;
+        (silent > self.shared.options.election.1 * 2).then_some(silent)
+    }
+
+    /// Why nothing can be decided now, if so.
+    pub(crate) fn no_quorum(&self) -> Option<NotServing> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state == ServerState::Leader {
+            let silent = metrics.last_quorum_acked.as_ref()?.elapsed();
+            drop(metrics);
+            let lost = silent > self.shared.options.election.1 * 2;
+            return lost.then(|| NotServing::NoQuorum { missing: members::missing(self) });
+        }
+        let leader = metrics.current_leader;
+        let Some((leader, silent)) = leader.zip(self.silent_leader()) else {
+            return leader.is_none().then_some(NotServing::NoLeader);
+        };
+        let node = metrics.membership_config.membership().get_node(&leader).map(members::name_and_address);
+        let name = node.map_or("unknown", |(name, _)| name);
+        let missing =
+            format!("the leader {name} has not been heard for {} s, and no other was chosen", silent.as_secs());
+        Some(NotServing::NoQuorum { missing: missing.into() })
+    }
+
+    /// Waits until somebody else leads than `known`, or so long.
+    pub(crate) async fn leader_changes(&self, known: Leader, patience: Duration) {
+        let mut server = self.raft.server_metrics();
+        let change = async { while self.leader() == known && server.changed().await.is_ok() {} };
+        // Late is as good as never: whoever waits looks again.
+        let _ = tokio::time::timeout(patience, change).await;
+    }
+
+    /// Puts a command through the log, as the leader; the answer and its index.
+    pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(u64, Response), StoreError> {
+        self.serving()?;
+        match self.raft.client_write(proposal).await {
+            Ok(written) => Ok((written.log_id.index, written.data)),
+            // Refused before it was appended.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(self.elsewhere(&forward)),
+            // It may be on disk, or not: nobody knows until the log is read again.
+            Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(StoreError::Unknown),
+        }
+    }
+
+    /// Up to where a reader must have applied, as the leader, after a quorum round begun now.
+    pub(crate) async fn read_index(&self) -> Result<LogId, StoreError> {
+        self.serving()?;
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(*read.log_id()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(self.elsewhere(&forward)),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(StoreError::NotServing(NotServing::NoQuorum { missing: members::missing(self) }))
+            }
+            Err(RaftError::Fatal(error)) => Err(self.fatal(&error)),
+        }
+    }
+
+    /// Waits until this node has applied up to an entry.
+    pub(crate) async fn applied(&self, upto: u64) -> Result<(), StoreError> {
+        if lock(&self.shared.view).applied.is_some_and(|applied| applied.index >= upto) {
+            return self.serving();
+        }
+        let waited = self.raft.wait(None).applied_index_at_least(Some(upto), "what is read was written").await;
+        waited.map_err(|_| StoreError::Closed)?;
+        self.serving()
+    }
+
+    /// Restarts a lease's time, as the leader: from when the request arrived, once a quorum round begun after that is over.
+    pub(crate) async fn keep_alive(&self, lease: LeaseId, arrived: Instant) -> Result<LeaseGrant, StoreError> {
+        let upto = self.read_index().await?;
+        self.applied(upto.index).await?;
+        let ttl = self.shared.view_lease(lease).map(|(ttl, _)| ttl);
+        match ttl {
+            Some(ttl) if lock(&self.shared.leases).keep_alive(lease, arrived) => Ok(LeaseGrant { lease, ttl }),
+            _ => Err(StoreError::LeaseNotFound(lease)),
+        }
+    }
+
+    /// What is left of a lease, as the leader sees it.
+    pub(crate) async fn lease_info(&self, lease: LeaseId) -> Result<LeaseInfo, StoreError> {
+        let upto = self.read_index().await?;
+        self.applied(upto.index).await?;
+        let (ttl, keys) = self.shared.view_lease(lease).ok_or(StoreError::LeaseNotFound(lease))?;
+        let remaining = lock(&self.shared.leases).remaining(lease, Instant::now()).unwrap_or_default();
+        Ok(LeaseInfo { lease, ttl, remaining, keys })
+    }
+
+    pub(crate) fn fatal(&self, error: &Fatal<Types>) -> StoreError {
+        match self.serving() {
+            Err(reason) => reason,
+            Ok(()) => StoreError::NotServing(NotServing::Stopped { error: error.to_string().into() }),
+        }
+    }
+
+    fn elsewhere(&self, forward: &ForwardToLeader<Types>) -> StoreError {
+        StoreError::NotServing(match (forward.leader_id, forward.reason) {
+            (_, ForwardReason::LeaseExpired) => NotServing::NoQuorum { missing: members::missing(self) },
+            (Some(leader), _) => NotServing::NotLeader { leader },
+            (None, _) => NotServing::NoLeader,
+        })
+    }
+}
