@@ -2,6 +2,7 @@
 
 mod bench;
 mod conformance;
+mod fuzz;
 mod tidy;
 mod windows;
 
@@ -15,6 +16,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   ci       everything that must hold before a change lands: format, clippy, tidy, test, windows
   tidy     the house style, as far as a machine can check it
   conformance  the gateway against h2spec, which is built with Go
+  fuzz     the gateway's fuzz targets: cargo xtask fuzz [TARGET] [--minutes N]
   bench    figures: cargo xtask bench gateway | churn | shop | wal | switch";
 
 fn main() -> Result<()> {
@@ -26,6 +28,7 @@ fn main() -> Result<()> {
         ["tidy", ..] => tidy::run(&root()),
         ["bench", ..] => bench::bench(&arguments[1..]),
         ["conformance"] => conformance::conformance(&root()),
+        ["fuzz", ref rest @ ..] => fuzz::fuzz(&root(), rest),
         ["windows", ..] => windows::windows(&root()),
         // Processes of `bench gateway`.
         ["bench-backend", bytes] => bench::serve(bytes.parse()?),
