@@ -37,6 +37,15 @@ impl Carrier {
         };
         matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+
+    /// Whether the peer has reset the connection: the kernel knows before what came earlier has been read.
+    pub(crate) fn is_broken(&self) -> bool {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        stream.take_error().is_ok_and(|error| error.is_some())
+    }
 }
 
 impl AsyncRead for Carrier {

@@ -50,8 +50,8 @@ enum End {
     },
     /// Nobody is there to answer.
     Gone,
-    /// The answer broke off.
-    Cut,
+    /// The answer broke off, for the reason that would have been answered.
+    Cut(Answer),
 }
 
 /// What is known of a request when it is recorded.
@@ -217,7 +217,8 @@ async fn attempt<S: Front>(
         Failed::Before(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
         Failed::Garbage(why) => End::Answer(Answer::bad_response(why)),
         Failed::Deadline { begun: false } => End::Answer(Answer::TIMEOUT),
-        Failed::Deadline { begun: true } | Failed::Cut => End::Cut,
+        Failed::Deadline { begun: true } => End::Cut(Answer::TIMEOUT),
+        Failed::Cut => End::Cut(Answer::INSTANCE_CLOSED),
         Failed::Gone => End::Gone,
         Failed::Body(bad) => End::Answer(Answer::bad(bad)),
         Failed::BodyStalled => End::Answer(Answer::BODY_TIMEOUT),
@@ -262,7 +263,7 @@ fn again<S>(
 async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) -> (After, bool) {
     match end {
         End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
-        End::Gone | End::Cut => (After::Abort, false),
+        End::Gone | End::Cut(_) => (After::Abort, false),
         End::Redirect { status, location } => {
             let answer = Answer::redirect(*status);
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
@@ -300,7 +301,7 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
         End::Redirect { status, .. } if delivered => (*status, None, 0),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
         End::Answer(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
-        End::Cut => (502, Some("instance-closed"), client.download.passed),
+        End::Cut(answer) => (answer.status, Some(answer.reason), client.download.passed),
     };
     match walk.route.as_ref().and_then(|route| route.service()) {
         Some(service) => {
