@@ -17,28 +17,32 @@ type Read = (Vec<Seen>, usize);
 type Reader = fn(&[u8]) -> Read;
 
 /// Lenient ones, by what they do if a request says two things.
-pub const LENIENT: [(&str, Reader); 3] = [
-    ("one that lets chunks win", |bytes| read(bytes, Manner { lenient: true, length_wins: false, last_wins: false })),
+pub const LENIENT: [(&str, Reader); 4] = [
+    ("one that lets chunks win", |bytes| read(bytes, Manner { lenient: true, ..Manner::default() })),
     ("one that lets the length win", |bytes| {
-        read(bytes, Manner { lenient: true, length_wins: true, last_wins: false })
+        read(bytes, Manner { lenient: true, length_wins: true, ..Manner::default() })
     }),
     ("one that lets the last field win", |bytes| {
-        read(bytes, Manner { lenient: true, length_wins: false, last_wins: true })
+        read(bytes, Manner { lenient: true, last_wins: true, ..Manner::default() })
+    }),
+    ("one that takes trailers for fields", |bytes| {
+        read(bytes, Manner { lenient: true, last_wins: true, merges_trailers: true, ..Manner::default() })
     }),
 ];
 
 /// By the letter of RFC 9112.
 pub fn strict(bytes: &[u8]) -> Read {
-    read(bytes, Manner { lenient: false, length_wins: false, last_wins: false })
+    read(bytes, Manner::default())
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Manner {
     /// LF ends a line, space may stand before a colon, folded lines go on, `_` is `-`, sizes and lengths are read as far
     /// as they are numbers, and anything with `chunked` in it means chunks.
     lenient: bool,
     length_wins: bool,
     last_wins: bool,
+    merges_trailers: bool,
 }
 
 fn read(bytes: &[u8], manner: Manner) -> Read {
@@ -63,16 +67,46 @@ fn line(bytes: &[u8], at: usize, lenient: bool) -> Option<(&[u8], usize)> {
 }
 
 fn one(bytes: &[u8], manner: Manner) -> Option<(Seen, usize)> {
-    let (first, mut at) = line(bytes, 0, manner.lenient)?;
+    let (first, at) = line(bytes, 0, manner.lenient)?;
     let first = String::from_utf8_lossy(first).into_owned();
     let mut words = first.split(' ');
     let (method, target) = (words.next()?.to_owned(), words.next().unwrap_or_default().to_owned());
+    let (mut fields, at) = fields_at(bytes, at, manner)?;
+    let value = |fields: &[(String, String)], name: &str| {
+        let mut found = fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.trim().to_owned());
+        if manner.last_wins { found.next_back() } else { found.next() }
+    };
+    let chunked = match value(&fields, "transfer-encoding") {
+        Some(coding) if manner.lenient => coding.contains("chunked"),
+        coding => coding.as_deref() == Some("chunked"),
+    };
+    let length = value(&fields, "content-length").map(|length| number(&length, 10, manner.lenient));
+    let (body, end) = match length {
+        Some(length) if manner.length_wins || !chunked => {
+            (bytes.get(at..at.checked_add(length)?)?.to_vec(), at + length)
+        }
+        _ if chunked => {
+            let (body, trailers_at) = chunks(bytes, at, manner)?;
+            let (trailers, end) = fields_at(bytes, trailers_at, manner)?;
+            if manner.merges_trailers {
+                fields.extend(trailers);
+            }
+            (body, end)
+        }
+        _ => (Vec::new(), at),
+    };
+    let host = value(&fields, "host").unwrap_or_default();
+    Some((Seen { method, target, host, body }, end))
+}
+
+/// Field lines up to an empty one, and where what follows begins.
+fn fields_at(bytes: &[u8], mut at: usize, manner: Manner) -> Option<(Vec<(String, String)>, usize)> {
     let mut fields: Vec<(String, String)> = Vec::new();
     loop {
         let (field, next) = line(bytes, at, manner.lenient)?;
         at = next;
         if field.is_empty() {
-            break;
+            return Some((fields, at));
         }
         let text = String::from_utf8_lossy(field).to_ascii_lowercase();
         match (text.starts_with([' ', '\t']), text.split_once(':')) {
@@ -88,24 +122,6 @@ fn one(bytes: &[u8], manner: Manner) -> Option<(Seen, usize)> {
             (_, None) => {}
         }
     }
-    let value = |name: &str| {
-        let mut found = fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.trim());
-        if manner.last_wins { found.next_back() } else { found.next() }
-    };
-    let chunked = match value("transfer-encoding") {
-        Some(coding) if manner.lenient => coding.contains("chunked"),
-        coding => coding == Some("chunked"),
-    };
-    let length = value("content-length").map(|length| number(length, 10, manner.lenient));
-    let host = value("host").unwrap_or_default().to_owned();
-    let (body, end) = match length {
-        Some(length) if manner.length_wins || !chunked => {
-            (bytes.get(at..at.checked_add(length)?)?.to_vec(), at + length)
-        }
-        _ if chunked => chunks(bytes, at, manner)?,
-        _ => (Vec::new(), at),
-    };
-    Some((Seen { method, target, host, body }, end))
 }
 
 /// A number, or as much of the front as is one.
@@ -132,11 +148,5 @@ fn chunks(bytes: &[u8], mut at: usize, manner: Manner) -> Option<(Vec<u8>, usize
         // A lenient one looks at what should be an end of line as little as at the rest.
         at = line(bytes, at + size, manner.lenient)?.1;
     }
-    loop {
-        let (trailer, next) = line(bytes, at, manner.lenient)?;
-        at = next;
-        if trailer.is_empty() {
-            return Some((body, at));
-        }
-    }
+    Some((body, at))
 }

@@ -81,6 +81,7 @@ fn as_it_should_be_forwarded(head: &RequestHead, seen: &Request, what: &str) {
     let codings: Vec<&[u8]> = fields.get_all("transfer-encoding").iter().map(|coding| coding.as_bytes()).collect();
     assert_eq!(codings.len(), usize::from(head.framing() == Framing::Chunked), "{what}");
     assert!(codings.iter().all(|coding| coding == b"chunked"), "{what}");
+    assert_eq!(fields.contains_key("expect"), head.expects_continue(), "{what}");
     for own in ["x-forwarded-for", "x-forwarded-proto", "x-request-id", "traceparent"] {
         assert_eq!(fields.get_all(own).iter().count(), 1, "{own}, {what}");
     }
@@ -109,7 +110,6 @@ fn as_it_came(bytes: &[u8], passed: &Passed<RequestHead>, body: &[u8]) {
     let seen = reader::server(&came);
     let what = format!("came as {}", came.escape_ascii());
     let head = &passed.head;
-    // RFC 9110, 10.1.1: who expects something may get 417 for it in HTTP/1.1, nothing in 1.0; hyper takes what it knows.
     let Some(first) = seen.first() else { panic!("refused, {what}") };
     same(head, body, first, &what);
     let version = if head.version() == Version::Http10 { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
