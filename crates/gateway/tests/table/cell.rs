@@ -15,7 +15,7 @@ use crate::rest::{AGAIN, Rest};
 use crate::table::{Client, Event, Instance, Line, Protocol, State};
 
 /// A bound that a cell is about. Others are far away, so that a slow machine does not run into them.
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(300);
 /// The length of a POST, of its first half, and of an answer.
 const LENGTH: usize = 10;
 const WHOLE: &str = "0123456789";

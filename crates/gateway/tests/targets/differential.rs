@@ -115,7 +115,10 @@ fn as_it_came(bytes: &[u8], passed: &Passed<RequestHead>, body: &[u8]) {
     let version = if head.version() == Version::Http10 { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
     assert_eq!(first.head.version, version, "{what}");
     let others = seen.len() - 1;
-    assert_eq!(others, usize::from(head.keep_alive()), "requests behind it, {what}");
+    // hyper does not look into a `Connection` beyond ASCII; the gateway does, and closes where it says so.
+    let connections = head.fields.headers.iter().filter(|field| field.kind == Kind::Connection);
+    let looked_into = connections.into_iter().all(|field| field.value.get(head.bytes()).is_ascii());
+    assert!(others <= 1 && (others == usize::from(head.keep_alive()) || !looked_into), "requests behind it, {what}");
     if let Some(next) = seen.get(1) {
         assert_eq!(next.head.uri, "/next", "{what}");
     }
