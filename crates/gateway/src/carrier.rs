@@ -152,6 +152,13 @@ pub(crate) enum Wire {
     Http2(Box<http2::Exchange>),
 }
 
+impl Wire {
+    /// As [`Carrier::is_broken`]; a stream says it by itself.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self, Self::Http1(carrier) if carrier.is_broken())
+    }
+}
+
 impl Source for Wire {
     fn is_bare(&self) -> bool {
         matches!(self, Self::Http2(_))

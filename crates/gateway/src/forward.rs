@@ -90,8 +90,8 @@ enum Late {
     Gone,
 }
 
-/// How often that is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked at whether somebody is there whose end cannot be read.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 impl<'a, S: Front> Exchange<'a, S> {
     pub(crate) fn new(

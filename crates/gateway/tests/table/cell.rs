@@ -85,7 +85,7 @@ impl Cell {
                 options.idle_timeout = SHORT;
             }
         }
-        if matches!(line.event, Event::InstanceNeverReads | Event::InstanceNeverReadsAndClientLeaves) {
+        if line.event == Event::InstanceNeverReads {
             options.tunnel_idle_timeout = 2 * SHORT;
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
