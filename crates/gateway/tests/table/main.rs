@@ -1,6 +1,7 @@
 //! Every state of a request and everything that can happen in it: what the client sees, what the instance sees, what is
 //! recorded, and that nothing is left of it: no request under way, none held, no connection counted, none in the pool
-//! that is not good, and the next request is answered. The tables are `http1.txt` and `http2.txt`.
+//! that is not good, and the next request is answered. The tables are `http1.txt` and `http2.txt`; `CELL=held` runs only the
+//! cells whose name has that in it.
 #![allow(clippy::unwrap_used)]
 
 mod callers;
