@@ -54,7 +54,7 @@ pub fn cargo(arguments: &[&str]) -> Result<()> {
 
 /// Cargo, as if this program had not been started by it: build scripts that look at the variables of the package that
 /// runs (ring's does) would be run again each time.
-fn cargo_command(arguments: &[&str]) -> Command {
+pub fn cargo_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {

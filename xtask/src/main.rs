@@ -2,7 +2,9 @@
 
 mod bench;
 mod conformance;
+mod fuzz;
 mod tidy;
+mod tools;
 mod windows;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ const USAGE: &str = "usage: cargo xtask VERB
   ci       everything that must hold before a change lands: format, clippy, tidy, test, windows
   tidy     the house style, as far as a machine can check it
   conformance  the gateway against h2spec, which is built with Go
+  tools    installs the tools that tests point at the gateway: curl, wrk, h2load, hey, Chromium
+  fuzz     the gateway's fuzz targets: cargo xtask fuzz [TARGET] [--minutes N]
   bench    figures: cargo xtask bench gateway | churn | shop | wal | switch";
 
 fn main() -> Result<()> {
@@ -26,6 +30,8 @@ fn main() -> Result<()> {
         ["tidy", ..] => tidy::run(&root()),
         ["bench", ..] => bench::bench(&arguments[1..]),
         ["conformance"] => conformance::conformance(&root()),
+        ["tools"] => tools::tools(&root()),
+        ["fuzz", ref rest @ ..] => fuzz::fuzz(&root(), rest),
         ["windows", ..] => windows::windows(&root()),
         // Processes of `bench gateway`.
         ["bench-backend", bytes] => bench::serve(bytes.parse()?),

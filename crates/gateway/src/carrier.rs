@@ -37,6 +37,15 @@ impl Carrier {
         };
         matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+
+    /// Whether the peer has reset the connection: the kernel knows before what came earlier has been read.
+    pub(crate) fn is_broken(&self) -> bool {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        stream.take_error().is_ok_and(|error| error.is_some())
+    }
 }
 
 impl AsyncRead for Carrier {
@@ -141,6 +150,13 @@ pub(crate) enum Wire {
     Http1(Carrier),
     /// A stream among others.
     Http2(Box<http2::Exchange>),
+}
+
+impl Wire {
+    /// As [`Carrier::is_broken`]; a stream says it by itself.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self, Self::Http1(carrier) if carrier.is_broken())
+    }
 }
 
 impl Source for Wire {

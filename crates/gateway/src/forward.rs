@@ -3,7 +3,7 @@
 //! the client is cut off. Deliberately absent: whether there is another attempt (`pipeline.rs` asks the guard).
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::balance::Taken;
@@ -82,10 +82,23 @@ pub(crate) struct Exchange<'a, S> {
     upload_broken: bool,
     interim: u32,
     stall: Option<(Instant, u64)>,
+    /// When to look next whether a client that cannot be read is still there.
+    look: Option<Instant>,
     /// When the request's head was complete, and when this attempt began.
     begun: Instant,
     tried: Instant,
 }
+
+/// What a wait for bytes ends with when none come.
+enum Late {
+    Deadline,
+    /// The client owes something for too long.
+    Stalled,
+    Gone,
+}
+
+/// How often it is looked at whether somebody is there whose end cannot be read.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 impl<'a, S: Front> Exchange<'a, S> {
     pub(crate) fn new(
@@ -112,6 +125,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             upload_broken: false,
             interim: 0,
             stall: None,
+            look: None,
             begun,
             tried: begun,
         }
@@ -240,14 +254,11 @@ impl<'a, S: Front> Exchange<'a, S> {
         // A client that was told to wait for 100 owes nothing yet.
         let waits = self.client.head.expects_continue() && !begun && upload.passed == 0;
         let owes = upload.blocked == Blocked::OnSource && !waits && !self.upload_broken;
-        let stall = self.stall_at(owes, self.client.upload.passed);
-        if self.client.timer.poll_at(cx, self.deadline.or_earlier(stall)).is_pending() {
-            return Poll::Pending;
-        }
-        Poll::Ready(Err(if self.deadline.expired(Instant::now()) {
-            Failed::Deadline { begun: false }
-        } else {
-            Failed::BodyStalled
+        let late = ready!(self.poll_late(cx, owes, self.client.upload.passed));
+        Poll::Ready(Err(match late {
+            Late::Deadline => Failed::Deadline { begun: false },
+            Late::Stalled => Failed::BodyStalled,
+            Late::Gone => Failed::Gone,
         }))
     }
 
@@ -290,10 +301,39 @@ impl<'a, S: Front> Exchange<'a, S> {
     /// Whether the client is still there, as far as its body does not tell.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failed> {
         let upload = &self.client.upload;
-        if (upload.source_ended() || self.upload_broken) && self.client.poll_gone(cx, self.worker).is_ready() {
+        let looks = S::MULTIPLEXED || upload.source_ended() || self.upload_broken;
+        if looks && self.client.poll_gone(cx, self.worker).is_ready() {
             return Err(Failed::Gone);
         }
         Ok(())
+    }
+
+    /// Until no more is waited for. The client's debt grows as long as `progress` stays the same.
+    fn poll_late(&mut self, cx: &mut Context<'_>, owes: bool, progress: u64) -> Poll<Late> {
+        let stall = self.stall_at(owes, progress);
+        // Bytes of the client that nobody takes hide its end.
+        let hidden = !S::MULTIPLEXED && (self.client.upload.blocked == Blocked::OnSink || self.client.input.is_full());
+        if !hidden {
+            self.look = None;
+        }
+        loop {
+            if hidden && self.look.is_none() {
+                self.look = Some(Instant::now() + LOOK);
+            }
+            let first = [stall, self.look].into_iter().flatten().min();
+            ready!(self.client.timer.poll_at(cx, self.deadline.or_earlier(first)));
+            let now = Instant::now();
+            if self.deadline.expired(now) {
+                return Poll::Ready(Late::Deadline);
+            }
+            if stall.is_some_and(|at| now >= at) {
+                return Poll::Ready(Late::Stalled);
+            }
+            if self.client.stream.is_broken() {
+                return Poll::Ready(Late::Gone);
+            }
+            self.look = None;
+        }
     }
 
     /// When the client's debt becomes too old: it grows as long as `progress` stays the same.
@@ -440,14 +480,14 @@ impl<'a, S: Front> Exchange<'a, S> {
         }
         let (owes, progress) = (download.blocked == Blocked::OnSink, download.progress());
         self.poll_client(cx)?;
-        let stall = self.stall_at(owes, progress);
-        if self.client.timer.poll_at(cx, self.deadline.or_earlier(stall)).is_pending() {
-            return Poll::Pending;
-        }
-        let late = self.deadline.expired(Instant::now());
-        if !late {
-            self.worker.metrics.client_cut("stalled");
-        }
-        Poll::Ready(Err(if late { Failed::Deadline { begun: true } } else { Failed::Gone }))
+        let late = ready!(self.poll_late(cx, owes, progress));
+        Poll::Ready(Err(match late {
+            Late::Deadline => Failed::Deadline { begun: true },
+            Late::Stalled => {
+                self.worker.metrics.client_cut("stalled");
+                Failed::Gone
+            }
+            Late::Gone => Failed::Gone,
+        }))
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::carrier::Carrier;
 use crate::http1::ResponseHead;
 use crate::policy::HeaderEdits;
 
@@ -43,6 +44,11 @@ pub(crate) trait Front: Source + Sink {
         None
     }
 
+    /// Whether the client has reset its connection, for when reading cannot tell: what it sent before lies unread.
+    fn is_broken(&self) -> bool {
+        false
+    }
+
     /// Sends a head in frames, edited. `ended`: no body follows.
     fn begin(&mut self, _head: &ResponseHead, _bytes: &[u8], _ended: bool, _edits: &HeaderEdits) -> io::Result<()> {
         Ok(())
@@ -55,8 +61,12 @@ pub(crate) struct Http1<S>(pub(crate) S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Source for Http1<S> {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Sink for Http1<S> {}
-impl<S: AsyncRead + AsyncWrite + Unpin> Front for Http1<S> {
+impl Front for Http1<Carrier> {
     const MULTIPLEXED: bool = false;
+
+    fn is_broken(&self) -> bool {
+        self.0.is_broken()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Http1<S> {

@@ -30,7 +30,7 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Writes a request's head as HTTP/1.1. `ended`: it has no body.
-fn write_request(out: &mut Vec<u8>, parts: &Parts, ended: bool) {
+pub(crate) fn write_request(out: &mut Vec<u8>, parts: &Parts, ended: bool) {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     out.extend_from_slice(parts.method.as_str().as_bytes());

@@ -26,6 +26,8 @@ mod options;
 mod pipeline;
 mod policy;
 mod pool;
+#[doc(hidden)]
+pub mod proof;
 mod proxy_protocol;
 mod pump;
 mod record;

@@ -54,8 +54,8 @@ enum End {
     Challenge(Arc<ErrorPage>),
     /// Nobody is there to answer.
     Gone,
-    /// The answer broke off.
-    Cut,
+    /// The answer broke off, for the reason that would have been answered.
+    Cut(Answer),
 }
 
 /// What is known of a request when it is recorded.
@@ -229,7 +229,8 @@ async fn attempt<S: Front>(
         Failed::Before(_) | Failed::Distrusted(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
         Failed::Garbage(why) => End::Answer(Answer::bad_response(why)),
         Failed::Deadline { begun: false } => End::Answer(Answer::TIMEOUT),
-        Failed::Deadline { begun: true } | Failed::Cut => End::Cut,
+        Failed::Deadline { begun: true } => End::Cut(Answer::TIMEOUT),
+        Failed::Cut => End::Cut(Answer::INSTANCE_CLOSED),
         Failed::Gone => End::Gone,
         Failed::Body(bad) => End::Answer(Answer::bad(bad)),
         Failed::BodyStalled => End::Answer(Answer::BODY_TIMEOUT),
@@ -282,7 +283,7 @@ fn again<S>(
 async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) -> (After, bool) {
     match end {
         End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
-        End::Gone | End::Cut => (After::Abort, false),
+        End::Gone | End::Cut(_) => (After::Abort, false),
         End::Challenge(page) => {
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
             let sent = answer::send(worker, client, &Answer::CHALLENGE, With::Body(page), keep).await;
@@ -326,7 +327,7 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
         End::Challenge(_) if delivered => (200, Some(Answer::CHALLENGE.reason), 0),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
         End::Answer(_) | End::Challenge(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
-        End::Cut => (502, Some("instance-closed"), client.download.passed),
+        End::Cut(answer) => (answer.status, Some(answer.reason), client.download.passed),
     };
     if let Some(series) = walk.route.as_ref().and_then(|route| route.series.as_ref()) {
         series.metrics.answered(status, took);

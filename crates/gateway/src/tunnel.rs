@@ -14,6 +14,7 @@ use crate::balance::Taken;
 use crate::buffer::{Buffer, Spares};
 use crate::carrier::Wire;
 use crate::connection::Client;
+use crate::forward::LOOK;
 use crate::front::Front;
 use crate::pool::Link;
 use crate::service::Service;
@@ -45,7 +46,7 @@ pub(crate) async fn run<S: Front>(
     let mut up = Way { ended: client.half_closed, ..Way::default() };
     let mut down = Way::default();
     let mut changed = pin!(service.swapped.notified());
-    let (mut seen, mut since) = (0, Instant::now());
+    let (mut seen, mut since, mut look) = (0, Instant::now(), None);
     poll_fn(|cx| {
         while changed.as_mut().poll(cx).is_ready() {
             changed.set(service.swapped.notified());
@@ -66,7 +67,17 @@ pub(crate) async fn run<S: Front>(
         if seen != up.moved + down.moved {
             (seen, since) = (up.moved + down.moved, Instant::now());
         }
-        client.timer.poll_at(cx, Some(since + worker.options.tunnel_idle_timeout))
+        let idle_at = since + worker.options.tunnel_idle_timeout;
+        // Bytes that one side does not take hide the other side's end.
+        let hidden = !client.input.is_empty() || !link.input.is_empty();
+        loop {
+            let look_at = if hidden { *look.get_or_insert_with(|| Instant::now() + LOOK) } else { idle_at };
+            ready!(client.timer.poll_at(cx, Some(idle_at.min(look_at))));
+            if Instant::now() >= idle_at || client.stream.is_broken() || link.wire.is_broken() {
+                return Poll::Ready(());
+            }
+            look = None;
+        }
     })
     .await;
     Moved { from_client: up.moved, to_client: down.moved }

@@ -316,6 +316,29 @@ fn draining_says_goodbye_and_lets_streams_end() {
     });
 }
 
+#[test]
+fn a_connection_is_idle_since_its_last_stream_ended() {
+    let slow = Instance::start(|mut conn| {
+        while conn.head().is_some() {
+            std::thread::sleep(Duration::from_millis(400));
+            conn.send(ok("late"));
+        }
+    });
+    let options = gateway::Options { workers: 1, idle_timeout: Duration::from_millis(300), ..Default::default() };
+    let rig = Rig::with(options, endpoints_of(&[&slow]), None);
+    runtime().block_on(async {
+        let sender = client(rig.address).await;
+        for _ in 0..3 {
+            // Longer than a connection may be idle, which it is not meanwhile.
+            let (answer, ..) = within("an answer", ask(&sender, get("/"), None)).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(within("a refusal", ask(&sender, get("/"), None)).await.is_err());
+    });
+}
+
 /// The client of `/broken` has the first half.
 static HALF_SEEN: tokio::sync::Notify = tokio::sync::Notify::const_new();
 

@@ -32,8 +32,10 @@ pub struct Chunked {
     line: usize,
     trailers: Vec<u8>,
     trailer_line: usize,
+    trailer_count: usize,
     chunk_line_bytes: usize,
     trailer_bytes: usize,
+    most_trailers: usize,
 }
 
 /// Sizes of at most 15 hex digits: any real chunk, and no overflow anywhere.
@@ -48,8 +50,10 @@ impl Chunked {
             line: 0,
             trailers: Vec::new(),
             trailer_line: 0,
+            trailer_count: 0,
             chunk_line_bytes: limits.chunk_line_bytes,
             trailer_bytes: limits.trailer_bytes,
+            most_trailers: limits.headers,
         }
     }
 
@@ -164,6 +168,11 @@ impl Chunked {
             return Err(Bad::request("trailer"));
         }
         self.trailer_line = self.trailers.len();
+        self.trailer_count += 1;
+        if self.trailer_count > self.most_trailers {
+            // Parsers bound the number of fields, wherever they stand.
+            return Err(Bad::with(431, "trailers-too-large"));
+        }
         Ok(())
     }
 }
@@ -228,5 +237,7 @@ mod tests {
         }
         assert_eq!(decode(format!("1;{}\r\n", "x".repeat(300)).as_bytes()), Err("chunk-extension-too-long"));
         assert_eq!(decode(format!("0\r\n{}", "x".repeat(5000)).as_bytes()), Err("trailers-too-large"));
+        assert!(decode(format!("0\r\n{}\r\n", "x:\r\n".repeat(100)).as_bytes()).is_ok());
+        assert_eq!(decode(format!("0\r\n{}", "x:\r\n".repeat(101)).as_bytes()), Err("trailers-too-large"));
     }
 }

@@ -43,7 +43,7 @@ pub const MAX_HEADERS: usize = 128;
 pub struct Limits {
     /// Bytes of a whole head; beyond: 431.
     pub head_bytes: usize,
-    /// Header fields; beyond: 431. At most [`MAX_HEADERS`].
+    /// Header fields, and as many trailer fields; beyond: 431. At most [`MAX_HEADERS`].
     pub headers: usize,
     /// Bytes of the request target; beyond: 414.
     pub target_bytes: usize,

@@ -42,6 +42,8 @@ struct Streams {
     idle: RefCell<Vec<(u64, Waker)>>,
     slots: Cell<u64>,
     open: Cell<u64>,
+    /// Since when no stream is open.
+    quiet_since: Cell<Instant>,
     accepted: Cell<u64>,
     taken_back: Cell<u64>,
     /// No more requests come.
@@ -100,10 +102,11 @@ struct Open<'a>(&'a Streams);
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0
-            && let Some(waker) = self.0.connection.take()
-        {
-            waker.wake();
+        if self.0.open.get() == 0 {
+            self.0.quiet_since.set(Instant::now());
+            if let Some(waker) = self.0.connection.take() {
+                waker.wake();
+            }
         }
     }
 }
@@ -134,13 +137,14 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
         idle: RefCell::default(),
         slots: Cell::new(0),
         open: Cell::new(0),
+        quiet_since: Cell::new(Instant::now()),
         accepted: Cell::new(0),
         taken_back: Cell::new(0),
         closed: Cell::new(false),
         connection: Cell::new(None),
     });
     let _closing = Closing(streams.clone());
-    let (mut closing, mut sent_away, mut quiet_since) = (false, false, Instant::now());
+    let (mut closing, mut sent_away) = (false, false);
     poll_fn(|cx| {
         loop {
             if worker.draining.get() && !std::mem::replace(&mut closing, true) {
@@ -165,17 +169,16 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
         }
         streams.connection.set(Some(cx.waker().clone()));
         if streams.open.get() > 0 {
-            quiet_since = Instant::now();
             return Poll::Pending;
         }
         let limit = if closing { worker.options.header_timeout } else { worker.options.idle_timeout };
-        while timer.poll_at(cx, Some(quiet_since + limit)).is_ready() {
+        while timer.poll_at(cx, Some(streams.quiet_since.get() + limit)).is_ready() {
             if std::mem::replace(&mut closing, true) {
                 // It does not answer a goodbye either.
                 return Poll::Ready(());
             }
             connection.graceful_shutdown();
-            quiet_since = Instant::now();
+            streams.quiet_since.set(Instant::now());
             if connection.poll_closed(cx).is_ready() {
                 return Poll::Ready(());
             }

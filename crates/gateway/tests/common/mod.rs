@@ -3,6 +3,8 @@
 //! would hide what is on the wire.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its own part")]
 
+pub mod authority;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
