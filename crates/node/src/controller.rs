@@ -370,7 +370,9 @@ impl Controller {
 
     fn watch_store(&mut self) {
         let problem = self.shell.store.status().not_serving.map(|problem| problem.to_string());
-        if problem == self.store_problem {
+        // How long somebody has been missing is no news.
+        let news = |text: &String| text.split(' ').filter(|word| word.parse::<u64>().is_err()).collect::<String>();
+        if problem.as_ref().map(news) == self.store_problem.as_ref().map(news) {
             return;
         }
         let cause = self.shell.new_cause();

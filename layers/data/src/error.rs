@@ -68,6 +68,12 @@ pub enum NotServing {
         /// Its words.
         reason: Arc<str>,
     },
+    /// This node belongs to no cluster yet. A retry may succeed.
+    #[error("the cluster is not formed yet: {waiting}")]
+    Forming {
+        /// For whom it waits, and why.
+        waiting: Arc<str>,
+    },
     /// Too few voters can be reached to decide anything. A retry may succeed once they are back.
     #[error("no quorum: {missing}; nothing can be decided until a majority of the voters can be reached again")]
     NoQuorum {
@@ -128,7 +134,8 @@ impl NotServing {
             | Self::NoLeader
             | Self::NotLeader { .. }
             | Self::NoQuorum { .. }
-            | Self::Elsewhere { .. } => true,
+            | Self::Elsewhere { .. }
+            | Self::Forming { .. } => true,
             Self::FlushFailed { .. }
             | Self::WriteFailed { .. }
             | Self::DiskFull { .. }

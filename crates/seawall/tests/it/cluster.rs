@@ -19,7 +19,6 @@ struct Cluster {
     down: BTreeMap<usize, tempfile::TempDir>,
     pki: tempfile::TempDir,
     first: String,
-    _turn: Option<Seawall>,
 }
 
 fn name(place: usize) -> String {
@@ -33,7 +32,7 @@ impl Cluster {
         let dir = pki.path().join("pki");
         let made = run(&["cluster", "init", "--dir", &dir.to_string_lossy(), "--nodes", "n1,n2,n3"], None);
         assert!(made.status.success(), "{made:?}");
-        let mut cluster = Self { nodes: Vec::new(), down: BTreeMap::new(), pki, first: String::new(), _turn: None };
+        let mut cluster = Self { nodes: Vec::new(), down: BTreeMap::new(), pki, first: String::new() };
         for place in 0..3 {
             let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
             cluster.write(place, folder.path());
@@ -142,6 +141,8 @@ fn a_minority_answers_503_and_says_who_is_missing() {
     assert_eq!(cluster.put(0, "before", "1").status, 200);
     let left = cluster.leader();
     let others: Vec<usize> = (0..3).filter(|place| *place != left).collect();
+    // It has followed, too: a follower that is left alone must not believe in a leader for ever.
+    cluster.node(left).cli_exits(0, &["cluster", "transfer", &name(others[0])]);
     others.iter().for_each(|place| cluster.kill(*place));
     let node = cluster.node(left);
     let problem = node.wait_for("it says so", |status| status["store"]["problem"].as_str().map(str::to_owned));
@@ -149,12 +150,12 @@ fn a_minority_answers_503_and_says_who_is_missing() {
     let begun = Instant::now();
     let refused = cluster.put(left, "alone", "1");
     assert_eq!(refused.status, 503, "{}", refused.text());
-    assert!(refused.text().contains("has not answered for"), "{}", refused.text());
+    assert!(refused.text().contains("has not been heard for"), "{}", refused.text());
     assert!(begun.elapsed() < Duration::from_secs(8), "within its patience: {:?}", begun.elapsed());
     assert_eq!(node.api("GET", "/api/v1/kv/before", b"").status, 503);
     assert_eq!(node.api("GET", "/api/v1/kv/before?stale=true", b"").text(), "1");
     let (out, _) = node.cli_exits(0, &["cluster", "members"]);
-    assert!(out.contains("missing"), "{out}");
+    assert!(out.contains("none: nothing can be decided") && out.contains("unknown"), "{out}");
     node.cli_exits(4, &["kv", "put", "alone", "1"]);
     cluster.start(others[0]);
     wait("two of three decide again", || (cluster.put(left, "again", "1").status == 200).then_some(()));
@@ -200,6 +201,34 @@ fn strangers_are_refused_by_name() {
     assert!(err.contains("no member is called `n5`; there are: n1, n2, n3, n4"), "{err}");
     let (out, _) = cluster.node(0).cli_exits(0, &["cluster", "remove", "n4"]);
     assert!(!out.contains("n4"), "{out}");
+    let removed = Seawall::up_beside(fourth.into_folder());
+    removed.wait_for("it says that it was removed, and what to do", |status| {
+        let problem = status["store"]["problem"].as_str()?;
+        problem.contains("n4 was removed from the cluster: wipe its data directory").then_some(())
+    });
+    assert_eq!(removed.api("PUT", "/api/v1/kv/x", b"1").status, 503);
+    let stale = removed.api("GET", "/api/v1/kv/before?stale=true", b"");
+    assert_ne!(stale.status, 404, "what it does not know yet is not what is not there: {}", stale.text());
+}
+
+#[test]
+fn who_is_waited_for_is_said() {
+    let pki = tempfile::tempdir().unwrap();
+    let dir = pki.path().join("pki");
+    assert!(run(&["cluster", "init", "--dir", &dir.to_string_lossy(), "--nodes", "n1,n2,n3"], None).status.success());
+    let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    let alone = Cluster { nodes: Vec::new(), down: BTreeMap::new(), pki, first: "127.0.0.1:1".into() };
+    alone.write(0, folder.path());
+    let node = Seawall::up_in(folder);
+    let problem = node.wait_for("it says for whom it waits", |status| {
+        status["store"]["problem"].as_str().filter(|problem| problem.contains("127.0.0.1:1: ")).map(str::to_owned)
+    });
+    assert!(problem.contains("waiting for n2, n3"), "{problem}");
+    let refused = node.api("PUT", "/api/v1/kv/x", b"1");
+    assert!(refused.status == 503 && refused.text().contains("waiting for n2, n3"), "{}", refused.text());
+    let events = node.events_of("store-state").len();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(node.events_of("store-state").len(), events, "how long it waits is no news");
 }
 
 #[test]

@@ -19,6 +19,11 @@ use crate::wire::{self, LogIdV1, MembershipV1};
 /// Bytes of written entries kept decoded; older ones are read back from disk.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
+/// Bytes of entries sent to a follower in one round, unless a single one is larger.
+const ROUND_BYTES: usize = 4 * 1024 * 1024;
+/// Entries looked at at once for a round.
+const ROUND_PIECE: u64 = 16;
+
 /// Entries read at once when many are asked for.
 const PIECE_ENTRIES: u64 = 64;
 
@@ -107,6 +112,27 @@ impl RaftLogReader<Types> for LogStore {
         Box::pin(pieces.map_ok(|piece| stream::iter(piece).map(Ok)).try_flatten())
     }
 
+    /// For a round of entries to a follower: no more than a frame holds, and at least one.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
+        let mut next = start;
+        while next < end && bytes < ROUND_BYTES {
+            let piece = self.read(next, end.min(next + ROUND_PIECE))?;
+            if piece.is_empty() {
+                break;
+            }
+            next += piece.len() as u64;
+            for entry in piece {
+                bytes += size(&entry);
+                if bytes > ROUND_BYTES && !entries.is_empty() {
+                    return Ok(entries);
+                }
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
         Ok(self.wal.superblock().vote.map(types::vote))
     }
@@ -160,6 +186,12 @@ impl RaftLogStorage<Types> for LogStore {
         lock(&self.cache).retain(|index| index > upto.index);
         self.wal.order_and_wait(|done| Order::Purge { upto, done }).await
     }
+}
+
+/// What an entry takes in a frame, nearly.
+fn size(entry: &Entry) -> usize {
+    const AROUND_IT: usize = 64;
+    AROUND_IT + if let EntryPayload::Normal(proposal) = &entry.payload { proposal.encoded.len() } else { 0 }
 }
 
 fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {

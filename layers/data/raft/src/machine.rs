@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub leases_changed: tokio::sync::Notify,
     pub wal: Arc<Wal>,
     pub snapshots: Snapshots,
-    /// When a follower last heard of its leader.
+    /// When a node among others last heard of its leader; at first, when it began to listen.
     pub heard: Mutex<Option<Instant>>,
 }
 
@@ -47,6 +47,7 @@ impl Shared {
             view_of,
         );
         let hub = WatchHub::new(view.state.revision(), options.history);
+        let among_others = options.peers.is_some();
         let shared = Self {
             options,
             view: Mutex::new(view),
@@ -55,7 +56,7 @@ impl Shared {
             leases_changed: tokio::sync::Notify::new(),
             wal,
             snapshots: Snapshots::default(),
-            heard: Mutex::default(),
+            heard: Mutex::new(among_others.then(Instant::now)),
         };
         shared.restart_leases();
         shared

@@ -41,17 +41,29 @@ pub(crate) struct Peer {
     peers: Option<Peers>,
     shared: Arc<Shared>,
     target: u64,
+    /// It says that the leader is there, and nothing else: on the lane for what is urgent.
+    heartbeats: bool,
+}
+
+impl Network {
+    fn peer(&self, target: u64, node: &BasicNode, heartbeats: bool) -> Peer {
+        if let Some(peers) = &self.peers {
+            let (name, address) = members::name_and_address(node);
+            lock(&peers.inner().book).listed(target, name, address);
+        }
+        Peer { peers: self.peers.clone(), shared: self.shared.clone(), target, heartbeats }
+    }
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
-        if let Some(peers) = &self.peers {
-            let (name, address) = members::name_and_address(node);
-            lock(&peers.inner().book).listed(target, name, address);
-        }
-        Peer { peers: self.peers.clone(), shared: self.shared.clone(), target }
+        self.peer(target, node, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        self.peer(target, node, true)
     }
 }
 
@@ -80,7 +92,7 @@ fn alone() -> Unreachable<Types> {
 impl RaftNetworkV2<Types> for Peer {
     type SnapshotData = SnapshotFile;
 
-    /// Heartbeats; entries go by [`Self::stream_append`].
+    /// One round by itself; the engine sends all of them by [`Self::stream_append`].
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Types>,
@@ -98,11 +110,16 @@ impl RaftNetworkV2<Types> for Peer {
         let Some(peers) = self.peers.clone() else {
             return Box::pin(std::future::ready(Err(alone().into())));
         };
-        let (target, group, patience) = (self.target, self.shared.options.group, option.soft_ttl().max(SLOW_DISK));
+        let (target, group) = (self.target, self.shared.options.group);
+        let (lane, kind, patience) = if self.heartbeats {
+            (Lane::Control, Kind::Heartbeat, option.soft_ttl())
+        } else {
+            (Lane::Log(group), Kind::Append, option.soft_ttl().max(SLOW_DISK))
+        };
         let begun = input.map(move |request| {
             let (previous, last) = (request.prev_log_id, request.entries.last().map(|entry| entry.log_id));
             let encoded = payload(&AppendV1::from(&request));
-            let answer = peers.begin(target, Lane::Log(group), Kind::Append, group, encoded);
+            let answer = peers.begin(target, lane, kind, group, encoded);
             async move { appended(answer.within(patience).await, previous, last.or(previous)) }
         });
         // After an error the engine begins a new stream: what is on its way in this one must not be taken for more.

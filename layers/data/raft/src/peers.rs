@@ -26,6 +26,7 @@ pub(crate) mod lane;
 pub(crate) mod message;
 pub(crate) mod serve;
 pub(crate) mod snapshot_lane;
+pub(crate) mod troubles;
 
 use book::Book;
 use frame::{Frame, Kind};
@@ -34,6 +35,9 @@ use serve::Group;
 
 /// Calls that wait to be sent on one lane; more are refused.
 const LANE_CALLS: usize = 4096;
+
+/// How often certificate files are looked at.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Who this node is among the others, and how it finds them.
 #[derive(Clone, Debug)]
@@ -99,6 +103,8 @@ pub(crate) struct Inner {
     pub groups: RwLock<BTreeMap<u16, Arc<Group>>>,
     /// When this process began, in milliseconds since the Unix epoch.
     pub began_ms: u64,
+    /// What last went wrong with whom, so that status and log can say it.
+    pub troubles: troubles::Troubles,
     next_call: AtomicU64,
     runtime: Handle,
     stop: watch::Sender<bool>,
@@ -139,6 +145,7 @@ impl Peers {
             began_ms: SystemTime::UNIX_EPOCH
                 .elapsed()
                 .map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            troubles: troubles::Troubles::default(),
             next_call: AtomicU64::new(1),
             runtime: handle,
             stop,
@@ -157,6 +164,7 @@ impl Peers {
             lock(&inner.book).keep_in(&directory);
             inner.runtime.spawn(serve::accept(Arc::downgrade(inner)));
             inner.runtime.spawn(finder::find(Arc::downgrade(inner)));
+            inner.runtime.spawn(keep_current(Arc::downgrade(inner)));
         }
     }
 
@@ -169,6 +177,22 @@ impl Peers {
     /// Ends every connection.
     pub(crate) fn stop(&self) {
         self.0.stop();
+    }
+
+    /// For whom a node waits that is in no cluster yet.
+    pub(crate) fn waiting(&self) -> Arc<str> {
+        let inner = &self.0;
+        let spoken = lock(&inner.book).spoken();
+        let here =
+            |name: &&String| **name == inner.options.name || spoken.iter().any(|(_, entry)| *entry.name == ***name);
+        let missing: Vec<&str> = inner.options.founders.iter().filter(|name| !here(name)).map(String::as_str).collect();
+        let troubles = inner.troubles.now().map_or_else(String::new, |troubles| format!(" ({troubles})"));
+        let words = match missing[..] {
+            [] if inner.options.founders.is_empty() => "waiting to be let in".to_owned(),
+            [] => "all founders are here".to_owned(),
+            _ => format!("waiting for {}", missing.join(", ")),
+        };
+        format!("{words}{troubles}").into()
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -230,6 +254,14 @@ impl Peers {
     }
 }
 
+/// Has the transport look at its files again and again until the node stops.
+async fn keep_current(inner: std::sync::Weak<Inner>) {
+    while let Some(transport) = inner.upgrade().map(|inner| Arc::clone(&inner.transport)) {
+        transport.look();
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 impl Inner {
     fn stop(&self) {
         self.stop.send_replace(true);
@@ -255,8 +287,10 @@ impl Inner {
             let connection: Connection = self.transport.connect(address).await?;
             hello::greet(self, connection, expects).await
         };
-        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
-        tokio::time::timeout(hello::PATIENCE, greeted).await.unwrap_or_else(|_| Err(late()))
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "no answer");
+        let greeted = tokio::time::timeout(hello::PATIENCE, greeted).await.unwrap_or_else(|_| Err(late()));
+        self.troubles.note(address, greeted.as_ref().err());
+        greeted
     }
 }
 

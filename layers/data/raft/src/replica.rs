@@ -64,9 +64,23 @@ impl Replica {
             return lost.then(|| NotServing::NoQuorum { missing: members::missing(self) });
         }
         let leader = metrics.current_leader;
+        let peers = self.shared.options.peers.as_ref();
+        let refusal = || peers.and_then(|peers| peers.inner().troubles.refusal());
+        let is_member = metrics.membership_config.membership().nodes().next().is_some();
         let Some((leader, silent)) = leader.zip(self.silent_leader()) else {
-            return leader.is_none().then_some(NotServing::NoLeader);
+            if leader.is_some() {
+                return None;
+            }
+            let Some(peers) = peers.filter(|_| !is_member) else {
+                return Some(
+                    refusal().map_or(NotServing::NoLeader, |why| NotServing::NoQuorum { missing: why.into() }),
+                );
+            };
+            return Some(NotServing::Forming { waiting: peers.waiting() });
         };
+        if let Some(why) = refusal() {
+            return Some(NotServing::NoQuorum { missing: why.into() });
+        }
         let node = metrics.membership_config.membership().get_node(&leader).map(members::name_and_address);
         let name = node.map_or("unknown", |(name, _)| name);
         let missing =

@@ -121,7 +121,7 @@ impl RaftStore {
             let change = change.clone();
             async move { members::change(&replica, change).await }
         };
-        let patience = self.replica().shared.options.patience * 2;
+        let patience = self.replica().shared.options.patience;
         let list = self.at_leader(Lane::Control, Kind::Change, asked, patience, here, decoded).await?;
         Ok(self.described(list))
     }
@@ -292,7 +292,14 @@ impl Store for RaftStore {
                 self.linearize().await?;
             }
             // A clone is O(1): the scan holds up nobody.
-            let state = lock(&self.replica().shared.view).state.clone();
+            let (state, applied) = {
+                let view = lock(&self.replica().shared.view);
+                (view.state.clone(), view.applied.is_some())
+            };
+            if !applied && self.replica().shared.options.peers.is_some() {
+                // Nothing is known here yet, which is not the same as that nothing is there.
+                return Err(StoreError::NotServing(self.status().not_serving.unwrap_or(NotServing::Starting)));
+            }
             Ok(state.range(&request))
         })
     }

@@ -35,6 +35,9 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// Connects to an address as nodes tell it to each other (`host:port`).
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Connection>>;
 
+    /// Looks at the files it rests on, if it rests on any, and takes changed ones over.
+    fn look(&self) {}
+
     /// The next connection that somebody else made. What fails before the connection is usable (a handshake) is an
     /// error of that connection alone; `ErrorKind::NotConnected` means that no more will come.
     fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>>;

@@ -102,6 +102,24 @@ async fn who_is_far_behind_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_values_reach_who_was_away() {
+    let mut cluster = Cluster::start(3, usual);
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    cluster.stop_node(away).await;
+    // More than fits into one frame, in fewer entries than a round has.
+    let value = "x".repeat(500 * 1024);
+    for count in 0..50 {
+        cluster.put(leader, &format!("large-{count}"), &value).await;
+    }
+    cluster.start_node(away);
+    eventually("the last one is there", async || {
+        matches!(cluster.get(away, "large-49", Consistency::Stale).await, Ok(Some(found)) if found.len() == value.len())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_minority_decides_nothing_and_says_who_is_missing() {
     let cluster = Cluster::start(3, impatient);
     let leader = cluster.leader(&[0, 1, 2]).await;
@@ -134,6 +152,31 @@ async fn a_minority_decides_nothing_and_says_who_is_missing() {
     })
     .await;
     assert_eq!(cluster.get(leader, "minority", Consistency::Linearizable).await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_is_left_alone_says_so() {
+    let mut cluster = Cluster::start(3, impatient);
+    let first = cluster.leader(&[0, 1, 2]).await;
+    let leader = (first + 1) % 3;
+    cluster.node(first).transfer_leader(&name(leader)).await.unwrap();
+    let left = first;
+    for gone in (0..3).filter(|place| *place != left) {
+        cluster.network.isolate(&name(gone));
+    }
+    eventually("it says that it has no quorum, and whom it misses", async || {
+        let problem = cluster.node(left).status().not_serving.map(|problem| problem.to_string());
+        problem.is_some_and(|problem| problem.contains(&name(leader)) && problem.contains("no quorum"))
+    })
+    .await;
+    assert_eq!(cluster.node(left).status().leader, None);
+    assert_eq!(cluster.node(left).members().await.leader, None);
+    let write = cluster.node(left).txn(data::Txn::put(data::Key::try_from("alone").unwrap(), "1")).await;
+    assert!(matches!(&write, Err(StoreError::NotServing(NotServing::NoQuorum { .. }))), "{write:?}");
+    cluster.stop_node(left).await;
+    cluster.start_node(left);
+    // Nor does it believe, after a restart, whom it voted for once.
+    eventually("it still says so", async || cluster.node(left).status().not_serving.is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

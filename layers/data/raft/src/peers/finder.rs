@@ -58,8 +58,8 @@ async fn greet_all(inner: &Arc<Inner>) {
         greetings.spawn(async move {
             match inner.dial_address(&address, None).await {
                 // The greeting itself was all: who it is stands in the book.
-                Ok(_) => {}
-                Err(error) => tracing::debug!(address, %error, "nobody was found"),
+                // What went wrong has been noted where it did.
+                Ok(_) | Err(_) => {}
             }
         });
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use super::Inner;
@@ -71,7 +72,11 @@ pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<
     let (mut frames, mut out, proved, from) = split(connection);
     let hello = receive(&mut frames).await?;
     if let Err(why) = check(inner, &hello, proved.as_deref()) {
-        tracing::warn!(name = hello.name, why, "a connection of another node was refused");
+        send(&mut out, Kind::Refused, &why).await?;
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    if hello.member && is_stranger(inner, hello.id) {
+        let why = format!("{} was removed from the cluster: wipe its data directory to join again", hello.name);
         send(&mut out, Kind::Refused, &why).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
@@ -83,6 +88,15 @@ pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<
     send(&mut out, Kind::Hello, &own(inner, None)).await?;
     note(inner, &hello, from);
     Ok(Greeted { hello, frames, out })
+}
+
+/// A node that takes itself for a member, while this one knows the members and it is none of them.
+fn is_stranger(inner: &Inner, id: u64) -> bool {
+    let Some(group) = inner.group(0) else { return false };
+    let metrics = group.replica.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let members = metrics.membership_config.membership();
+    members.get_node(&inner.identity().id).is_some() && members.get_node(&id).is_none()
 }
 
 type Parts = (Frames, WriteHalf<Box<dyn Stream>>, Option<std::sync::Arc<str>>, Option<IpAddr>);

@@ -14,12 +14,13 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::frame::{Frame, Kind};
+use super::frame::{Frame, Kind, MAX_PAYLOAD};
 use super::hello::{self, Frames, Greeted};
 use super::message::{
     AdmitV1, AppendV1, AppendedV1, ChangeV1, ErrorV1, LeaseInfoV1, ResponseV1, TransferReplyV1, TransferV1, VoteCallV1,
     VoteReplyV1, payload,
 };
+use super::troubles::INCOMING;
 use super::{Inner, snapshot_lane};
 use crate::members;
 use crate::replica::Replica;
@@ -64,7 +65,11 @@ pub(crate) async fn accept(inner: Weak<Inner>) {
             drop(place);
             match greeted {
                 Ok(greeted) => serve(&inner, greeted).await,
-                Err(error) => tracing::debug!(%error, "a connection came to nothing"),
+                Err(error) => {
+                    if let Some(peers) = inner.upgrade() {
+                        peers.troubles.note(INCOMING, Some(&error));
+                    }
+                }
             }
         });
     }
@@ -143,7 +148,9 @@ async fn read(inner: &Weak<Inner>, frames: &mut Frames, answers: &mpsc::Sender<F
 
 async fn answer(answers: &mpsc::Sender<Frame>, call: &Frame, result: Result<Bytes, StoreError>) {
     let (kind, payload) = match result {
-        Ok(payload) => (Kind::Reply, payload),
+        Ok(payload) if payload.len() <= MAX_PAYLOAD => (Kind::Reply, payload),
+        // Done, but what it read is more than fits: the caller is told that it does not know.
+        Ok(_) => (Kind::Failed, payload(&ErrorV1::Unknown)),
         Err(error) => (Kind::Failed, payload(&ErrorV1::from(&error))),
     };
     // The connection may be gone.
@@ -174,6 +181,7 @@ async fn append(
                     let Some(call) = waiting.pop_front() else { continue };
                     match result {
                         Some(Ok(Ok(upto))) => {
+                            *lock(&replica.shared.heard) = Some(Instant::now());
                             let upto = upto.as_ref().map(types::log_id_dto);
                             reply(call, AppendedV1::Partial(upto)).await;
                         }

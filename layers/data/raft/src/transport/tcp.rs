@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use data::BoxFuture;
 use rustls::crypto::ring;
@@ -27,8 +27,6 @@ pub const PEER_NAME: &str = "peer.seawall.internal";
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How often certificate files are looked at.
-const LOOK: Duration = Duration::from_secs(10);
 /// After an accept that failed (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,8 +48,7 @@ pub struct PeerTls {
 }
 
 struct Current {
-    looked: Instant,
-    changed: Option<SystemTime>,
+    changed: Changed,
     both: Both,
 }
 
@@ -68,29 +65,32 @@ impl PeerTls {
     /// Which file cannot be used, and why.
     pub fn open(files: TlsFiles) -> io::Result<Self> {
         let both = read(&files)?;
-        let current = Current { looked: Instant::now(), changed: changed(&files), both };
+        let current = Current { changed: changed(&files), both };
         Ok(Self { files, current: current.into() })
     }
 
-    /// Files that have changed are taken over; those that cannot be used leave what is in force.
     fn current(&self) -> Both {
+        lock(&self.current).both.clone()
+    }
+
+    /// Files that have changed are taken over; those that cannot be used leave what is in force.
+    fn look(&self) {
+        let changed = changed(&self.files);
         let mut current = lock(&self.current);
-        if current.looked.elapsed() >= LOOK {
-            current.looked = Instant::now();
-            let changed = changed(&self.files);
-            if changed != current.changed {
-                match read(&self.files) {
-                    Ok(both) => {
-                        (current.both, current.changed) = (both, changed);
-                        tracing::info!(file = %self.files.certificate.display(), "the node's new certificate is in force");
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the node's changed certificate cannot be used; the old one stays in force");
-                    }
-                }
+        if changed == current.changed {
+            return;
+        }
+        current.changed = changed;
+        let file = self.files.certificate.display();
+        match read(&self.files) {
+            Ok(both) => {
+                current.both = both;
+                tracing::info!(%file, "the node's changed certificate is in force");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the node's changed certificate cannot be used; the old one stays in force until the next start: mend the file");
             }
         }
-        current.both.clone()
     }
 }
 
@@ -100,10 +100,11 @@ impl fmt::Debug for PeerTls {
     }
 }
 
-/// When the newest of the files changed.
-fn changed(files: &TlsFiles) -> Option<SystemTime> {
-    let all = [&files.authority, &files.certificate, &files.key];
-    all.into_iter().filter_map(|file| std::fs::metadata(file).ok()?.modified().ok()).max()
+/// When each of the files changed.
+type Changed = [Option<SystemTime>; 3];
+
+fn changed(files: &TlsFiles) -> Changed {
+    [&files.authority, &files.certificate, &files.key].map(|file| std::fs::metadata(file).ok()?.modified().ok())
 }
 
 fn read(files: &TlsFiles) -> io::Result<Both> {
@@ -199,6 +200,12 @@ impl Transport for TcpTransport {
         })
     }
 
+    fn look(&self) {
+        if let Some(tls) = &self.tls {
+            tls.look();
+        }
+    }
+
     fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
         Box::pin(async move {
             let (stream, peer) = loop {
@@ -211,7 +218,10 @@ impl Transport for TcpTransport {
                 }
             };
             let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.current().server));
-            let accepted: Accepted = Box::pin(finish(stream, peer, tls));
+            let accepted: Accepted = Box::pin(async move {
+                let finished = finish(stream, peer, tls).await;
+                finished.map_err(|error| io::Error::new(error.kind(), format!("from {}: {error}", peer.ip())))
+            });
             Ok(accepted)
         })
     }
