@@ -145,14 +145,17 @@ pub(crate) fn choose(
     edits: &HeaderEdits,
     count: &Encoders,
 ) -> Option<(Option<Encoder>, HeaderEdits)> {
+    // What a GET would be told of: the head of its answer alone has no body to code, but varies all the same.
+    let to_head = head.method() == b"HEAD";
     let worth = match response.framing {
-        Framing::None => false,
+        Framing::None => to_head,
         Framing::Length(length) => length >= LEAST_BYTES,
         Framing::Chunked | Framing::UntilClose => true,
     };
-    if !worth || head.version() == Version::Http10 || response.status == 206 || response.status < 200 {
+    if !worth || response.status == 206 || response.status < 200 {
         return None;
     }
+    let may_code = !to_head && head.version() != Version::Http10;
     let mut etag = None;
     let mut is_text = false;
     let mut false_now = Vec::new();
@@ -180,7 +183,7 @@ pub(crate) fn choose(
     let mut edits = edits.clone();
     let mut add = |name: &str, value: String| edits.add.push((name.to_owned(), value));
     add("Vary", "Accept-Encoding".to_owned());
-    let coding = offered.iter().find(|coding| accepts(head, coding.name()));
+    let coding = offered.iter().filter(|_| may_code).find(|coding| accepts(head, coding.name()));
     let coded = coding.and_then(|coding| Some((coding.name(), Encoder::new(*coding, count)?)));
     let Some((coding, encoder)) = coded else { return Some((None, edits)) };
     add("Content-Encoding", coding.to_owned());

@@ -390,7 +390,8 @@ impl<'a, S: Front> Exchange<'a, S> {
         let reusable = client.response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
         let bytes = &link.input.filled()[..length];
         let policy = &self.route.policy;
-        let coded = if policy.compress.is_empty() || framing == Framing::None {
+        let bodiless = framing == Framing::None && client.head.method() != b"HEAD";
+        let coded = if policy.compress.is_empty() || bodiless {
             None
         } else {
             let count = &worker.encoders;

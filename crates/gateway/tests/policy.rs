@@ -298,6 +298,12 @@ fn answers_are_compressed_for_clients_that_can_read_it() {
     let plain = client.response();
     assert_eq!((plain.header("Content-Encoding"), plain.header("ETag")), (None, Some("\"a\"")));
     assert_eq!(plain.header("Vary"), Some("Accept-Encoding"), "a cache must not show this to others");
+    client.send("HEAD / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n");
+    let head = client.head().unwrap().1;
+    assert!(head.contains("Vary: Accept-Encoding") && !head.contains("Content-Encoding"), "{head}");
+    let mut old = rig.client();
+    old.send("GET / HTTP/1.0\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n");
+    assert_eq!(old.response().header("Vary"), Some("Accept-Encoding"));
     assert_eq!(plain.text(), text());
 }
 
