@@ -64,7 +64,7 @@ impl Kind {
 
     fn exact(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        if name.len() > 8 && name[..8].eq_ignore_ascii_case(b"seawall-") {
+        if name.len() >= 8 && name[..8].eq_ignore_ascii_case(b"seawall-") {
             return Self::Seawall;
         }
         match name.len() {
@@ -87,7 +87,7 @@ impl Kind {
             16 if is("proxy-connection") => Self::Hop,
             17 if is("x-forwarded-proto") => Self::ForwardedProto,
             17 if is("transfer-encoding") => Self::TransferEncoding,
-            13.. if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => Self::ForwardedOther,
+            12.. if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => Self::ForwardedOther,
             18 if is("proxy-authenticate") => Self::Hop,
             19 if is("proxy-authorization") => Self::Hop,
             _ => Self::Other,
@@ -248,6 +248,9 @@ mod tests {
             ("seawall_epoch", Kind::Hop),
             ("X_Forwarded_For", Kind::Hop),
             ("Content_Length", Kind::Hop),
+            ("Seawall-", Kind::Seawall),
+            ("seawall_", Kind::Hop),
+            ("X-Forwarded-", Kind::ForwardedOther),
             ("seawall_epoch_and_more_than_32_bytes", Kind::Hop),
             ("X-Forwarded-for_and_more_than_32_bytes", Kind::ForwardedOther),
             ("x_forwarded_for_and_more_than_32_bytes", Kind::Hop),
