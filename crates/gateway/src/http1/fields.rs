@@ -50,20 +50,21 @@ impl Kind {
     /// Recognises a field name, in any case.
     pub fn of(name: &[u8]) -> Self {
         let known = Self::exact(name);
-        if known == Self::Other && name.contains(&b'_') && name.len() <= 32 {
-            // CGI-like instances read `_` as `-`: a client must not bring our names in through that door.
+        if known == Self::Other && name.contains(&b'_') {
+            // CGI-like instances read `_` as `-`: a client must not bring our names in through that door. Of a longer
+            // name only its begin can be one of ours.
             let mut dashed = [0; 32];
             for (to, from) in dashed.iter_mut().zip(name) {
                 *to = if *from == b'_' { b'-' } else { *from };
             }
-            return if Self::exact(&dashed[..name.len()]) == Self::Other { Self::Other } else { Self::Hop };
+            return if Self::exact(&dashed[..name.len().min(32)]) == Self::Other { Self::Other } else { Self::Hop };
         }
         known
     }
 
     fn exact(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        if name.len() > 8 && name[..8].eq_ignore_ascii_case(b"seawall-") {
+        if name.len() >= 8 && name[..8].eq_ignore_ascii_case(b"seawall-") {
             return Self::Seawall;
         }
         match name.len() {
@@ -86,7 +87,7 @@ impl Kind {
             16 if is("proxy-connection") => Self::Hop,
             17 if is("x-forwarded-proto") => Self::ForwardedProto,
             17 if is("transfer-encoding") => Self::TransferEncoding,
-            13.. if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => Self::ForwardedOther,
+            12.. if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => Self::ForwardedOther,
             18 if is("proxy-authenticate") => Self::Hop,
             19 if is("proxy-authorization") => Self::Hop,
             _ => Self::Other,
@@ -247,6 +248,13 @@ mod tests {
             ("seawall_epoch", Kind::Hop),
             ("X_Forwarded_For", Kind::Hop),
             ("Content_Length", Kind::Hop),
+            ("Seawall-", Kind::Seawall),
+            ("seawall_", Kind::Hop),
+            ("X-Forwarded-", Kind::ForwardedOther),
+            ("seawall_epoch_and_more_than_32_bytes", Kind::Hop),
+            ("X-Forwarded-for_and_more_than_32_bytes", Kind::ForwardedOther),
+            ("x_forwarded_for_and_more_than_32_bytes", Kind::Hop),
+            ("a_name_of_more_than_32_bytes_of_its_own", Kind::Other),
             ("x_custom", Kind::Other),
             ("seawall", Kind::Other),
             ("Cookie", Kind::Other),
