@@ -273,7 +273,7 @@ fn query_parameters_that_nobody_knows_are_refused_by_name() {
         "did you mean `limit`? This request takes: after, limit, service, follow",
     );
     refused("GET", "/api/v1/logs/orders?lines=3", "lines", "this request takes: instance, since, tail, follow");
-    refused("GET", "/api/v1/kv?recurse", "recurse", "prefix, limit, stale, watch, from");
+    refused("GET", "/api/v1/kv?recurse", "recurse", "prefix, limit, stale, consistency, watch, from");
     refused("GET", "/api/v1/kv/a?cas=1", "cas", "this request takes: prefix");
     refused("PUT", "/api/v1/kv/a?prefix=true", "prefix", "this request takes: cas");
     refused("DELETE", "/api/v1/kv/a?prefx=true", "prefx", "did you mean `prefix`?");

@@ -15,6 +15,7 @@ use openraft::{BasicNode, ChangeMembers};
 use crate::peers::message::{AdmitV1, ChangeV1, MemberV1, MembersV1};
 use crate::replica::{Leader, Replica};
 use crate::types::Types;
+use crate::wal::lock;
 
 /// Longest wait for a newcomer to hold the log, before it gets a vote.
 const CATCH_UP: Duration = Duration::from_secs(600);
@@ -200,7 +201,10 @@ pub(crate) async fn hand_over(replica: &Replica, to: u64) -> Result<(), StoreErr
     replica.raft.trigger().transfer_leader(to).await.map_err(|error| replica.fatal(&error))?;
     let wait = replica.raft.wait(Some(HAND_OVER));
     let moved = wait.metrics(|metrics| metrics.current_leader == Some(to), "another voter leads").await;
-    moved.map(drop).map_err(|_| StoreError::Unknown)
+    moved.map_err(|_| StoreError::Unknown)?;
+    // It has not been heard here yet, since this node led until now.
+    *lock(&replica.shared.heard) = Some(Instant::now());
+    Ok(())
 }
 
 fn leading(replica: &Replica) -> Result<(), StoreError> {

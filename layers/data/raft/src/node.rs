@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use data::NotServing;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{BasicNode, Config, ReadPolicy, SnapshotPolicy};
 use tokio::sync::{oneshot, watch};
 
@@ -159,6 +160,7 @@ async fn run(
     match start_engine(&shared).await {
         Ok(raft) => {
             let expiry = tokio::spawn(leases::expire(raft.clone(), shared.clone()));
+            let leaders = tokio::spawn(notice_leaders(raft.clone(), shared.clone()));
             let snapshots = tokio::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
             // If nobody waits any more, the stop below follows at once.
             let _ = ready.send(Ok(raft.clone()));
@@ -168,6 +170,7 @@ async fn run(
                 peers.detach(shared.options.group);
             }
             expiry.abort();
+            leaders.abort();
             snapshots.abort();
             if let Err(error) = raft.shutdown().await {
                 tracing::error!(%error, "the consensus engine did not stop cleanly");
@@ -180,6 +183,22 @@ async fn run(
         Err(error) => {
             close(&shared).await;
             let _ = ready.send(Err(error));
+        }
+    }
+}
+
+/// A leader that is new is given its time: what was heard before was another's, or this node led itself.
+async fn notice_leaders(raft: Raft, shared: Arc<Shared>) {
+    let mut server = raft.server_metrics();
+    let mut known = None;
+    loop {
+        let leader = server.borrow_watched().current_leader;
+        if leader.is_some() && leader != known && shared.options.peers.is_some() {
+            *wal::lock(&shared.heard) = Some(Instant::now());
+        }
+        known = leader;
+        if server.changed().await.is_err() {
+            return;
         }
     }
 }
