@@ -58,6 +58,9 @@ impl Replica {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
+            if metrics.membership_config.membership().voter_ids().count() < 2 {
+                return None;
+            }
             let silent = metrics.last_quorum_acked.as_ref()?.elapsed();
             drop(metrics);
             let lost = silent > self.shared.options.election.1 * 2;

@@ -214,6 +214,13 @@ impl RaftStore {
             let leader = replica.leader();
             let left = until.saturating_duration_since(Instant::now());
             let result = match leader {
+                // What could only end as "unknown" is not begun.
+                Leader::Here
+                    if kind == Kind::Propose
+                        && let Some(reason) = replica.no_quorum() =>
+                {
+                    Err(StoreError::NotServing(reason))
+                }
                 Leader::Here => {
                     let done = tokio::time::timeout(left, here(replica.clone())).await;
                     done.unwrap_or(Err(StoreError::Unknown))
