@@ -53,7 +53,8 @@ fn ci() -> Result<()> {
 
 /// The workspace's folder.
 pub fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Of the tree it is run in, which need not be the one it was built in: cargo says it to what it runs.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     manifest.parent().expect("xtask stands in the workspace").to_owned()
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::answer::{self, Answer, With};
 use crate::buffer::Buffer;
 use crate::carrier::{Carrier, Rewound};
+use crate::entry::Protocols;
 use crate::front::{Front, Http1};
 use crate::http1::{Bad, Kind, RequestHead, ResponseHead, Scanner};
 use crate::http2;
@@ -67,8 +68,8 @@ enum Next {
 
 /// How long, and for how many bytes, a closing connection still listens: closing with bytes unread would make the
 /// kernel reset it, and the client might lose the answer.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1 << 20;
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER_BYTES: usize = 1 << 20;
 
 /// A task's place in its worker's list.
 pub(crate) struct Registered<'a> {
@@ -91,11 +92,11 @@ impl Drop for Registered<'_> {
 }
 
 /// Serves a connection until either side has enough.
-pub(crate) async fn serve(worker: &Rc<Worker>, carrier: Carrier, origin: Origin) {
+pub(crate) async fn serve(worker: &Rc<Worker>, carrier: Carrier, origin: Origin, protocols: Protocols) {
     let registered = Registered::enter(worker).await;
     let mut client = Client::new(Http1(carrier), origin);
     loop {
-        match client.read_head(worker).await {
+        match client.read_head(worker, protocols).await {
             Next::Request => {}
             Next::Closed => return,
             Next::Http2 => {
@@ -160,10 +161,10 @@ impl<S: Front> Client<S> {
     }
 
     /// Reads until a head is complete. Nothing is decided about a request before that.
-    async fn read_head(&mut self, worker: &Worker) -> Next {
+    async fn read_head(&mut self, worker: &Worker, protocols: Protocols) -> Next {
         let mut scanner = Scanner::default();
         let mut head_begun = None;
-        let next = poll_fn(|cx| self.poll_head(cx, worker, &mut scanner, &mut head_begun)).await;
+        let next = poll_fn(|cx| self.poll_head(cx, worker, protocols, &mut scanner, &mut head_begun)).await;
         if let Next::Refused(refusal) = &next {
             worker.metrics.bad_request(refusal.detail);
         }
@@ -174,13 +175,15 @@ impl<S: Front> Client<S> {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
+        protocols: Protocols,
         scanner: &mut Scanner,
         begun: &mut Option<Instant>,
     ) -> Poll<Next> {
         let limits = &worker.options.limits;
         loop {
             if !self.input.is_empty() {
-                if self.served == 0 && self.input.filled().starts_with(http2::PREFACE_LINE) {
+                let may_be_http2 = self.served == 0 && protocols == Protocols::Both;
+                if may_be_http2 && self.input.filled().starts_with(http2::PREFACE_LINE) {
                     return Poll::Ready(Next::Http2);
                 }
                 match scanner.advance(self.input.filled(), limits) {

@@ -23,6 +23,18 @@ use crate::tcp;
 use crate::tls::ServerTls;
 use crate::worker::Worker;
 
+/// The versions of HTTP a listener speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protocols {
+    /// Told apart by ALPN under TLS, by the first bytes in the clear.
+    #[default]
+    Both,
+    /// HTTP/1.0 and HTTP/1.1: the preface of HTTP/2 is answered 505.
+    Http1,
+    /// HTTP/2: a connection that does not begin with its preface is closed (RFC 9113, 3.4).
+    Http2,
+}
+
 /// How a listener treats its connections.
 #[derive(Debug, Default)]
 pub struct Manner {
@@ -32,6 +44,8 @@ pub struct Manner {
     /// Each connection begins with a PROXY protocol header (version 1 or 2) that names the client; one without it is
     /// closed.
     pub proxy_protocol: bool,
+    /// The versions of HTTP spoken.
+    pub protocols: Protocols,
     /// Not HTTP: bytes go to an instance of this service as they come.
     pub tcp: Option<ServiceName>,
 }
@@ -123,8 +137,8 @@ pub(crate) async fn enter(worker: &Rc<Worker>, mut stream: TcpStream, peer: Sock
     };
     match &manner.tcp {
         Some(service) => tcp::serve(worker, carrier, origin, service).await,
-        None if speaks_http2 => http2::serve(worker, carrier, origin).await,
-        None => connection::serve(worker, carrier, origin).await,
+        None if speaks_http2 || manner.protocols == Protocols::Http2 => http2::serve(worker, carrier, origin).await,
+        None => connection::serve(worker, carrier, origin, manner.protocols).await,
     }
 }
 

@@ -46,7 +46,7 @@ mod worker;
 
 pub use challenge::{Challenges, UnderWay};
 pub use compress::Coding;
-pub use entry::Manner;
+pub use entry::{Manner, Protocols};
 pub use gateway::Gateway;
 pub use guard::{HoldPolicy, Release};
 pub use http1::Limits;

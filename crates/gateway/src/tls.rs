@@ -16,6 +16,8 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 
+use crate::entry::Protocols;
+
 /// Why certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -231,6 +233,18 @@ impl ServerTls {
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
         Ok(Self(Arc::new(config)))
+    }
+
+    /// Offers these versions of HTTP alone.
+    #[must_use]
+    pub fn speaking(mut self, protocols: Protocols) -> Self {
+        let offered: &[&[u8]] = match protocols {
+            Protocols::Both => &[b"h2", b"http/1.1"],
+            Protocols::Http1 => &[b"http/1.1"],
+            Protocols::Http2 => &[b"h2"],
+        };
+        Arc::make_mut(&mut self.0).alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+        self
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Instance, PATIENCE, Rig, endpoint, endpoints_of, eventually, ok};
-use gateway::{Endpoints, HoldPolicy, Upstream};
+use gateway::{Endpoints, HoldPolicy, Manner, Options, Protocols, Upstream};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
 
@@ -461,4 +461,31 @@ fn an_answer_that_does_not_wait_for_the_body_is_not_followed_by_a_reset_at_once(
         let (again, ..) = ask(&sender, Request::get("http://h/").body(()).unwrap(), None).await.unwrap();
         assert_eq!(again.status(), 200, "the connection goes on");
     });
+}
+
+#[test]
+fn a_listener_of_one_version_turns_the_other_away() {
+    let instance = Instance::answering("one");
+    let speaking = |protocols| {
+        let manner = Manner { protocols, ..Manner::default() };
+        Rig::mannered(manner, Options { workers: 1, ..Options::default() }, endpoints_of(&[&instance]))
+    };
+    let rig = speaking(Protocols::Http2);
+    let mut old = rig.client();
+    old.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    // SETTINGS, which a server says unasked, then the end (RFC 9113, 3.4: GOAWAY may be left out).
+    let answer = old.until_end();
+    assert!(answer.get(3) == Some(&4) && common::find(&answer, b"HTTP/").is_none(), "{answer:?}");
+    runtime().block_on(async {
+        let sender = client(rig.address).await;
+        let (head, body, _) = within("answer", ask(&sender, get("/"), None)).await.unwrap();
+        assert_eq!((head.status().as_u16(), body), (200, b"one".to_vec()));
+    });
+
+    let rig = speaking(Protocols::Http1);
+    assert_eq!(rig.get("/").text(), "one");
+    let mut new = rig.client();
+    new.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    new.response().assert_reason(505, "bad-request:version");
+    new.assert_closed();
 }

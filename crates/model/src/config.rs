@@ -21,8 +21,8 @@ pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath};
 pub use listener::{
-    ClientAuth, ClientAuthMode, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls, MinVersion,
-    ProxyVersion, Tcp,
+    ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
+    MinVersion, ProxyVersion, Tcp,
 };
 pub use load::{Loaded, decode_effective, load};
 pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, NotifyKind, PortRange};

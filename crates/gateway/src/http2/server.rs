@@ -14,11 +14,11 @@ use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{CONNECTION_WINDOW, MOST_STREAMS, SEND_BUFFER, STREAM_WINDOW, Stream, write_request};
 use crate::answer::{self, Answer, With};
-use crate::connection::{Client, Origin, Registered};
+use crate::connection::{Client, LINGER, LINGER_BYTES, Origin, Registered};
 use crate::pipeline::{self, After};
 use crate::timer::Timer;
 use crate::worker::Worker;
@@ -112,7 +112,23 @@ impl Drop for Open<'_> {
 }
 
 /// Serves a connection until either side has enough.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, stream: S, origin: Origin) {
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, mut stream: S, origin: Origin) {
+    converse(worker, &mut stream, origin).await;
+    linger(&mut stream).await;
+}
+
+/// Says that nothing more comes, and listens a little: closing with bytes unread would make the kernel reset the
+/// connection, and the client might lose what it was told last.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let heard = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(LINGER_BYTES as u64), &mut tokio::io::sink()).await
+    };
+    // Whether it listened to its end, or for long enough, it is over.
+    let _ = tokio::time::timeout(LINGER, heard).await;
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, stream: &mut S, origin: Origin) {
     let _registered = Registered::enter(worker).await;
     let limits = &worker.options.limits;
     let mut builder = Builder::new();
@@ -123,7 +139,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER);
     let mut timer = Timer::default();
-    let mut handshake = pin!(builder.handshake::<S, Bytes>(stream));
+    let mut handshake = pin!(builder.handshake::<&mut S, Bytes>(stream));
     let until = Instant::now() + worker.options.header_timeout;
     let shaken = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(done.ok()),

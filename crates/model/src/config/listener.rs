@@ -16,7 +16,7 @@ use crate::network::Network;
 pub struct Listen(pub Listener);
 
 record! {
-    /// A listener of the gateway. HTTP/1.1 and HTTP/2 are told apart by themselves.
+    /// A listener of the gateway.
     Listener as "a listener" {
         /// Address and port; port 0 picks a free one.
         address: String,
@@ -24,6 +24,8 @@ record! {
         tls: Option<ListenerTls> = None,
         /// Whether each connection begins with a PROXY protocol header (version 1 or 2) that names the client; then a connection without one is closed.
         proxy_protocol: bool = false,
+        /// The versions of HTTP spoken. With both they are told apart by ALPN under TLS and by the first bytes in the clear; with one, a client of the other is turned away.
+        protocols: Vec<HttpVersion> = vec![HttpVersion::Http1, HttpVersion::Http2],
         /// Not HTTP: bytes are passed to an instance of a service as they come.
         tcp: Option<Tcp> = None,
     }
@@ -32,7 +34,14 @@ record! {
 impl From<&str> for Listen {
     fn from(address: &str) -> Self {
         let nothing = super::decode::Places::default();
-        Self(Listener { address: address.to_owned(), tls: None, proxy_protocol: false, tcp: None, at: nothing })
+        Self(Listener {
+            address: address.to_owned(),
+            tls: None,
+            proxy_protocol: false,
+            protocols: vec![HttpVersion::Http1, HttpVersion::Http2],
+            tcp: None,
+            at: nothing,
+        })
     }
 }
 
@@ -58,6 +67,16 @@ impl Decode for Listen {
 
     fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
         json!({ "oneOf": [{ "type": "string" }, Listener::schema(definitions)] })
+    }
+}
+
+words! {
+    /// A version of HTTP.
+    HttpVersion {
+        /// HTTP/1.0 and HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2; in the clear with prior knowledge.
+        Http2 = "http2",
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use api::view::CertificateView;
 use arc_swap::ArcSwapOption;
-use gateway::Manner;
 use gateway::tls::{Certificate, ClientAuth, MinVersion, ServerTls, Tickets, TlsError};
-use model::config::{self, ClientAuthMode, Listener, ListenerCertificate};
+use gateway::{Manner, Protocols};
+use model::config::{self, ClientAuthMode, HttpVersion, Listener, ListenerCertificate};
 
 use super::{LOOK, Notice};
 use crate::acme::{Ordered, Orders};
@@ -67,7 +67,8 @@ enum Found {
 /// The system has no random numbers.
 pub fn open(listener: &Listener, orders: &Orders) -> Result<(Arc<Manner>, Option<Watched>), TlsError> {
     let tcp = listener.tcp.as_ref().map(|tcp| tcp.service.clone());
-    let manner = Manner { tls: None, proxy_protocol: listener.proxy_protocol, tcp };
+    let protocols = protocols(&listener.protocols);
+    let manner = Manner { tls: None, proxy_protocol: listener.proxy_protocol, protocols, tcp };
     let Some(tls) = &listener.tls else { return Ok((Arc::new(manner), None)) };
     let manner = Arc::new(Manner { tls: Some(ArcSwapOption::empty()), ..manner });
     let mut watched = Watched {
@@ -83,6 +84,14 @@ pub fn open(listener: &Listener, orders: &Orders) -> Result<(Arc<Manner>, Option
     };
     watched.look();
     Ok((manner, Some(watched)))
+}
+
+fn protocols(spoken: &[HttpVersion]) -> Protocols {
+    match (spoken.contains(&HttpVersion::Http1), spoken.contains(&HttpVersion::Http2)) {
+        (true, false) => Protocols::Http1,
+        (false, true) => Protocols::Http2,
+        _ => Protocols::Both,
+    }
 }
 
 impl Watched {
@@ -133,6 +142,7 @@ impl Watched {
         }
         let awaited: Vec<String> = self.shown.iter().flat_map(|shown| shown.awaited().to_vec()).collect();
         let offered = ServerTls::new(&certificates, &awaited, self.min_version, &auth, &self.tickets)?;
+        let offered = offered.speaking(self.manner.protocols);
         if let Some(tls) = &self.manner.tls {
             tls.store(Some(Arc::new(offered)));
         }

@@ -105,6 +105,12 @@ fn listener_rules(config: &Config, listener: &Listener, diagnostics: &mut Diagno
     for certificate in listener.tls.iter().flat_map(|tls| &tls.certificates) {
         super::acme::certificate(config, certificate, diagnostics);
     }
+    let (spoken, written) = (&listener.protocols, listener.at.field("protocols"));
+    // An empty list, or one whose words were refused, speaks both.
+    if spoken.len() == 1 && listener.tcp.is_some() {
+        let why = "`tcp` passes bytes on as they come, `protocols` would have no effect";
+        diagnostics.error(written, why, "delete one of them");
+    }
     if let Some(tcp) = &listener.tcp
         && !config.services.contains_key(&tcp.service)
     {
