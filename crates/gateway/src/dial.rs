@@ -45,7 +45,8 @@ pub(crate) async fn dial<S: Front>(
         return Ok(Carrier::Plain(stream));
     }
     let (peer, address) = (client.origin.peer, taken.endpoint().address);
-    let greet = async {
+    // In a box: every connection of a client would have room for it.
+    let greet = Box::pin(async {
         if let Some(version) = upstream.proxy_protocol {
             stream.write_all(&proxy_protocol::header(version, peer, address)).await?;
         }
@@ -54,7 +55,7 @@ pub(crate) async fn dial<S: Front>(
         let config = if upstream.http2 { &tls.http2 } else { &tls.http1 };
         let stream = tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await?;
         Ok(Carrier::Tls(Box::new(stream.into())))
-    };
+    });
     let greeted = during(worker, client, deadline, until, greet).await?;
     if greeted.is_ok() && upstream.tls.is_some() {
         taken.instance().believe();

@@ -208,7 +208,8 @@ impl<'a, S: Front> Exchange<'a, S> {
             return Ok(Link::new(Wire::Http1(carrier), address, instance.clone()));
         }
         let until = start.now + worker.options.connect_timeout;
-        let begun = during(worker, self.client, self.deadline, until, http2::Connection::begin(carrier)).await?;
+        let begin = Box::pin(http2::Connection::begin(carrier));
+        let begun = during(worker, self.client, self.deadline, until, begin).await?;
         let connection = begun.map_err(|_| Failed::Before(Failure::NothingWritten))?;
         self.ready(worker.pool.open(connection, address, instance), start.now).await
     }
