@@ -7,7 +7,7 @@ mod tidy;
 mod tools;
 mod windows;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};

@@ -194,6 +194,9 @@ pub struct ServiceView {
 pub struct InstanceView {
     /// Its id.
     pub id: InstanceId,
+    /// The node it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
     /// Its process; absent while there is none.
     pub pid: Option<u32>,
     /// Where it listens.
@@ -203,7 +206,8 @@ pub struct InstanceView {
     pub version: Option<VersionName>,
     /// `primary` or `standby`; absent in an active-active service.
     pub role: Option<String>,
-    /// `starting`, `ready`, `unready`, `draining`, `stopping`, `back-off`, `stopped`, `stuck`.
+    /// `starting`, `ready`, `unready`, `draining`, `stopping`, `back-off`, `stopped`, `stuck`;
+    /// `unknown` where its node says nothing.
     pub state: String,
     /// Starts after the first.
     pub restarts: u32,

@@ -15,6 +15,12 @@ pub enum EventKind {
     NodeStopping,
     /// The node process had died and is back.
     NodeRecovered,
+    /// In a cluster: another node's lease has ended.
+    NodeLost,
+    /// In a cluster: another node is there again.
+    NodeBack,
+    /// In a cluster: an instance is run by another node from now on.
+    InstanceMoved,
     /// A configuration was applied.
     ConfigApplied,
     /// A configuration was refused; nothing changed.

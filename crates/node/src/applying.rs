@@ -132,10 +132,10 @@ impl Controller {
     pub fn apply(&mut self, mut new: Config, reply: oneshot::Sender<Result<Applied, Refusal>>, now: Instant) {
         // The data directory was chosen at the start, perhaps on the command line; it cannot move.
         new.node.data_dir.clone_from(&self.config.node.data_dir);
-        if let Err(message) = self
-            .check_applicable(&new)
-            .and_then(|()| self.shell.table.set_routes(routes(&new)).map_err(|error| error.to_string()))
-        {
+        if let Err(message) = self.check_applicable(&new).and_then(|()| match &self.world {
+            None => self.shell.table.set_routes(routes(&new)).map_err(|error| error.to_string()),
+            Some(_) => Ok(()),
+        }) {
             let cause = self.shell.new_cause();
             self.shell.emit(
                 EventKind::ConfigRejected,
@@ -148,6 +148,9 @@ impl Controller {
                 .send(Err(Refusal { kind: RefusalKind::Refused, message: format!("{message}; nothing was changed") }));
             return;
         }
+        if self.world.is_some() {
+            return self.commit_config(&new, reply);
+        }
         let cause = self.shell.new_cause();
         let previous = Some(Box::new(self.config.clone()));
         let (applied, waiting) = self.put_in_force(new, &cause, now);
@@ -155,7 +158,7 @@ impl Controller {
     }
 
     /// Changes what is different. Returns what that was, and the services that have begun to roll.
-    fn put_in_force(&mut self, new: Config, cause: &str, now: Instant) -> (Applied, BTreeSet<ServiceName>) {
+    pub(crate) fn put_in_force(&mut self, new: Config, cause: &str, now: Instant) -> (Applied, BTreeSet<ServiceName>) {
         self.ports.keep_fixed(&new);
         let mut applied = Applied { routes: new.routes != self.config.routes, ..Applied::default() };
         let gone: Vec<ServiceName> =
@@ -171,9 +174,10 @@ impl Controller {
             let routed = is_routed(&new, name);
             match self.services.get_mut(name) {
                 None => {
-                    let service = Service::new(name.clone(), definition.clone(), routed);
+                    let service = Service::new(name.clone(), definition.clone(), routed, self.shell.own.as_ref());
                     service.begin(&self.shell);
                     self.services.insert(name.clone(), service);
+                    self.tell_kept(name, now);
                     applied.added.push(name.clone());
                 }
                 // One that is being removed is taken back.
@@ -214,22 +218,17 @@ impl Controller {
         if self.shell.stopping {
             return Err("the node is stopping".into());
         }
-        if self.config.cluster.is_some() {
-            return Err(
-                "a cluster keeps state (`seawall kv`) but runs no services yet: run them on machines by themselves"
-                    .into(),
-            );
-        }
         if self.applying.is_some() || self.services.values().any(|service| service.roll.is_some()) {
             return Err("another change is being carried out; wait for it (`seawall events --follow`)".into());
         }
         let fixed = |config: &Config| (config.node.clone(), config.api.clone(), config.gateway.clone());
-        if fixed(new) != fixed(&self.config) {
+        // A cluster takes services and routes; what is about one machine stays in that machine's file.
+        if self.config.cluster.is_none() && fixed(new) != fixed(&self.config) {
             return Err("`node`, `api` and `gateway` cannot be changed while running: stop seawall and start it with the new file".into());
         }
         for (name, definition) in &new.services {
             crate::files::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
-            if self.services.get(name).is_some_and(|service| service.would_roll(definition))
+            if self.config.services.get(name).is_some_and(|old| would_roll(name, old, definition))
                 && definition.min_available() >= definition.total_replicas()
             {
                 return Err(format!(
@@ -266,6 +265,9 @@ impl Controller {
             if let Some(service) = self.services.get(&name) {
                 self.config.services.insert(name.clone(), service.definition.clone());
             }
+            if let Err(why) = &result {
+                self.take_back(&name, why);
+            }
             let Some(applying) = &mut self.applying else { continue };
             applying.waiting.remove(&name);
             if let Err(failure) = result {
@@ -297,14 +299,15 @@ impl Controller {
     }
 }
 
-impl Service {
-    /// Whether `definition` needs other processes than those that run.
-    fn would_roll(&self, definition: &Definition) -> bool {
-        plan::instances(&self.name, definition).iter().any(|plan| {
-            self.instances.get(&plan.id).is_some_and(|instance| instance.plan.fingerprint() != plan.fingerprint())
-        })
-    }
+/// Whether `new` needs other processes than `old`.
+pub fn would_roll(name: &ServiceName, old: &Definition, new: &Definition) -> bool {
+    let before = plan::instances(name, old);
+    plan::instances(name, new)
+        .iter()
+        .any(|plan| before.iter().any(|known| known.id == plan.id && known.fingerprint() != plan.fingerprint()))
+}
 
+impl Service {
     /// Takes another definition. True when instances have to be replaced, which has then begun.
     fn redefine(&mut self, shell: &crate::shell::Shell, definition: Definition, cause: &str, now: Instant) -> bool {
         let old = std::mem::replace(&mut self.definition, definition);
@@ -331,7 +334,7 @@ impl Service {
         cause: &str,
         now: Instant,
     ) -> BTreeSet<InstanceId> {
-        let planned = plan::instances(&self.name, &self.definition);
+        let planned = self.planned_here();
         let gone: Vec<_> =
             self.instances.keys().filter(|id| !planned.iter().any(|plan| plan.id == **id)).cloned().collect();
         for id in gone {

@@ -1,16 +1,23 @@
 //! The node as a member of its cluster: its store opened among peers, the members watched, changed when an operator
-//! wants it. Deliberately absent: consensus (`data/raft`), and services, which a cluster does not run yet.
+//! wants it, and the configuration that all of them share. What the cluster runs is in `world`; what nodes tell each
+//! other, in `records` and `publisher`. Deliberately absent: consensus (`data/raft`).
 
-use std::net::{SocketAddr, TcpListener};
+pub mod publisher;
+pub mod records;
+pub mod world;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::view::ClusterView;
-use api::{MemberChange, Refusal, RefusalKind};
-use data::{NotServing, StoreError};
+use api::{Applied, MemberChange, Refusal, RefusalKind};
+use data::{Compare, NotServing, Revision, StoreError, Txn, TxnOutcome};
 use data_raft::{PeerOptions, PeerTls, Peers, RaftStore, TcpTransport, TlsFiles, Transport};
-use model::Config;
+use model::config::Decode as _;
+use model::{Config, ServiceName};
+use records::ConfigRecord;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::controller::Controller;
@@ -82,7 +89,97 @@ pub async fn watch_members(store: Arc<RaftStore>, inputs: mpsc::Sender<Input>) {
     }
 }
 
+/// Where instances of this node listen: where other nodes reach it.
+///
+/// # Errors
+/// `node.advertise` is a name without an address.
+pub fn host(config: &Config) -> Result<IpAddr, String> {
+    let (Some(_), Some(written)) = (&config.cluster, &config.node.peers) else {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    };
+    let Some(advertised) = &config.node.advertise else {
+        let listen: SocketAddr = written.listen.parse().map_err(|error| format!("{}: {error}", written.listen))?;
+        return Ok(listen.ip());
+    };
+    let found = (advertised.as_str(), 0).to_socket_addrs();
+    let mut found = found.map_err(|error| format!("node.advertise: {advertised} has no address: {error}"))?;
+    found.next().map(|address| address.ip()).ok_or_else(|| format!("node.advertise: {advertised} has no address"))
+}
+
+/// This machine's configuration with the cluster's services and routes.
+///
+/// # Errors
+/// The record is of a version that writes what this one does not know.
+pub fn merged(own: &Config, record: &ConfigRecord) -> Result<Config, String> {
+    let mut written = own.encode();
+    written["services"] = serde_json::to_value(&record.services).map_err(|error| error.to_string())?;
+    written["routes"] = record.routes.clone().into();
+    let mut config = model::config::decode_effective(&written.to_string())?;
+    // The data directory may have been given on the command line.
+    config.node.clone_from(&own.node);
+    Ok(config)
+}
+
+fn recorded(config: &Config) -> ConfigRecord {
+    let written = config.encode();
+    ConfigRecord {
+        services: serde_json::from_value(written["services"].clone()).unwrap_or_default(),
+        routes: serde_json::from_value(written["routes"].clone()).unwrap_or_default(),
+    }
+}
+
 impl Controller {
+    /// Commits the services and routes of `new`: every node puts them in force when it reads them.
+    pub fn commit_config(&self, new: &Config, reply: oneshot::Sender<Result<Applied, Refusal>>) {
+        let Some(world) = &self.world else { return };
+        let applied = difference(&self.config, new);
+        let txn = txn_of(&recorded(new), world.config_at);
+        let store = Arc::clone(&self.shell.store);
+        tokio::spawn(async move {
+            let refused = |kind, message: String| Err(Refusal { kind, message });
+            let answer = match store.txn(txn).await {
+                Ok(TxnOutcome::Committed { .. }) => Ok(applied),
+                Ok(TxnOutcome::Rejected { .. }) => refused(
+                    RefusalKind::Refused,
+                    "another configuration was applied at the same moment, or this node has not read the newest yet; nothing was changed: look (`seawall status`) and apply again".to_owned(),
+                ),
+                Ok(TxnOutcome::Unknown) => refused(
+                    RefusalKind::Failed,
+                    "nobody knows yet whether it was committed: look (`seawall status`) and apply again, which does no harm".to_owned(),
+                ),
+                Err(error) => refused(RefusalKind::Failed, format!("{error}; nothing was changed")),
+            };
+            // Ignored: who asked has gone.
+            let _ = reply.send(answer);
+        });
+    }
+
+    /// What the cluster has agreed on is put in force on this node.
+    pub fn put_in_force_here(&mut self, new: Config, now: Instant) {
+        if let Err(error) = self.shell.table.set_routes(crate::applying::routes(&new)) {
+            tracing::error!(%error, "routes of the cluster's configuration cannot be put in force here");
+        }
+        let cause = self.shell.new_cause();
+        self.put_in_force(new, &cause, now);
+    }
+
+    /// A definition did not come up here: the cluster goes back to the one before, unless another has been applied since.
+    pub fn take_back(&self, service: &ServiceName, why: &str) {
+        let Some(world) = &self.world else { return };
+        let txn = txn_of(&recorded(&self.config), world.config_at);
+        let (store, service, why) = (Arc::clone(&self.shell.store), service.clone(), why.to_owned());
+        tokio::spawn(async move {
+            match store.txn(txn).await {
+                Ok(TxnOutcome::Committed { .. }) => {
+                    tracing::warn!(%service, why, "the cluster goes back to the definition before");
+                }
+                other => {
+                    tracing::error!(%service, why, ?other, "the cluster could not be told to go back to the definition before: apply one that works");
+                }
+            }
+        });
+    }
+
     /// Carries out what an operator wants of the members.
     pub fn change_members(&self, change: MemberChange, reply: oneshot::Sender<Result<ClusterView, Refusal>>) {
         if self.config.cluster.is_none() {
@@ -108,6 +205,26 @@ impl Controller {
             let _ = reply.send(answer);
         });
     }
+}
+
+fn txn_of(record: &ConfigRecord, known: Revision) -> Txn {
+    let at = records::key(records::CONFIG);
+    let value = serde_json::to_vec(record).expect("a configuration always becomes JSON");
+    Txn::put(at.clone(), value).when(Compare::mod_revision(at, known))
+}
+
+fn difference(old: &Config, new: &Config) -> Applied {
+    let mut applied = Applied { routes: old.routes != new.routes, ..Applied::default() };
+    applied.removed = old.services.keys().filter(|name| !new.services.contains_key(*name)).cloned().collect();
+    for (name, definition) in &new.services {
+        match old.services.get(name) {
+            None => applied.added.push(name.clone()),
+            Some(known) if crate::applying::would_roll(name, known, definition) => applied.rolled.push(name.clone()),
+            Some(known) if known != definition => applied.changed.push(name.clone()),
+            Some(_) => {}
+        }
+    }
+    applied
 }
 
 fn refusal(change: &MemberChange, error: &StoreError, known: &[String]) -> Refusal {

@@ -15,6 +15,7 @@ use runtime::protocol::{Order, Report};
 use tokio::sync::{mpsc, watch};
 
 use crate::applying::Applying;
+use crate::cluster::world::World;
 use crate::entrances::Notice;
 use crate::input::Input;
 use crate::instance::After;
@@ -76,6 +77,8 @@ pub struct Controller {
     pub raft: Arc<data_raft::RaftStore>,
     /// See `raft`; absent for a machine by itself.
     pub members: Option<data_raft::Members>,
+    /// In a cluster: what is known of it.
+    pub world: Option<World>,
     /// The store's last problem that was told.
     pub store_problem: Option<String>,
     /// Certificates clients are shown.
@@ -91,9 +94,11 @@ impl Controller {
             let now = Instant::now();
             self.step(now);
             if self.shell.stopping && self.drained && self.services.values().all(Service::is_stopped) {
+                self.leave().await;
                 return;
             }
-            let look = self.services.values().filter_map(|service| service.next_look(now)).min();
+            let look = self.services.values().filter_map(|service| service.next_look(now));
+            let look = look.chain(self.world.as_ref().and_then(|world| world.publisher.next_look())).min();
             let longest = if self.show_due { SHOW_GRAIN } else { IDLE_LOOK };
             let pause = look.map_or(longest, |at| at.saturating_duration_since(now).min(longest));
             let Ok(received) = tokio::time::timeout(pause, inputs.recv()).await else { continue };
@@ -119,6 +124,7 @@ impl Controller {
         for service in self.services.values_mut() {
             service.step(&mut self.shell, &mut self.ports, now);
         }
+        self.step_world(now);
         self.finish_applying();
         self.watch_store();
         self.say_ready(now);
@@ -166,7 +172,11 @@ impl Controller {
             Input::RecordRead { service, result } => {
                 self.with(&service, |service, shell, _| service.record_read(shell, result, now))
             }
+            Input::Watched(item) if self.world.is_some() => self.followed(&item, now),
             Input::Watched(item) => self.watched(item, now),
+            Input::Listed(found) => self.listed(found, now),
+            Input::Said { saying, outcome } => self.answered(saying, &outcome, now),
+            Input::Placed { service, outcome } => self.placed(&service, &outcome, now),
             Input::WatchEnded => {
                 for service in self.services.values().filter(|service| service.promotion.is_some()) {
                     service.read_record(&self.shell);
@@ -186,8 +196,8 @@ impl Controller {
             Input::Resolved { service, instance, endpoint, result } => {
                 self.with(&service, |service, shell, _| service.resolved(shell, &instance, &endpoint, result));
             }
-            Input::LeaseGood(until) => {
-                self.shell.lease_until = Some(until);
+            Input::LeaseGood { lease, until } => {
+                self.shell.renewed(lease, until);
                 self.lease_error = None;
                 for service in self.services.values() {
                     service.renew_deadline(&self.shell);
@@ -262,9 +272,7 @@ impl Controller {
                 self.with(&service, |service, shell, _| service.refused(shell, &instance, now))
             }
             S::Spilled { service, instance } => {
-                let cause = self.shell.new_cause();
-                let message = format!("no local instance of {service} is ready; traffic goes to {instance}");
-                self.shell.emit(EventKind::Spilled, Subject::instance(&service, &instance), &cause, message);
+                self.with(&service, |service, shell, _| service.spilled(shell, &instance));
             }
             // Counted by the gateway's metrics; judged by probes.
             S::Reset { .. } | S::BadResponse { .. } | S::ServerError { .. } | S::TimedOut { .. } => {}

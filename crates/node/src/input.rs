@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use data::{KeyValue, StoreError, WatchItem};
+use data::{KeyValue, LeaseId, RangeResult, StoreError, WatchItem};
 use health::decide::Holder;
 use health::detect::ProbeKind;
 use model::{Epoch, Incarnation, InstanceId, ServiceName};
 use runtime::protocol::Report;
 
+use crate::cluster::publisher::Saying;
 use crate::shell::Outcome;
 
 /// One thing that happened.
@@ -93,8 +94,29 @@ pub enum Input {
         /// Its address, or why there is none.
         result: Result<SocketAddr, String>,
     },
-    /// The lease that primaries live on is good until then, on the clock since boot.
-    LeaseGood(Duration),
+    /// The lease that primaries live on is good.
+    LeaseGood {
+        /// Which; none where the only voter's store does not serve.
+        lease: Option<LeaseId>,
+        /// Until then, on the clock since boot.
+        until: Duration,
+    },
+    /// In a cluster: all control state, as this node has applied it.
+    Listed(RangeResult),
+    /// In a cluster: what this node says of itself was written, or was not.
+    Said {
+        /// What.
+        saying: Saying,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// In a cluster: a placement was proposed.
+    Placed {
+        /// Of which service.
+        service: ServiceName,
+        /// The answer.
+        outcome: Outcome,
+    },
     /// The lease could not be renewed.
     LeaseFailed(String),
     /// The configuration file was to be read again and has mistakes; the first of them.

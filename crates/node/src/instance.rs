@@ -166,9 +166,9 @@ impl Instance {
         let address = self.address?;
         Some(Target {
             address,
-            env: self.plan.environment(address.port()),
+            env: self.plan.environment(address),
             working_dir: self.plan.working_dir().to_owned(),
-            variables: self.plan.variables(address.port()),
+            variables: self.plan.variables(address),
         })
     }
 

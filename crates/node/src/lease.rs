@@ -33,13 +33,13 @@ pub async fn renew(store: Arc<dyn Store>, alone: bool, inputs: mpsc::Sender<Inpu
             Err(_) => Some(format!("no answer of a quorum within {} ms", EVERY.as_millis())),
         };
         let input = match problem {
-            None => Input::LeaseGood(sent + TTL - MARGIN),
+            None => Input::LeaseGood { lease, until: sent + TTL - MARGIN },
             Some(error) if !alone => Input::LeaseFailed(error),
             Some(error) => {
                 // The only voter cannot be replaced by another while its store does not serve, so nobody else can be
                 // primary: stopping this one would protect nothing. A cluster must ask the other members here.
                 let _ = inputs.send(Input::LeaseFailed(error)).await;
-                Input::LeaseGood(platform::clock::since_boot() + TTL - MARGIN)
+                Input::LeaseGood { lease, until: platform::clock::since_boot() + TTL - MARGIN }
             }
         };
         if inputs.send(input).await.is_err() {

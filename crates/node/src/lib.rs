@@ -9,6 +9,7 @@ mod cluster;
 mod controller;
 mod entrances;
 mod files;
+mod following;
 mod input;
 mod instance;
 mod lease;
@@ -27,9 +28,9 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use api::view::Status;
-use data::{Consistency, KeyRange, RangeRequest, Revision, Store, WatchItem};
+use data::Store;
 use model::config::{Config, Durability};
-use model::{EventKind, ServiceName};
+use model::{EventKind, Incarnation, ServiceName};
 use observe::journal::Journal;
 use observe::metrics::ControlMetrics;
 use observe::notify::Notifier;
@@ -49,7 +50,7 @@ use link::Keeper;
 use loading::effective;
 pub use loading::{Options, load, read, workers};
 use ports::Ports;
-use service::{Adopted, Service, adopt, events_prefix};
+use service::{Adopted, Service, adopt};
 use shell::{Shell, Subject};
 use showing::Facts;
 
@@ -109,10 +110,11 @@ impl Start {
             return Err(CannotStart("the keeper did not say hello".into()));
         };
         let mut config = if node_starts > 1 { effective(options) } else { load(options).map_err(CannotStart) }?;
-        if config.cluster.is_some() {
-            // The file of one node must not decide what a cluster runs.
-            config.services.clear();
-            config.routes.clear();
+        if config.cluster.is_some() && node_starts == 1 {
+            // The file of one node must not decide what a cluster runs. A process that takes over goes on with what was
+            // agreed on when the one before died, until it has read what is now.
+            // The same goes for one that was stopped and is started again.
+            (config.services, config.routes) = loading::agreed_on(&config);
         }
         Ok(Self {
             options: options.clone(),
@@ -140,6 +142,7 @@ impl Start {
         metrics.node_starts.set(i64::from(self.node_starts));
         let table = gateway::Table::new(gateway_metrics.clone());
         table.set_routes(applying::routes(&self.config)).map_err(|error| CannotStart(error.to_string()))?;
+        let host = cluster::host(&self.config).map_err(CannotStart)?;
         let (inputs, received) = mpsc::channel(INPUTS);
         platform::process::mark_trees(&self.tree_prefix);
         if self.node_starts > 1 {
@@ -157,6 +160,13 @@ impl Start {
             node: self.config.node.clone(),
             stopping: false,
             lease_until: None,
+            own: self.config.cluster.as_ref().map(|_| self.config.node.name.clone()),
+            host,
+            leads: false,
+            lease: None,
+            leases: Vec::new(),
+            vouched: BTreeMap::new(),
+            born: Incarnation(u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0)),
             changed: Cell::new(false),
             answers: RefCell::default(),
             ended_rolls: Vec::new(),
@@ -214,13 +224,19 @@ impl Start {
             said_ready: false,
             raft: Arc::clone(&raft),
             members: None,
+            world: self.config.cluster.as_ref().map(|_| cluster::world::World::default()),
             store_problem: None,
             lease_error: None,
             certificates: entrances.view(),
         };
         self.say_started(&controller.shell);
-        catch_up(&mut controller, &inputs).await;
         let alone = self.config.cluster.is_none();
+        if alone {
+            following::catch_up(&mut controller, &inputs).await;
+        } else {
+            controller.services.values().for_each(|service| service.begin(&controller.shell));
+            tokio::spawn(cluster::world::follow(Arc::clone(&store), inputs.clone()));
+        }
         tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
         if !alone {
             tokio::spawn(cluster::watch_members(raft, inputs.clone()));
@@ -262,7 +278,8 @@ impl Start {
         let mut ports = Ports::new(self.config.node.instance_ports);
         ports.keep_fixed(&self.config);
         let new = |(name, definition): (&ServiceName, &model::Service)| {
-            (name.clone(), Service::new(name.clone(), definition.clone(), applying::is_routed(&self.config, name)))
+            let routed = applying::is_routed(&self.config, name);
+            (name.clone(), Service::new(name.clone(), definition.clone(), routed, shell.own.as_ref()))
         };
         let mut services: BTreeMap<ServiceName, Service> = self.config.services.iter().map(new).collect();
         for held in &self.inventory {
@@ -445,50 +462,6 @@ fn refresher(store: Arc<dyn Store>, metrics: ControlMetrics) -> Arc<dyn Fn() + S
         gauges.fsyncs.set(whole(counted.fsync_micros.count()));
         gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
     })
-}
-
-/// Reads decisions that were committed before, then follows the control state.
-async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>) {
-    let store = Arc::clone(&controller.shell.store);
-    let mut from = None;
-    // What this node has applied, and then what it applies: nothing is missed, and nobody else is waited for.
-    match store.range(RangeRequest::prefix(events_prefix()), Consistency::Stale).await {
-        Ok(mut found) => {
-            from = Some(Revision(found.revision.0 + 1));
-            found.kvs.sort_by_key(|kv| kv.mod_revision);
-            for kv in found.kvs {
-                controller.decision(&kv.value, kv.mod_revision);
-            }
-        }
-        Err(error) => tracing::error!(%error, "decisions made before cannot be read"),
-    }
-    for service in controller.services.values() {
-        service.begin(&controller.shell);
-    }
-    tokio::spawn(follow(store, inputs.clone(), from));
-}
-
-/// Follows the control state; begins again whenever the watch ends.
-async fn follow(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>, mut from: Option<Revision>) {
-    loop {
-        let Ok(mut watch) = store.watch(KeyRange::prefix("control/"), from) else { return };
-        while let Some(item) = watch.next().await {
-            match &item {
-                WatchItem::Events { revision, .. } | WatchItem::Progress(revision) => {
-                    from = Some(Revision(revision.0 + 1))
-                }
-                WatchItem::Compacted(_) => from = None,
-                WatchItem::Lagged => {}
-            }
-            if inputs.send(Input::Watched(item)).await.is_err() {
-                return;
-            }
-        }
-        if inputs.send(Input::WatchEnded).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 async fn pass_on<T>(mut from: mpsc::Receiver<T>, inputs: mpsc::Sender<Input>, wrap: impl Fn(T) -> Input) {

@@ -1,9 +1,11 @@
 //! The configuration as the node starts with it: read, checked against this machine, or taken over from the process
 //! before. Deliberately absent: putting it in force (`applying.rs`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use model::config::{Config, Loaded};
+use model::config::{Config, Loaded, Route};
+use model::{Service, ServiceName};
 
 use crate::CannotStart;
 use crate::files;
@@ -66,4 +68,12 @@ pub(crate) fn effective(options: &Options) -> Result<Config, CannotStart> {
             from_file()
         }
     }
+}
+
+/// The services and routes that this node knew last as its cluster's; none on a new node.
+pub(crate) fn agreed_on(config: &Config) -> (BTreeMap<ServiceName, Service>, Vec<Route>) {
+    let kept = std::fs::read_to_string(crate::applying::effective_path(config));
+    // Without it, they come with the store.
+    let known = kept.ok().and_then(|text| model::config::decode_effective(&text).ok());
+    known.map(|known| (known.services, known.routes)).unwrap_or_default()
 }

@@ -8,13 +8,14 @@ mod promotion;
 mod rolling;
 mod routing;
 mod showing;
+mod spread;
 mod switching;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use model::config::Mode;
-use model::{EventKind, InstanceId, Service as Definition, ServiceName};
+use model::{EventKind, InstanceId, NodeName, Service as Definition, ServiceName};
 use runtime::plan;
 
 use crate::instance::{After, Instance, Stage};
@@ -23,6 +24,7 @@ use crate::shell::{Shell, Subject};
 pub use lifecycle::{Adopted, adopt};
 pub use promotion::{Promotion, events_prefix};
 pub use rolling::{Roll, RollKind};
+pub use spread::Spread;
 
 /// A service that has no ready instance so long after its start is reported.
 const START_PATIENCE: Duration = Duration::from_secs(15);
@@ -41,8 +43,12 @@ pub struct Service {
     pub promotion: Option<Promotion>,
     /// A planned restart or roll under way.
     pub roll: Option<Roll>,
+    /// In a cluster, unless it runs elsewhere: what is known of it over all nodes.
+    pub spread: Option<Spread>,
     /// It had a ready instance when last looked at.
     had_ready: bool,
+    /// That traffic goes elsewhere has been said since a local instance was ready last.
+    said_spilled: bool,
     /// When the node began to look after it.
     since: Instant,
     /// That it does not come up has been said.
@@ -57,8 +63,9 @@ pub struct Service {
 
 impl Service {
     /// A service whose instances are all to be started.
-    pub fn new(name: ServiceName, definition: Definition, is_routed: bool) -> Self {
-        let instances = new_instances(&name, &definition);
+    pub fn new(name: ServiceName, definition: Definition, is_routed: bool, own: Option<&NodeName>) -> Self {
+        let spread = own.filter(|_| definition.endpoints.is_empty()).cloned().map(Spread::new);
+        let instances = if spread.is_none() { new_instances(&name, &definition) } else { BTreeMap::new() };
         let promotion = (definition.mode == Mode::PrimaryStandby).then(Promotion::default);
         let upstream = crate::files::upstream(&definition);
         Self {
@@ -68,8 +75,10 @@ impl Service {
             is_routed,
             instances,
             promotion,
+            spread,
             roll: None,
             had_ready: false,
+            said_spilled: false,
             since: Instant::now(),
             said_overdue: false,
             ever_ready: false,
@@ -101,17 +110,31 @@ impl Service {
 
     /// How many instances are ready.
     pub fn ready(&self) -> usize {
-        self.instances.values().filter(|instance| instance.is_ready()).count()
+        self.instances.values().filter(|instance| instance.is_ready()).count() + self.ready_elsewhere()
     }
 
     /// Every instance is ready, and in primary-standby mode traffic goes to the primary.
     pub fn is_settled(&self) -> bool {
         let all_ready = self.instances.values().all(Instance::is_ready);
-        all_ready && self.promotion.as_ref().is_none_or(|promotion| promotion.routed_primary().is_some())
+        let routed = || self.promotion.as_ref().is_none_or(|promotion| promotion.routed_primary().is_some());
+        // What others run is theirs to wait for.
+        all_ready && (self.spread.is_some() || routed())
+    }
+
+    /// A request went to an instance elsewhere, because no local one could take it: said once, until one can.
+    pub fn spilled(&mut self, shell: &Shell, instance: &InstanceId) {
+        if std::mem::replace(&mut self.said_spilled, true) {
+            return;
+        }
+        let cause = shell.new_cause();
+        let message = format!("no local instance of {} is ready; traffic goes to {instance}", self.name);
+        shell.emit(EventKind::Spilled, Subject::instance(&self.name, instance), &cause, message);
     }
 
     /// Says when the last ready instance is lost, and when there is one again.
     fn watch_readiness(&mut self, shell: &Shell) {
+        self.said_spilled &=
+            !self.instances.values().any(|instance| instance.elsewhere.is_none() && instance.is_ready());
         let ready = self.ready() > 0;
         // One that has not come up in good time is as bad as one that was lost.
         let overdue = !ready && !self.ever_ready && !self.said_overdue && self.since.elapsed() > START_PATIENCE;

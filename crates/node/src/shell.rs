@@ -2,15 +2,18 @@
 //! Everything that takes time is started here and comes back as an [`Input`]; nothing here waits.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use data::{Store, StoreError, Txn, TxnOutcome};
+use data::{LeaseId, Store, StoreError, Txn, TxnOutcome};
+use health::decide::Holder;
 use health::prober::{self, Target};
 use model::config::{NodeConfig, Probe};
-use model::{Epoch, Event, EventKind, Incarnation, InstanceId, Revision, ServiceName};
+use model::{Epoch, Event, EventKind, Incarnation, InstanceId, NodeName, Revision, ServiceName};
 use observe::journal::Journal;
 use observe::metrics::{ControlMetrics, EventLabels};
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +41,20 @@ pub struct Shell {
     pub stopping: bool,
     /// On the clock since boot: until when the lease that primaries live on is good.
     pub lease_until: Option<Duration>,
+    /// In a cluster: this node's name.
+    pub own: Option<NodeName>,
+    /// Where instances of this node listen.
+    pub host: IpAddr,
+    /// This node leads the cluster: it places instances and decides about primaries.
+    pub leads: bool,
+    /// In a cluster: the lease this node lives on.
+    pub lease: Option<LeaseId>,
+    /// In a cluster: until when the last few leases were good, on the clock since boot.
+    pub leases: Vec<(LeaseId, Duration)>,
+    /// In a cluster: processes of which the store is known to hold the record, and under which lease.
+    pub vouched: BTreeMap<InstanceId, (Incarnation, LeaseId)>,
+    /// Starts from this one on are of this node process.
+    pub born: Incarnation,
     /// Something happened since the status was published: whoever gets an answer must find it there.
     pub changed: Cell<bool>,
     /// Answers to verbs, given once the status shows what they say: who reads it next must not see the past.
@@ -52,6 +69,42 @@ impl Shell {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let micros = jiff::Timestamp::now().as_microsecond();
         format!("{micros:x}-{:x}", COUNTER.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A process of this node, as decisions name it.
+    pub fn holder(&self, instance: InstanceId, incarnation: Incarnation) -> Holder {
+        Holder { instance, incarnation, node: self.own.clone() }
+    }
+
+    /// The lease was renewed.
+    pub fn renewed(&mut self, lease: Option<LeaseId>, until: Duration) {
+        /// A record that is under an older one has been written again long before.
+        const KEPT: usize = 4;
+        (self.lease, self.lease_until) = (lease, Some(until));
+        let Some(lease) = lease else { return };
+        match self.leases.iter_mut().find(|(known, _)| *known == lease) {
+            Some((_, known)) => *known = until,
+            None => self.leases.push((lease, until)),
+        }
+        if self.leases.len() > KEPT {
+            self.leases.remove(0);
+        }
+    }
+
+    /// Until when a primary may live without another renewal, on the clock since boot. In a cluster that is for as long
+    /// as its record stays in the store: when the record goes with its lease, others take the process for stopped. So
+    /// what counts is the lease that the record is under, not the one that is renewed now.
+    pub fn lives_until(&self, holder: &Holder) -> Option<Duration> {
+        if self.own.is_none() {
+            return self.lease_until;
+        }
+        match self.vouched.get(&holder.instance).filter(|(incarnation, _)| *incarnation == holder.incarnation) {
+            Some((_, lease)) => self.leases.iter().find(|(known, _)| known == lease).map(|(_, until)| *until),
+            // Started here: its record is under one of those that are known.
+            None if holder.incarnation >= self.born => self.leases.iter().map(|(_, until)| *until).min(),
+            // Of a node process before this one: the keeper has its deadline already.
+            None => None,
+        }
     }
 
     /// A start that has never been before, also not under another keeper.

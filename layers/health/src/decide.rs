@@ -2,7 +2,7 @@
 //! Three commits: `fence` (nobody is primary), `fenced` (the old one has provably stopped), `primary` (the new one).
 //! The epoch of a term is the store revision of its `fence`, so it can only grow.
 
-use model::{Epoch, Incarnation, InstanceId, Revision};
+use model::{Epoch, Incarnation, InstanceId, NodeName, Revision};
 use serde::{Deserialize, Serialize};
 
 /// One process of one instance: a restarted process is not the primary its predecessor was.
@@ -12,6 +12,9 @@ pub struct Holder {
     pub instance: InstanceId,
     /// Its start.
     pub incarnation: Incarnation,
+    /// The node it runs on, in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
 }
 
 /// Where a promotion stands.
@@ -145,7 +148,7 @@ mod tests {
 
     fn holder(text: &str) -> Holder {
         let (instance, incarnation) = text.split_once('.').unwrap();
-        Holder { instance: instance.into(), incarnation: Incarnation(incarnation.parse().unwrap()) }
+        Holder { instance: instance.into(), incarnation: Incarnation(incarnation.parse().unwrap()), node: None }
     }
 
     /// `a.1:alive,ready b.2:alive` and so on; `present` is implied by `alive`.

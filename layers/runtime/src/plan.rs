@@ -2,6 +2,7 @@
 //! An instance keeps its id (`order-service-0`, with versions `order-service-v1-0`) and its port for life.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use model::config::NodeConfig;
@@ -76,22 +77,22 @@ fn merged(base: &BTreeMap<String, String>, over: &BTreeMap<String, String>) -> B
 }
 
 impl Instance {
-    /// The process this instance is, on `port`.
-    pub fn process(&self, port: u16, node: &NodeConfig) -> ProcessSpec {
+    /// The process this instance is, listening on `address`.
+    pub fn process(&self, address: SocketAddr, node: &NodeConfig) -> ProcessSpec {
         ProcessSpec {
-            command: self.command.iter().map(|text| self.filled(text, port)).collect(),
-            env: self.environment(port),
+            command: self.command.iter().map(|text| self.filled(text, address)).collect(),
+            env: self.environment(address),
             working_dir: self.working_dir.clone(),
             log_max_bytes: u64::from(node.log_max_mib.max(1)) << 20,
             log_keep: node.log_keep,
         }
     }
 
-    /// Its environment, on `port`; also that of its exec probes and hooks.
-    pub fn environment(&self, port: u16) -> BTreeMap<String, String> {
+    /// Its environment; also that of its exec probes and hooks.
+    pub fn environment(&self, address: SocketAddr) -> BTreeMap<String, String> {
         let mut env: BTreeMap<String, String> =
-            self.env.iter().map(|(name, text)| (name.clone(), self.filled(text, port))).collect();
-        env.insert("PORT".into(), port.to_string());
+            self.env.iter().map(|(name, text)| (name.clone(), self.filled(text, address))).collect();
+        env.insert("PORT".into(), address.port().to_string());
         env.insert("SEAWALL_INSTANCE".into(), self.id.to_string());
         env.insert("SEAWALL_SERVICE".into(), self.service.to_string());
         env
@@ -102,10 +103,11 @@ impl Instance {
         &self.working_dir
     }
 
-    /// What `${port}` and its like stand for, on `port`.
-    pub fn variables(&self, port: u16) -> BTreeMap<String, String> {
+    /// What `${port}` and its like stand for.
+    pub fn variables(&self, address: SocketAddr) -> BTreeMap<String, String> {
         let value = |name: &str| match name {
-            "port" => port.to_string(),
+            "port" => address.port().to_string(),
+            "address" => address.ip().to_string(),
             "instance" => self.id.to_string(),
             "service" => self.service.to_string(),
             "index" => self.index.to_string(),
@@ -114,8 +116,8 @@ impl Instance {
         VARIABLES.into_iter().map(|name| (name.to_owned(), value(name))).collect()
     }
 
-    fn filled(&self, text: &str, port: u16) -> String {
-        let variables = self.variables(port);
+    fn filled(&self, text: &str, address: SocketAddr) -> String {
+        let variables = self.variables(address);
         expand(text, |name| variables.get(name).cloned()).expect("variables were checked with the configuration")
     }
 

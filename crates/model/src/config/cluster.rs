@@ -1,5 +1,7 @@
 //! The parts of the file about other machines: `cluster`, and `peers` of `node`.
 
+use std::time::Duration;
+
 use super::decode::{record, words};
 
 record! {
@@ -9,6 +11,8 @@ record! {
         name: String,
         /// Where this machine's part of the cluster's certificates is.
         tls: ClusterTls,
+        /// Instances of a node that has been away for so long are run by others; the leader's file counts.
+        reschedule_after: Duration = Duration::from_secs(30),
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use health::decide::Holder;
 use model::config::RestartPolicy;
 use model::{EventKind, Incarnation, InstanceId};
 use observe::metrics::InstanceLabels;
@@ -60,7 +59,7 @@ impl Service {
                 if was_holder {
                     self.primary_lost(shell, id, &cause, "it died", now);
                 } else if let Some(promotion) = &mut self.promotion {
-                    promotion.note_early_end(Holder { instance: id.clone(), incarnation }, cause);
+                    promotion.note_early_end(shell.holder(id.clone(), incarnation), cause);
                 }
             }
         }

@@ -1,12 +1,13 @@
 //! An instance's life: started, probed, drained, stopped, ended, started again. First half of the failure walk.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use health::detect::{ProbeKind, Probes, Verdict};
 use health::hook;
 use model::{EventKind, Incarnation, InstanceId, ServiceName};
 use observe::metrics::{InstanceLabels, ProbeLabels};
+use runtime::plan;
 use runtime::protocol::{Exit, Held, Order, Tag};
 
 use super::Service;
@@ -28,6 +29,13 @@ pub enum Adopted {
 /// Takes over what the keeper holds.
 pub fn adopt(service: &mut Service, held: &Held, shell: &Shell, ports: &mut Ports, now: Instant) -> Adopted {
     let (is_routed, name) = (service.is_routed, service.name.clone());
+    if service.spread.is_some() {
+        // Where it belongs will be read; what ran goes on.
+        let planned = plan::instances(&service.name, &service.definition).into_iter().find(|plan| plan.id == held.id);
+        if let Some(plan) = planned {
+            service.instances.insert(held.id.clone(), Instance::new(plan));
+        }
+    }
     let Some(instance) = service.instances.get_mut(&held.id) else { return Adopted::Unwanted };
     let lived = SystemTime::UNIX_EPOCH
         .elapsed()
@@ -35,7 +43,7 @@ pub fn adopt(service: &mut Service, held: &Held, shell: &Shell, ports: &mut Port
         .saturating_sub(Duration::from_millis(held.started_unix_ms.unsigned_abs()));
     let started = now.checked_sub(lived).unwrap_or(now);
     ports.take(held.tag.port);
-    instance.address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, held.tag.port)));
+    instance.address = Some(SocketAddr::new(shell.host, held.tag.port));
     instance.restarts = held.tag.restarts;
     instance.process = Some(Process {
         incarnation: held.incarnation,
@@ -96,7 +104,8 @@ impl Service {
             instance.enter(Stage::BackOff(now + Duration::from_secs(1)));
             return;
         };
-        instance.address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = SocketAddr::new(shell.host, port);
+        instance.address = Some(address);
         let incarnation = shell.new_incarnation();
         let fingerprint = instance.plan.fingerprint();
         instance.process = Some(Process {
@@ -109,7 +118,7 @@ impl Service {
             was_ready: false,
         });
         instance.enter(Stage::Running);
-        let spec = instance.plan.process(port, &shell.node);
+        let spec = instance.plan.process(address, &shell.node);
         let tag = tag_of(&name, instance, port);
         shell.keeper.order(&Order::Start { id: id.clone(), incarnation, spec, tag });
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use data::{Compare, Key, KeyRange, Op, Revision, Txn, TxnOutcome};
 use health::decide::{Holder, Phase, Record, Step, View, decide};
-use model::{Epoch, EventKind, InstanceId, ServiceName};
+use model::{Epoch, EventKind, InstanceId, NodeName, ServiceName};
 use observe::metrics::ServiceLabels;
 use runtime::protocol::Order;
 
@@ -27,6 +27,8 @@ const HOOK_PAUSE: Duration = Duration::from_millis(200);
 const AVOID: Duration = Duration::from_secs(10);
 /// After a proposal that got no answer, or a store that does not serve.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// In a cluster, after a proposal that others were faster than: what they wrote is on its way.
+const AFTER_OTHERS: Duration = Duration::from_millis(20);
 /// Terms whose decision events are kept in the store.
 const KEPT_TERMS: usize = 50;
 
@@ -150,6 +152,7 @@ impl Service {
         let holder = self.promotion.as_ref().and_then(Promotion::holder);
         holder.is_some_and(|holder| {
             holder.instance == *id
+                && self.spread.as_ref().is_none_or(|spread| holder.node.as_ref() == Some(spread.own()))
                 && self
                     .instances
                     .get(id)
@@ -174,7 +177,11 @@ impl Service {
     }
 
     pub(super) fn step_promotion(&mut self, shell: &Shell, now: Instant) {
-        let views = self.views(now);
+        let views = match &self.spread {
+            None => self.views(shell, now),
+            Some(spread) => spread.views(),
+        };
+        let decides = self.spread.is_none() || shell.leads;
         let Some(promotion) = &mut self.promotion else { return };
         promotion.avoided.retain(|(_, until)| *until > now);
         if promotion.not_before.is_some_and(|at| at > now) || promotion.proposing || !promotion.known {
@@ -190,16 +197,18 @@ impl Service {
         }
         match step {
             Step::Stay => self.serve_term(shell, now),
+            Step::AwaitEnd(holder) => self.end_previous(shell, &holder),
+            // What the leader decides comes by the store.
+            _ if !decides => {}
             Step::Fence => self.fence(shell, false),
             Step::FencePlanned => self.fence(shell, true),
-            Step::AwaitEnd(holder) => self.end_previous(shell, &holder),
             Step::Fenced => self.propose_fenced(shell),
             Step::Promote(holder) => self.propose_primary(shell, holder),
             Step::NoCandidate => self.say_no_candidate(shell),
         }
     }
 
-    fn views(&self, now: Instant) -> Vec<View> {
+    fn views(&self, shell: &Shell, now: Instant) -> Vec<View> {
         let avoided = |holder: &Holder| {
             self.promotion.as_ref().is_some_and(|promotion| {
                 promotion.avoided.iter().any(|(known, until)| *known == holder.instance && *until > now)
@@ -207,7 +216,7 @@ impl Service {
         };
         let view = |instance: &Instance| {
             let incarnation = instance.process.as_ref()?.incarnation;
-            let holder = Holder { instance: instance.id().clone(), incarnation };
+            let holder = shell.holder(instance.id().clone(), incarnation);
             Some(View {
                 alive: instance.is_alive(),
                 present: true,
@@ -219,9 +228,27 @@ impl Service {
         self.instances.values().filter_map(view).collect()
     }
 
+    /// The primary of another node is lost: the chain of events is the one its node has begun, or begins here.
+    fn note_loss(&mut self, shell: &Shell, holder: &Holder) {
+        let Some(promotion) = self.promotion.as_mut().filter(|promotion| promotion.lost_at.is_none()) else { return };
+        promotion.mark_lost(Instant::now());
+        let told = self.spread.as_ref().and_then(|spread| spread.cause_of(holder));
+        promotion.cause = told.unwrap_or_else(|| shell.new_cause());
+        let cause = promotion.cause.clone();
+        if self.is_lost_with_its_node(holder) {
+            let node = holder.node.as_ref().map_or("its node", NodeName::as_str);
+            let why = format!("nothing is heard of {node} any more");
+            self.primary_lost(shell, &holder.instance, &cause, &why, Instant::now());
+        }
+    }
+
     fn fence(&mut self, shell: &Shell, planned: bool) {
+        let previous = self.promotion.as_ref().and_then(|promotion| promotion.record.as_ref()?.0.holder.clone());
+        let proof = previous.as_ref().and_then(|holder| self.proof(holder));
+        if let Some(holder) = previous.as_ref().filter(|_| self.spread.is_some()) {
+            self.note_loss(shell, holder);
+        }
         let Some(promotion) = &mut self.promotion else { return };
-        let previous = promotion.record.as_ref().and_then(|(record, _)| record.holder.clone());
         if promotion.cause.is_empty() {
             promotion.cause = shell.new_cause();
         }
@@ -236,11 +263,14 @@ impl Service {
             wanted,
             cause: promotion.cause.clone(),
         };
-        self.propose(shell, record, EventKind::Fenced, format!("{}: nobody is primary (was: {who})", self.name));
+        self.propose(shell, record, proof, EventKind::Fenced, format!("{}: nobody is primary (was: {who})", self.name));
     }
 
     /// Unplanned: kill the tree without hooks or grace. Planned stops are left to their grace.
     fn end_previous(&mut self, shell: &Shell, holder: &Holder) {
+        if self.spread.is_some() && !self.runs_here(holder) {
+            return;
+        }
         let running =
             self.instances.get(&holder.instance).is_some_and(|instance| matches!(instance.stage, Stage::Running));
         if running {
@@ -256,19 +286,27 @@ impl Service {
             Some(previous) => format!("{}: {} {how}", self.name, previous.instance),
             None => format!("{}: there was no primary before", self.name),
         };
-        self.propose(shell, Record { phase: Phase::Fenced, epoch, ..record }, EventKind::FenceConfirmed, message);
+        let proof = record.previous.as_ref().and_then(|holder| self.proof(holder));
+        self.propose(
+            shell,
+            Record { phase: Phase::Fenced, epoch, ..record },
+            proof,
+            EventKind::FenceConfirmed,
+            message,
+        );
     }
 
     fn propose_primary(&mut self, shell: &Shell, holder: Holder) {
         let Some((record, at)) = self.promotion.as_ref().and_then(|promotion| promotion.record.clone()) else { return };
         let epoch = record.epoch(at);
         let message = format!("{} is primary of {} in epoch {epoch}", holder.instance, self.name);
+        let proof = self.proof(&holder);
         let record = Record { phase: Phase::Primary, epoch, holder: Some(holder), wanted: None, ..record };
-        self.propose(shell, record, EventKind::Promoted, message);
+        self.propose(shell, record, proof, EventKind::Promoted, message);
     }
 
-    /// Commits a record with its event, if the record before is still what it was.
-    fn propose(&mut self, shell: &Shell, record: Record, kind: EventKind, message: String) {
+    /// Commits a record with its event, if the record before is still what it was, and what proves it still holds.
+    fn propose(&mut self, shell: &Shell, record: Record, proof: Option<Compare>, kind: EventKind, message: String) {
         let name = self.name.clone();
         let Some(promotion) = &mut self.promotion else { return };
         promotion.proposing = true;
@@ -288,6 +326,7 @@ impl Service {
         let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
         let event = serde_json::to_vec(&event).expect("an event always becomes JSON");
         let mut txn = Txn::put(key, value).when(compare).then(Op::put(event_key, event));
+        txn.compares.extend(proof);
         if let Some(oldest) = promotion.terms.front().filter(|_| promotion.terms.len() > KEPT_TERMS) {
             let start = format!("{}{name}/{:020}", events_prefix(), 1).into_bytes();
             let end = format!("{}{name}/{:020}/~", events_prefix(), oldest.0).into_bytes();
@@ -303,7 +342,8 @@ impl Service {
             Ok(TxnOutcome::Committed { .. }) => {}
             Ok(TxnOutcome::Rejected { .. } | TxnOutcome::Unknown) => {
                 // Either somebody else wrote, or nobody knows: the record decides.
-                promotion.not_before = Some(now + RETRY_PAUSE);
+                let pause = if self.spread.is_some() { AFTER_OTHERS } else { RETRY_PAUSE };
+                promotion.not_before = Some(now + pause);
                 self.read_record(shell);
             }
             Err(error) => {
@@ -389,7 +429,8 @@ impl Service {
         promotion.record = Some((record, at));
         let labels = ServiceLabels { service: name.to_string() };
         shell.metrics.epoch.get_or_create(&labels).set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
-        if let Some(previous) = self.promotion.as_ref().and_then(Promotion::stepped_down) {
+        let stepped_down = self.promotion.as_ref().and_then(Promotion::stepped_down);
+        if let Some(previous) = stepped_down.filter(|previous| previous.node == shell.own) {
             let (id, incarnation) = (previous.instance.clone(), previous.incarnation);
             shell.keeper.order(&Order::Deadline { id, incarnation, at_boot_ms: None, sole_voter: true });
         }
@@ -405,7 +446,7 @@ impl Service {
 
     /// Tells the keeper until when the primary may live without being heard of.
     pub(super) fn give_deadline(&self, shell: &Shell, holder: &Holder) {
-        let Some(until) = shell.lease_until else { return };
+        let Some(until) = shell.lives_until(holder).filter(|_| holder.node == shell.own) else { return };
         let at_boot_ms = Some(u64::try_from(until.as_millis()).unwrap_or(u64::MAX));
         shell.keeper.order(&Order::Deadline {
             id: holder.instance.clone(),

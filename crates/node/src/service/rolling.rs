@@ -45,7 +45,12 @@ impl Service {
     /// Begins `seawall restart`, or says why not.
     pub fn begin_restart(&mut self, shell: &Shell, reply: oneshot::Sender<Result<String, Refusal>>) {
         let refused = |message: String| Err(Refusal { kind: RefusalKind::Refused, message });
-        let problem = if !self.definition.endpoints.is_empty() {
+        let problem = if self.spread.is_some() {
+            Some(format!(
+                "{} runs in a cluster, where a restart is not carried out yet: change its definition (an `env`, say) and apply it, which replaces its instances one at a time",
+                self.name
+            ))
+        } else if !self.definition.endpoints.is_empty() {
             Some(format!("{} runs elsewhere: Seawall routes to it but does not run it", self.name))
         } else if self.roll.is_some() {
             Some(format!("{} is being restarted or rolled already; wait for it (`seawall events --follow`)", self.name))
@@ -101,7 +106,10 @@ impl Service {
         }
         match roll::next(&self.roll_views(roll), self.definition.min_available()) {
             roll::Step::Wait => {}
+            // Every node sees the same order; each replaces its own.
+            roll::Step::Replace(id) if !self.instances.contains_key(&id) => {}
             roll::Step::Replace(id) => self.replace(shell, &id, now),
+            roll::Step::Promote(_) if self.spread.is_some() => self.replace_primary(shell, now),
             roll::Step::Promote(id) => {
                 if let Ok((_, from)) = self.check_switch(None) {
                     self.switch_to(shell, id, from, None, now);
@@ -121,13 +129,22 @@ impl Service {
             ready: instance.is_ready(),
             primary: primary.as_ref() == Some(instance.id()),
         };
-        self.instances
-            .values()
-            .filter(|instance| {
-                !matches!(instance.stage, Stage::Stopping(After::Remove) | Stage::Draining(_, After::Remove))
-            })
-            .map(view)
-            .collect()
+        let is_removed = |instance: &&Instance| {
+            matches!(instance.stage, Stage::Stopping(After::Remove) | Stage::Draining(_, After::Remove))
+        };
+        let here = self.instances.values().filter(|instance| !is_removed(instance)).map(view);
+        let mut views: Vec<View> = here.chain(self.roll_elsewhere(primary.as_ref())).collect();
+        // The same order on every node, so that all agree on whose turn it is.
+        views.sort_by(|one, other| one.id.cmp(&other.id));
+        views
+    }
+
+    /// The last of a roll in a cluster. Its standbys are there: one takes over as soon as it has stopped.
+    fn replace_primary(&mut self, shell: &Shell, now: Instant) {
+        let pending = self.roll.as_ref().and_then(|roll| roll.pending.iter().find(|id| self.is_holder(id)).cloned());
+        if let Some(id) = pending {
+            self.replace(shell, &id, now);
+        }
     }
 
     /// Why the replaced instance under way is not coming up, if so.

@@ -9,7 +9,7 @@ use crate::instance::{Instance, Stage};
 use crate::shell::Shell;
 
 /// Every instance has the same share until weights come.
-const WEIGHT: u32 = 100;
+pub(super) const WEIGHT: u32 = 100;
 
 impl Service {
     /// Tells the gateway, if anything it must know has changed.
@@ -50,7 +50,15 @@ impl Service {
         Endpoints {
             holding: matches!(selection, Selection::Primary(None)),
             selection,
-            endpoints: self.instances.values().filter(|_| reachable).filter_map(endpoint).collect(),
+            endpoints: self
+                .instances
+                .values()
+                .filter_map(endpoint)
+                .chain(self.endpoints_elsewhere())
+                // One alone gets the traffic: there is no nearer one.
+                .map(|endpoint| Endpoint { local: endpoint.local || self.promotion.is_some(), ..endpoint })
+                .filter(|_| reachable)
+                .collect(),
             hold: (!hold.max_wait.is_zero())
                 .then_some(HoldPolicy { max_wait: hold.max_wait, max_requests: hold.max_requests as usize }),
             replay_limit: self.definition.replay_limit_bytes as usize,
@@ -62,6 +70,10 @@ impl Service {
     /// The primary with its epoch; nobody while it is dead, dying or handing over: local evidence is enough to stop using it.
     fn primary_to_route(&self) -> Option<(model::InstanceId, model::Epoch)> {
         let (holder, epoch) = self.promotion.as_ref()?.routed_primary()?;
+        if let Some(spread) = self.spread.as_ref().filter(|spread| holder.node.as_ref() != Some(spread.own())) {
+            let process = spread.process(holder)?;
+            return (process.alive && !process.leaving).then(|| (holder.instance.clone(), epoch));
+        }
         let instance = self.instances.get(&holder.instance)?;
         let same = instance.process.as_ref().is_some_and(|process| process.incarnation == holder.incarnation);
         (same && instance.stage == Stage::Running).then(|| (holder.instance.clone(), epoch))

@@ -33,7 +33,7 @@ impl Service {
             desired,
             held: u32::try_from(shell.table.service(&self.name).held()).unwrap_or(u32::MAX),
             note: self.note(ready),
-            instances: self.instances.values().map(|instance| self.instance_view(instance, primary.as_ref())).collect(),
+            instances: self.instance_views(shell, primary.as_ref()),
             primary,
         }
     }
@@ -54,10 +54,20 @@ impl Service {
         None
     }
 
+    fn instance_views(&self, shell: &Shell, primary: Option<&model::InstanceId>) -> Vec<InstanceView> {
+        let own =
+            |instance| InstanceView { node: Some(shell.node.name.clone()), ..self.instance_view(instance, primary) };
+        let mut views: Vec<InstanceView> = self.instances.values().map(own).collect();
+        views.extend(self.views_elsewhere(primary));
+        views.sort_by(|one, other| one.id.cmp(&other.id));
+        views
+    }
+
     fn instance_view(&self, instance: &Instance, primary: Option<&model::InstanceId>) -> InstanceView {
         let role = self.promotion.as_ref().map(|_| if primary == Some(instance.id()) { "primary" } else { "standby" });
         InstanceView {
             id: instance.id().clone(),
+            node: None,
             pid: instance.process.as_ref().and_then(|process| process.pid),
             address: instance
                 .address

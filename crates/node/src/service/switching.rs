@@ -133,6 +133,11 @@ impl Service {
                 "{name} is active-active: every ready instance serves, there is nothing to promote"
             )));
         }
+        if self.spread.is_some() {
+            return Err(refused(format!(
+                "{name} runs in a cluster, where a planned switch is not carried out yet; a primary that is lost is replaced by itself"
+            )));
+        }
         let Some(promotion) = &self.promotion else { return Err(refused(format!("{name} has no primary"))) };
         if promotion.switching.is_some() || self.roll.is_some() && wanted.is_some() {
             return Err(refused(format!(

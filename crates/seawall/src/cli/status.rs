@@ -1,5 +1,6 @@
 //! `seawall status`: layers, node, services, instances.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
@@ -117,18 +118,25 @@ fn services(services: &[ServiceView]) -> String {
             Cell::new(service.note.as_deref().unwrap_or_default()),
         ]);
     }
-    let mut instances = table(&["INSTANCE", "ROLE", "STATE", "PID", "ADDRESS", "RESTARTS", "SINCE", "NOTE"]);
+    // Where it runs is worth a column where there is more than one place.
+    let nodes: BTreeSet<_> =
+        services.iter().flat_map(|service| &service.instances).map(|instance| &instance.node).collect();
+    let mut columns = vec!["INSTANCE", "NODE", "ROLE", "STATE", "PID", "ADDRESS", "RESTARTS", "SINCE", "NOTE"];
+    columns.retain(|column| *column != "NODE" || nodes.len() > 1);
+    let mut instances = table(&columns);
     for instance in services.iter().flat_map(|service| &service.instances) {
-        instances.add_row([
-            Cell::new(&instance.id),
+        let node = Cell::new(instance.node.as_ref().map_or("-", |node| node.as_str()));
+        let cells = [
             Cell::new(instance.role.as_deref().unwrap_or("-")),
             state(&instance.state),
             Cell::new(instance.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
             Cell::new(&instance.address),
             Cell::new(instance.restarts),
-            Cell::new(ago(&instance.since)),
+            Cell::new(if instance.since.is_empty() { "-".to_owned() } else { ago(&instance.since) }),
             Cell::new(instance.note.as_deref().unwrap_or_default()),
-        ]);
+        ];
+        let row = std::iter::once(Cell::new(&instance.id)).chain(Some(node).filter(|_| nodes.len() > 1)).chain(cells);
+        instances.add_row(row);
     }
     format!("{}\n{}", lines(&rows), lines(&instances))
 }

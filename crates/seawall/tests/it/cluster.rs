@@ -14,25 +14,31 @@ use crate::support::processes::signal;
 use crate::support::{Chance, PATIENCE, Seawall, http, run, wait};
 
 /// Nodes by their place; one that is down is absent, and its folder waits for its return.
-struct Cluster {
+pub struct Cluster {
     nodes: Vec<Option<Seawall>>,
     down: BTreeMap<usize, tempfile::TempDir>,
     pki: tempfile::TempDir,
     first: String,
+    /// More of `cluster` in each file.
+    settings: &'static str,
 }
 
-fn name(place: usize) -> String {
+pub fn name(place: usize) -> String {
     format!("n{}", place + 1)
 }
 
 impl Cluster {
     /// Three founders. Only the first one's address is known to the others: they tell it theirs.
     fn up() -> Self {
+        Self::up_with("")
+    }
+
+    pub fn up_with(settings: &'static str) -> Self {
         let pki = tempfile::tempdir().unwrap();
         let dir = pki.path().join("pki");
         let made = run(&["cluster", "init", "--dir", &dir.to_string_lossy(), "--nodes", "n1,n2,n3"], None);
         assert!(made.status.success(), "{made:?}");
-        let mut cluster = Self { nodes: Vec::new(), down: BTreeMap::new(), pki, first: String::new() };
+        let mut cluster = Self { nodes: Vec::new(), down: BTreeMap::new(), pki, first: String::new(), settings };
         for place in 0..3 {
             let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
             cluster.write(place, folder.path());
@@ -54,36 +60,37 @@ impl Cluster {
         let join = if self.first.is_empty() { String::new() } else { format!("{:?}", self.first) };
         let text = format!(
             "node: {{ name: {}, peers: {{ listen: \"127.0.0.1:0\", join: [{join}] }} }}\n\
-             cluster: {{ name: {cluster}, tls: {{ dir: {pki:?} }} }}\n\
+             cluster: {{ name: {cluster}, tls: {{ dir: {pki:?} }}{} }}\n\
              api: {{ listen: \"127.0.0.1:0\" }}\n\
              gateway: {{ listen: [\"127.0.0.1:0\"] }}\n",
             name(place),
+            self.settings,
         );
         std::fs::write(folder.join("seawall.yaml"), text).unwrap();
     }
 
-    fn node(&self, place: usize) -> &Seawall {
+    pub fn node(&self, place: usize) -> &Seawall {
         self.nodes[place].as_ref().expect("it is up")
     }
 
-    fn up_places(&self) -> Vec<usize> {
+    pub fn up_places(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|place| self.nodes[*place].is_some()).collect()
     }
 
     /// Kills everything of a node at once.
-    fn kill(&mut self, place: usize) {
+    pub fn kill(&mut self, place: usize) {
         let node = self.nodes[place].take().expect("it is up");
         signal(node.keeper(), "KILL");
         self.down.insert(place, node.into_folder());
     }
 
-    fn start(&mut self, place: usize) {
+    pub fn start(&mut self, place: usize) {
         let folder = self.down.remove(&place).expect("it is down");
         self.nodes[place] = Some(Seawall::up_beside(folder));
     }
 
     /// Waits until all that are up agree on a leader that is up; its place.
-    fn leader(&self) -> usize {
+    pub fn leader(&self) -> usize {
         wait("a leader", || {
             let leaders: Vec<Value> =
                 self.up_places().iter().map(|place| self.node(*place).status()["cluster"]["leader"].clone()).collect();
@@ -92,6 +99,13 @@ impl Cluster {
             let serving = self.node(place).status()["store"]["serving"] == true;
             (serving && leaders.iter().all(|other| other == leader)).then_some(place)
         })
+    }
+
+    /// Stops a node in good order.
+    pub fn stop(&mut self, place: usize) {
+        let mut node = self.nodes[place].take().expect("it is up");
+        assert!(node.stop().success(), "it stops in good order");
+        self.down.insert(place, node.into_folder());
     }
 
     fn put(&self, place: usize, key: &str, value: &str) -> http::Answer {
@@ -217,7 +231,7 @@ fn who_is_waited_for_is_said() {
     let dir = pki.path().join("pki");
     assert!(run(&["cluster", "init", "--dir", &dir.to_string_lossy(), "--nodes", "n1,n2,n3"], None).status.success());
     let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
-    let alone = Cluster { nodes: Vec::new(), down: BTreeMap::new(), pki, first: "127.0.0.1:1".into() };
+    let alone = Cluster { nodes: Vec::new(), down: BTreeMap::new(), pki, first: "127.0.0.1:1".into(), settings: "" };
     alone.write(0, folder.path());
     let node = Seawall::up_in(folder);
     let problem = node.wait_for("it says for whom it waits", |status| {

@@ -13,6 +13,7 @@ mod commands;
 mod crash;
 mod faults;
 mod listeners;
+mod placed;
 mod primary;
 mod refusals;
 mod start;

@@ -31,9 +31,8 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         (Some(cluster), Some(peers)) => {
             check_name(cluster, diagnostics);
             if let Some((name, service)) = config.services.first_key_value() {
-                let message = format!("service `{name}` in the file of a node in a cluster is not run");
-                let cure =
-                    "a cluster keeps state (`seawall kv`) but runs no services yet: run them on machines by themselves";
+                let message = format!("service `{name}` in the file of a node in a cluster is not run by `up`");
+                let cure = "a stale file must not roll the cluster back: put services and routes in force with `seawall apply -f`";
                 diagnostics.warning(service.at.whole, message, cure);
             }
             addresses(config, peers, diagnostics);

@@ -4,7 +4,7 @@ use super::Checker;
 use crate::diagnostic::{Place, nearest};
 
 /// Variables that `command`, `env` and the commands of probes and hooks may use as `${name}`.
-pub const VARIABLES: [&str; 4] = ["port", "instance", "service", "index"];
+pub const VARIABLES: [&str; 5] = ["port", "address", "instance", "service", "index"];
 
 impl Checker<'_> {
     /// Everything that makes up the process itself; probes and hooks are checked with the rest of them.

@@ -23,6 +23,14 @@ impl Service {
         if promotion.routed == Some(epoch) {
             return;
         }
+        if self.spread.is_some() && holder.node != shell.own {
+            return self.route_elsewhere(&holder, epoch);
+        }
+        if self.spread.is_some() && !self.is_holder(&holder.instance) {
+            // It has ended; the leader will read it here.
+            return;
+        }
+        let Some(promotion) = &mut self.promotion else { return };
         match promotion.hook {
             HookState::Running => return,
             HookState::Again(at) if at > now => return,
@@ -49,6 +57,10 @@ impl Service {
         if promotion.epoch() != Some(epoch) || promotion.holder() != Some(holder) {
             return;
         }
+        if self.spread.is_some() && !self.is_holder(&holder.instance) {
+            return;
+        }
+        let Some(promotion) = &mut self.promotion else { return };
         let Err(error) = result else { return self.route(shell, holder, epoch, now) };
         promotion.hook_tries += 1;
         let subject = Subject::instance(&name, &holder.instance).epoch(epoch);
@@ -67,6 +79,16 @@ impl Service {
             format!("{} cannot be primary of {name}: onPromote: {error}", holder.instance),
         );
         self.kill(shell, &holder.instance, After::Failed);
+    }
+
+    /// The primary is on another node: traffic goes to it once it has answered its `onPromote`.
+    fn route_elsewhere(&mut self, holder: &Holder, epoch: Epoch) {
+        let process = self.spread.as_ref().and_then(|spread| spread.process(holder));
+        if process.is_some_and(|process| process.promoted == Some(epoch))
+            && let Some(promotion) = &mut self.promotion
+        {
+            (promotion.routed, promotion.lost_at) = (Some(epoch), None);
+        }
     }
 
     fn route(&mut self, shell: &Shell, holder: &Holder, epoch: Epoch, now: Instant) {

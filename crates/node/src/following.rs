@@ -1,0 +1,56 @@
+//! Control state of a machine by itself: what was decided before is read once, then followed.
+//! Deliberately absent: the same in a cluster (`cluster/world.rs`), where there is much more of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use data::{Consistency, KeyRange, RangeRequest, Revision, Store, WatchItem};
+use tokio::sync::mpsc;
+
+use crate::controller::Controller;
+use crate::input::Input;
+use crate::service::events_prefix;
+
+/// Reads decisions that were committed before, then follows the control state.
+pub async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>) {
+    let store = Arc::clone(&controller.shell.store);
+    let mut from = None;
+    // What this node has applied, and then what it applies: nothing is missed, and nobody else is waited for.
+    match store.range(RangeRequest::prefix(events_prefix()), Consistency::Stale).await {
+        Ok(mut found) => {
+            from = Some(Revision(found.revision.0 + 1));
+            found.kvs.sort_by_key(|kv| kv.mod_revision);
+            for kv in found.kvs {
+                controller.decision(&kv.value, kv.mod_revision);
+            }
+        }
+        Err(error) => tracing::error!(%error, "decisions made before cannot be read"),
+    }
+    for service in controller.services.values() {
+        service.begin(&controller.shell);
+    }
+    tokio::spawn(follow(store, inputs.clone(), from));
+}
+
+/// Follows the control state; begins again whenever the watch ends.
+async fn follow(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>, mut from: Option<Revision>) {
+    loop {
+        let Ok(mut watch) = store.watch(KeyRange::prefix("control/"), from) else { return };
+        while let Some(item) = watch.next().await {
+            match &item {
+                WatchItem::Events { revision, .. } | WatchItem::Progress(revision) => {
+                    from = Some(Revision(revision.0 + 1))
+                }
+                WatchItem::Compacted(_) => from = None,
+                WatchItem::Lagged => {}
+            }
+            if inputs.send(Input::Watched(item)).await.is_err() {
+                return;
+            }
+        }
+        if inputs.send(Input::WatchEnded).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
