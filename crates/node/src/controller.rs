@@ -176,6 +176,9 @@ impl Controller {
             Input::Watched(item) => self.watched(item, now),
             Input::Listed(found) => self.listed(found, now),
             Input::Said { saying, outcome } => self.answered(saying, &outcome, now),
+            Input::SwitchAgreed { service, target, reply, outcome } => {
+                self.with(&service, |service, _, _| service.switch_agreed(target, reply, &outcome))
+            }
             Input::Placed { service, outcome } => self.placed(&service, &outcome, now),
             Input::WatchEnded => {
                 for service in self.services.values().filter(|service| service.promotion.is_some()) {

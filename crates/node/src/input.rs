@@ -110,6 +110,17 @@ pub enum Input {
         /// The answer.
         outcome: Outcome,
     },
+    /// In a cluster: a switch of primary was put to the store.
+    SwitchAgreed {
+        /// Of which service.
+        service: ServiceName,
+        /// To whom.
+        target: InstanceId,
+        /// Who asked, and whether they wait for its end.
+        reply: Option<(tokio::sync::oneshot::Sender<Result<api::Switched, api::Refusal>>, bool)>,
+        /// The answer.
+        outcome: Outcome,
+    },
     /// In a cluster: a placement was proposed.
     Placed {
         /// Of which service.

@@ -63,6 +63,8 @@ pub struct Process {
     pub promoted: Option<Epoch>,
     /// Of the definition it runs.
     pub fingerprint: u64,
+    /// In a cluster: the newest restart that had been agreed on when it was started.
+    pub generation: u64,
     /// It has been ready since its start.
     pub was_ready: bool,
 }
@@ -216,6 +218,7 @@ mod tests {
             probes,
             promoted: None,
             fingerprint: 0,
+            generation: 0,
             was_ready: false,
         });
         instance.enter(Stage::Running);

@@ -3,6 +3,7 @@
 
 mod elsewhere;
 mod ending;
+mod handing;
 mod lifecycle;
 mod promotion;
 mod rolling;
@@ -45,6 +46,8 @@ pub struct Service {
     pub roll: Option<Roll>,
     /// In a cluster, unless it runs elsewhere: what is known of it over all nodes.
     pub spread: Option<Spread>,
+    /// In a cluster: a switch that a roll here needs is being put to the store.
+    handing_over: bool,
     /// It had a ready instance when last looked at.
     had_ready: bool,
     /// That traffic goes elsewhere has been said since a local instance was ready last.
@@ -77,6 +80,7 @@ impl Service {
             promotion,
             spread,
             roll: None,
+            handing_over: false,
             had_ready: false,
             said_spilled: false,
             since: Instant::now(),
@@ -96,6 +100,7 @@ impl Service {
             self.step_promotion(shell, now);
             self.step_roll(shell, now);
             self.watch_readiness(shell);
+            self.answer_switches(shell);
         }
         self.tell_gateway(shell);
     }

@@ -42,6 +42,9 @@ pub struct Tag {
     pub port: u16,
     /// Of the definition it runs, see [`crate::plan::Instance::fingerprint`].
     pub fingerprint: u64,
+    /// In a cluster: the newest restart that had been agreed on when it was started.
+    #[serde(default)]
+    pub generation: u64,
     /// How often it has been started again.
     pub restarts: u32,
     /// The epoch whose `onPromote` it has answered.

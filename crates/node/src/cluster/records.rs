@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use data::Key;
-use model::{Epoch, Incarnation, InstanceId, NodeName, ServiceName, VersionName};
+use model::{Epoch, Incarnation, InstanceId, NodeName, Revision, ServiceName, VersionName};
 use runtime::placement::Placed;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,6 +19,10 @@ pub const CONFIG: &str = "control/config";
 pub const PLACEMENT: &str = "control/placement/";
 /// Before a node's name: it is there.
 pub const NODE: &str = "control/node/";
+/// Before a service's name: a switch of its primary that was agreed on.
+pub const SWITCH: &str = "control/switch/";
+/// Before a service's name: its newest restart.
+pub const RESTART: &str = "control/restart/";
 /// Before `service/instance/node`.
 pub const INSTANCE: &str = "control/instance/";
 
@@ -42,8 +46,14 @@ pub struct InstanceRecord {
     /// The term whose `onPromote` it has answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Epoch>,
+    /// The term in which it has stepped down in good order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demoted: Option<Epoch>,
     /// Of the definition it runs.
     pub fingerprint: u64,
+    /// The newest restart that had been agreed on when it was started.
+    #[serde(default)]
+    pub generation: u64,
     /// Its version, where the service has versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<VersionName>,
@@ -83,6 +93,9 @@ pub struct NodeRecord {
     /// It is being stopped on purpose.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopping: bool,
+    /// Services in a switch whose old primary gets nothing from its gateway any more, and which switch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drained: BTreeMap<ServiceName, Revision>,
 }
 
 /// Where a service's instances belong.
@@ -108,6 +121,10 @@ pub enum About {
     Config,
     /// Where a service's instances belong.
     Placement(ServiceName),
+    /// A switch of a service's primary.
+    Switch(ServiceName),
+    /// A restart of a service.
+    Restart(ServiceName),
     /// A node.
     Node(NodeName),
     /// An instance on a node.
@@ -128,6 +145,12 @@ impl About {
         }
         if let Some(service) = key.strip_prefix(PLACEMENT) {
             return Self::Placement(service.into());
+        }
+        if let Some(service) = key.strip_prefix(SWITCH) {
+            return Self::Switch(service.into());
+        }
+        if let Some(service) = key.strip_prefix(RESTART) {
+            return Self::Restart(service.into());
         }
         if let Some(node) = key.strip_prefix(NODE) {
             return Self::Node(node.into());
@@ -169,6 +192,8 @@ mod tests {
         assert_eq!(read, About::Instance("shop".into(), "shop-v1-0".into(), "n1".into()));
         assert_eq!(About::of("control/config"), About::Config);
         assert_eq!(About::of("control/placement/shop"), About::Placement("shop".into()));
+        assert_eq!(About::of("control/switch/shop"), About::Switch("shop".into()));
+        assert_eq!(About::of("control/restart/shop"), About::Restart("shop".into()));
         assert_eq!(About::of("control/node/n1"), About::Node("n1".into()));
         assert_eq!(About::of("control/primary/shop"), About::Primary("shop".into()));
         assert_eq!(About::of("control/events/shop/1/2"), About::Decision);

@@ -121,7 +121,7 @@ impl Controller {
                     service.committed(&self.shell, value, at, now);
                 }
             }
-            About::Placement(_) | About::Instance(..) => {
+            About::Placement(_) | About::Instance(..) | About::Switch(_) | About::Restart(_) => {
                 if let Some(world) = &mut self.world {
                     match value {
                         Some((value, at)) => world.kept.insert(name.to_owned(), (value.to_vec(), at)),
@@ -152,6 +152,19 @@ impl Controller {
                     None => service.told(id, node, None),
                 }
             }
+            About::Switch(service) => {
+                let Some(service) = self.services.get_mut(&service) else { return };
+                match value.map(|(value, at)| (serde_json::from_slice(value), at)) {
+                    Some((Ok(record), at)) => service.switch_is(&self.shell, Some((record, at)), now),
+                    Some((Err(error), _)) => unreadable(error),
+                    None => service.switch_is(&self.shell, None, now),
+                }
+            }
+            About::Restart(service) => {
+                if let (Some(service), Some((_, at))) = (self.services.get_mut(&service), value) {
+                    service.restart_is(&self.shell, at);
+                }
+            }
             _ => {}
         }
     }
@@ -160,7 +173,9 @@ impl Controller {
     pub fn tell_kept(&mut self, service: &ServiceName, now: Instant) {
         let Some(world) = &self.world else { return };
         let about = |name: &str| match About::of(name) {
-            About::Placement(known) | About::Instance(known, ..) => known == *service,
+            About::Placement(known) | About::Switch(known) | About::Restart(known) | About::Instance(known, ..) => {
+                known == *service
+            }
             _ => false,
         };
         let kept: Vec<_> = world
@@ -243,6 +258,11 @@ impl Controller {
             let wanted = self.said();
             world.publisher.step(&self.shell, lease, &wanted, now);
         }
+        let own = &self.config.node.name;
+        for service in self.services.values_mut() {
+            let others = || world.nodes.iter().filter(|(node, _)| *node != own);
+            service.hear_drained(|name, at| others().all(|(_, record)| record.drained.get(name) == Some(&at)));
+        }
         if self.shell.leads && !self.shell.stopping {
             self.place_all(&mut world, now);
         }
@@ -256,6 +276,11 @@ impl Controller {
             gateway: self.facts.gateway.clone(),
             region: self.config.node.region.clone(),
             stopping: self.shell.stopping,
+            drained: self
+                .services
+                .values()
+                .filter_map(|service| Some((service.name.clone(), service.drained_for(&self.shell)?)))
+                .collect(),
         };
         let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
         let mut said = Said::from([(format!("{NODE}{}", self.config.node.name), value)]);

@@ -58,6 +58,7 @@ impl Service {
                         probes,
                         promoted: None,
                         fingerprint: 0,
+                        generation: 0,
                         was_ready: false,
                     });
                 }

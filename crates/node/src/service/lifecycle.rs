@@ -52,6 +52,7 @@ pub fn adopt(service: &mut Service, held: &Held, shell: &Shell, ports: &mut Port
         probes: Probes::new(&service.definition, is_routed, started, now, held.tag.ready),
         promoted: held.tag.promoted,
         fingerprint: held.tag.fingerprint,
+        generation: held.tag.generation,
         was_ready: held.tag.ready,
     });
     instance.enter(Stage::Running);
@@ -91,7 +92,7 @@ impl Service {
     }
 
     fn start(&mut self, shell: &Shell, ports: &mut Ports, id: &InstanceId, now: Instant) {
-        let (name, is_routed) = (self.name.clone(), self.is_routed);
+        let (name, is_routed, generation) = (self.name.clone(), self.is_routed, self.generation());
         let Some(instance) = self.instances.get_mut(id) else { return };
         if instance.elsewhere.is_some() {
             return;
@@ -115,6 +116,7 @@ impl Service {
             probes: Probes::new(&self.definition, is_routed, now, now, false),
             promoted: None,
             fingerprint,
+            generation,
             was_ready: false,
         });
         instance.enter(Stage::Running);
@@ -362,6 +364,7 @@ fn tag_of(service: &ServiceName, instance: &Instance, port: u16) -> Tag {
         index: instance.plan.index,
         port,
         fingerprint: process.map_or_else(|| instance.plan.fingerprint(), |process| process.fingerprint),
+        generation: process.map_or(0, |process| process.generation),
         restarts: instance.restarts,
         promoted: process.and_then(|process| process.promoted),
         ready: process.is_some_and(|process| process.was_ready),

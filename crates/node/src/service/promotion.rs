@@ -33,7 +33,7 @@ const AFTER_OTHERS: Duration = Duration::from_millis(20);
 const KEPT_TERMS: usize = 50;
 
 /// Where the record of a service's primary is stored.
-fn record_key(service: &ServiceName) -> Key {
+pub(super) fn record_key(service: &ServiceName) -> Key {
     Key::new(format!("control/primary/{service}").into_bytes()).expect("a service's name is short")
 }
 
@@ -84,6 +84,17 @@ impl Promotion {
     /// The term, once there is one.
     pub fn epoch(&self) -> Option<Epoch> {
         self.record.as_ref().map(|(record, at)| record.epoch(*at))
+    }
+
+    /// The newest record, and where it is stored.
+    pub(super) fn recorded(&self) -> Option<(&Record, Revision)> {
+        self.record.as_ref().map(|(record, at)| (record, *at))
+    }
+
+    /// The term in which this instance has stepped down in good order, if it is doing so now.
+    pub(super) fn demoted(&self, id: &InstanceId) -> Option<Epoch> {
+        let switching = self.switching.as_ref()?;
+        (switching.from().instance == *id && switching.is_demoted()).then(|| switching.epoch())
     }
 
     /// The committed primary, whether traffic goes to it yet or not.
@@ -182,6 +193,7 @@ impl Service {
             Some(spread) => spread.views(),
         };
         let decides = self.spread.is_none() || shell.leads;
+        let agreed = self.agreed_switch();
         let Some(promotion) = &mut self.promotion else { return };
         promotion.avoided.retain(|(_, until)| *until > now);
         if promotion.not_before.is_some_and(|at| at > now) || promotion.proposing || !promotion.known {
@@ -190,7 +202,7 @@ impl Service {
         promotion.not_before = None;
         // A switch is over for the decision once its old primary is not the committed one any more.
         let switching = promotion.switching.as_ref().filter(|switching| promotion.holder() == Some(switching.from()));
-        let switch = switching.map(Switching::as_switch);
+        let switch = if self.spread.is_some() { agreed } else { switching.map(Switching::as_switch) };
         let step = decide(promotion.record.as_ref().map(|(record, _)| record), &views, switch.as_ref());
         if step != Step::NoCandidate {
             promotion.no_candidate = false;
@@ -232,7 +244,9 @@ impl Service {
     fn note_loss(&mut self, shell: &Shell, holder: &Holder) {
         let Some(promotion) = self.promotion.as_mut().filter(|promotion| promotion.lost_at.is_none()) else { return };
         promotion.mark_lost(Instant::now());
-        let told = self.spread.as_ref().and_then(|spread| spread.cause_of(holder));
+        let spread = self.spread.as_ref();
+        let switch = spread.and_then(|spread| Some(spread.agreed.switch.as_ref()?.0.cause.clone()));
+        let told = switch.or_else(|| spread.and_then(|spread| spread.cause_of(holder)));
         promotion.cause = told.unwrap_or_else(|| shell.new_cause());
         let cause = promotion.cause.clone();
         if self.is_lost_with_its_node(holder) {
@@ -245,6 +259,7 @@ impl Service {
     fn fence(&mut self, shell: &Shell, planned: bool) {
         let previous = self.promotion.as_ref().and_then(|promotion| promotion.record.as_ref()?.0.holder.clone());
         let proof = previous.as_ref().and_then(|holder| self.proof(holder));
+        let agreed = self.agreed_switch();
         if let Some(holder) = previous.as_ref().filter(|_| self.spread.is_some()) {
             self.note_loss(shell, holder);
         }
@@ -252,7 +267,8 @@ impl Service {
         if promotion.cause.is_empty() {
             promotion.cause = shell.new_cause();
         }
-        let wanted = promotion.switching.as_ref().filter(|_| planned).map(|switching| switching.target.clone());
+        let target = || promotion.switching.as_ref().map(|switching| switching.target.clone());
+        let wanted = agreed.map(|switch| switch.target).or_else(target).filter(|_| planned);
         let who = previous.as_ref().map_or_else(|| "nobody yet".to_owned(), |holder| holder.instance.to_string());
         let record = Record {
             version: 1,
@@ -308,6 +324,7 @@ impl Service {
     /// Commits a record with its event, if the record before is still what it was, and what proves it still holds.
     fn propose(&mut self, shell: &Shell, record: Record, proof: Option<Compare>, kind: EventKind, message: String) {
         let name = self.name.clone();
+        let ends_switch = self.end_of_switch().filter(|_| record.phase == Phase::Primary || record.wanted.is_none());
         let Some(promotion) = &mut self.promotion else { return };
         promotion.proposing = true;
         let key = record_key(&name);
@@ -327,6 +344,7 @@ impl Service {
         let event = serde_json::to_vec(&event).expect("an event always becomes JSON");
         let mut txn = Txn::put(key, value).when(compare).then(Op::put(event_key, event));
         txn.compares.extend(proof);
+        txn.then.extend(ends_switch);
         if let Some(oldest) = promotion.terms.front().filter(|_| promotion.terms.len() > KEPT_TERMS) {
             let start = format!("{}{name}/{:020}", events_prefix(), 1).into_bytes();
             let end = format!("{}{name}/{:020}/~", events_prefix(), oldest.0).into_bytes();

@@ -45,23 +45,21 @@ impl Service {
     /// Begins `seawall restart`, or says why not.
     pub fn begin_restart(&mut self, shell: &Shell, reply: oneshot::Sender<Result<String, Refusal>>) {
         let refused = |message: String| Err(Refusal { kind: RefusalKind::Refused, message });
-        let problem = if self.spread.is_some() {
-            Some(format!(
-                "{} runs in a cluster, where a restart is not carried out yet: change its definition (an `env`, say) and apply it, which replaces its instances one at a time",
-                self.name
-            ))
-        } else if !self.definition.endpoints.is_empty() {
+        let problem = if !self.definition.endpoints.is_empty() {
             Some(format!("{} runs elsewhere: Seawall routes to it but does not run it", self.name))
         } else if self.roll.is_some() {
             Some(format!("{} is being restarted or rolled already; wait for it (`seawall events --follow`)", self.name))
         } else {
-            let (replicas, minimum) = (self.instances.len(), self.definition.min_available() as usize);
+            let (replicas, minimum) = (self.definition.total_replicas(), self.definition.min_available());
             (minimum >= replicas && replicas > 0).then(|| format!("{} has minAvailable {minimum} of {replicas} replicas: a restart one at a time would break that; lower it or add a replica", self.name))
         };
         if let Some(message) = problem {
             // Ignored: who asked has gone.
             let _ = reply.send(refused(message));
             return;
+        }
+        if self.spread.is_some() {
+            return self.agree_on_restart(shell, reply);
         }
         let pending = self.instances.keys().cloned().collect();
         self.begin_roll(shell, RollKind::Restart(Some(reply)), pending, BTreeSet::new(), Instant::now());
@@ -109,7 +107,7 @@ impl Service {
             // Every node sees the same order; each replaces its own.
             roll::Step::Replace(id) if !self.instances.contains_key(&id) => {}
             roll::Step::Replace(id) => self.replace(shell, &id, now),
-            roll::Step::Promote(_) if self.spread.is_some() => self.replace_primary(shell, now),
+            roll::Step::Promote(id) if self.spread.is_some() => self.hand_over(shell, id),
             roll::Step::Promote(id) => {
                 if let Ok((_, from)) = self.check_switch(None) {
                     self.switch_to(shell, id, from, None, now);
@@ -139,12 +137,16 @@ impl Service {
         views
     }
 
-    /// The last of a roll in a cluster. Its standbys are there: one takes over as soon as it has stopped.
-    fn replace_primary(&mut self, shell: &Shell, now: Instant) {
-        let pending = self.roll.as_ref().and_then(|roll| roll.pending.iter().find(|id| self.is_holder(id)).cloned());
-        if let Some(id) = pending {
-            self.replace(shell, &id, now);
+    /// The last of a roll in a cluster is the primary: its node has it hand over first.
+    fn hand_over(&mut self, shell: &Shell, target: InstanceId) {
+        let under_way = |spread: &super::Spread| spread.agreed.switch.is_some();
+        if self.spread.as_ref().is_some_and(under_way) || self.handing_over {
+            return;
         }
+        let routed = self.promotion.as_ref().and_then(|promotion| promotion.routed_primary());
+        let Some(from) = routed.map(|(holder, _)| holder.clone()).filter(|from| self.runs_here(from)) else { return };
+        self.handing_over = true;
+        self.agree_on_switch(shell, target, from, None);
     }
 
     /// Why the replaced instance under way is not coming up, if so.

@@ -70,6 +70,12 @@ impl Service {
     /// The primary with its epoch; nobody while it is dead, dying or handing over: local evidence is enough to stop using it.
     fn primary_to_route(&self) -> Option<(model::InstanceId, model::Epoch)> {
         let (holder, epoch) = self.promotion.as_ref()?.routed_primary()?;
+        // It hands over: from the moment that was agreed on it gets nothing new, from any gateway.
+        let hands_over =
+            |spread: &super::Spread| spread.agreed.switch.as_ref().is_some_and(|(switch, _)| switch.from == *holder);
+        if self.spread.as_ref().is_some_and(hands_over) {
+            return None;
+        }
         if let Some(spread) = self.spread.as_ref().filter(|spread| holder.node.as_ref() != Some(spread.own())) {
             let process = spread.process(holder)?;
             return (process.alive && !process.leaving).then(|| (holder.instance.clone(), epoch));

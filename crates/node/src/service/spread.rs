@@ -15,6 +15,7 @@ use runtime::plan;
 use runtime::roll;
 
 use super::Service;
+use super::handing::Agreed;
 use super::routing::WEIGHT;
 use crate::cluster::records::{InstanceRecord, Shown, instance_key};
 use crate::instance::{Instance, Stage};
@@ -26,13 +27,15 @@ pub struct Spread {
     own: NodeName,
     /// Absent until it has been read: before that nothing is started or removed.
     placed: Option<(Placed, Revision)>,
+    /// Switches and restarts.
+    pub agreed: Agreed,
     records: BTreeMap<(InstanceId, NodeName), (InstanceRecord, Revision)>,
 }
 
 impl Spread {
     /// Nothing known yet.
     pub fn new(own: NodeName) -> Self {
-        Self { own, placed: None, records: BTreeMap::new() }
+        Self { own, placed: None, agreed: Agreed::default(), records: BTreeMap::new() }
     }
 
     /// This node.
@@ -86,6 +89,19 @@ impl Spread {
 }
 
 impl Service {
+    /// The restart that running processes must be younger than; 0 for a machine by itself.
+    pub(super) fn generation(&self) -> u64 {
+        self.spread.as_ref().map_or(0, |spread| spread.agreed.generation)
+    }
+
+    /// The instance is ready, here or elsewhere.
+    pub(super) fn is_ready_anywhere(&self, id: &InstanceId) -> bool {
+        match self.instances.get(id) {
+            Some(instance) => instance.is_ready(),
+            None => self.endpoints_elsewhere().any(|known| known.id == *id && known.readiness == Readiness::Ready),
+        }
+    }
+
     /// Whether this very process is one of this node's.
     pub(super) fn runs_here(&self, holder: &Holder) -> bool {
         let own = self.spread.as_ref().map(|spread| &spread.own);
@@ -166,6 +182,8 @@ impl Service {
             leaving: instance.stage != Stage::Running,
             refused: self.promotion.as_ref().is_some_and(|promotion| promotion.has_refused(instance.id())),
             promoted: process.and_then(|process| process.promoted),
+            demoted: self.promotion.as_ref().and_then(|promotion| promotion.demoted(instance.id())),
+            generation: process.map_or(0, |process| process.generation),
             fingerprint: process.map_or_else(|| instance.plan.fingerprint(), |process| process.fingerprint),
             version: instance.plan.version.clone(),
             shown: Shown {
@@ -212,10 +230,11 @@ impl Service {
             .map(|plan| (plan.id.clone(), plan.fingerprint()))
             .collect();
         let others = self.spread.as_ref().into_iter().flat_map(Spread::others);
+        let generation = self.generation();
         let view = |(id, _, record): (&InstanceId, &NodeName, &InstanceRecord)| {
             Some(roll::View {
                 id: id.clone(),
-                pending: record.fingerprint != *planned.get(id)?,
+                pending: record.fingerprint != *planned.get(id)? || record.generation < generation,
                 ready: record.ready,
                 primary: primary == Some(id),
             })

@@ -38,6 +38,8 @@ pub struct Switching {
     pub target: InstanceId,
     from: Holder,
     part: Part,
+    /// The term that it ends.
+    epoch: Epoch,
     reply: Option<Reply>,
 }
 
@@ -45,6 +47,16 @@ impl Switching {
     /// The primary that hands over.
     pub fn from(&self) -> &Holder {
         &self.from
+    }
+
+    /// The term that it ends.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The old primary is not primary any more, and lives on.
+    pub fn is_demoted(&self) -> bool {
+        matches!(self.part, Part::Demoted | Part::Fenced)
     }
 
     /// The fence that it led to is committed.
@@ -85,6 +97,9 @@ impl Service {
                 return;
             }
         };
+        if self.spread.is_some() {
+            return self.agree_on_switch(shell, target, from, Some((reply, wait)));
+        }
         let mut reply = Some(reply);
         if !wait && let Some(reply) = reply.take() {
             let _ = reply.send(Ok(Switched {
@@ -118,7 +133,7 @@ impl Service {
             format!("{} hands over to {target}: it finishes its requests, new ones wait", from.instance),
         );
         promotion.begin(
-            Switching { target, from, part: Part::Draining(now + self.definition.drain_timeout), reply },
+            Switching { target, from, part: Part::Draining(now + self.definition.drain_timeout), epoch, reply },
             cause,
             now,
         );
@@ -131,11 +146,6 @@ impl Service {
         if self.definition.mode != Mode::PrimaryStandby {
             return Err(refused(format!(
                 "{name} is active-active: every ready instance serves, there is nothing to promote"
-            )));
-        }
-        if self.spread.is_some() {
-            return Err(refused(format!(
-                "{name} runs in a cluster, where a planned switch is not carried out yet; a primary that is lost is replaced by itself"
             )));
         }
         let Some(promotion) = &self.promotion else { return Err(refused(format!("{name} has no primary"))) };
@@ -151,6 +161,9 @@ impl Service {
         };
         if wanted == Some(&holder.instance) {
             return Err(refused(format!("{} is the primary already", holder.instance)));
+        }
+        if self.spread.is_some() {
+            return self.check_switch_in_cluster(wanted, holder);
         }
         if let Some(wanted) = wanted
             && !self.instances.contains_key(wanted)
@@ -183,16 +196,47 @@ impl Service {
         }
     }
 
+    /// The same over all nodes.
+    fn check_switch_in_cluster(
+        &self,
+        wanted: Option<&InstanceId>,
+        holder: &Holder,
+    ) -> Result<(InstanceId, Holder), Refusal> {
+        let name = &self.name;
+        let planned = runtime::plan::instances(name, &self.definition);
+        let mut ids = planned.iter().map(|plan| &plan.id).filter(|id| **id != holder.instance);
+        let target = match wanted {
+            Some(wanted) if !ids.clone().any(|id| id == wanted) => {
+                let names: Vec<&str> = ids.map(InstanceId::as_str).collect();
+                let message = format!("{name} has no standby `{wanted}`; it has: {}", names.join(", "));
+                return Err(Refusal { kind: RefusalKind::NotFound, message });
+            }
+            Some(wanted) => Some(wanted).filter(|wanted| self.is_ready_anywhere(wanted)),
+            None => ids.find(|id| self.is_ready_anywhere(id)),
+        };
+        target.map(|target| (target.clone(), holder.clone())).ok_or_else(|| Refusal {
+            kind: RefusalKind::Refused,
+            message: format!(
+                "{name} has no ready standby to hand over to; a switch would leave it without anybody to answer"
+            ),
+        })
+    }
+
     fn ids(&self) -> String {
         self.instances.keys().map(InstanceId::as_str).collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn step_switch(&mut self, shell: &Shell, now: Instant) {
-        let Some(switching) = self.promotion.as_mut().and_then(|promotion| promotion.switching.as_mut()) else {
+        let Some(switching) = self.promotion.as_ref().and_then(|promotion| promotion.switching.as_ref()) else {
             return;
         };
-        let target_ready = self.instances.get(&switching.target).is_some_and(crate::instance::Instance::is_ready);
-        match switching.part {
+        let (part, target) = (switching.part, switching.target.clone());
+        let target_ready = self.is_ready_anywhere(&target);
+        let elsewhere = self.spread.as_ref().is_none_or(|spread| spread.agreed.drained_elsewhere);
+        let Some(switching) = self.promotion.as_ref().and_then(|promotion| promotion.switching.as_ref()) else {
+            return;
+        };
+        match part {
             Part::Draining(_) if !target_ready => {
                 let reason = format!(
                     "{} stopped being ready before the switch; {} stays primary",
@@ -203,7 +247,7 @@ impl Service {
             Part::Draining(until) => {
                 let in_flight = shell.table.service(&self.name).in_flight(&switching.from.instance);
                 let told = now + self.definition.drain_timeout >= until + DRAIN_SETTLE;
-                if (in_flight == 0 && told) || until <= now {
+                if (in_flight == 0 && told && elsewhere) || until <= now {
                     self.demote(shell, now);
                 }
             }
@@ -274,6 +318,7 @@ impl Service {
         if let Some(reply) = switching.reply.take() {
             shell.answer(reply, Err(Refusal { kind: RefusalKind::Failed, message: reason.to_owned() }));
         }
+        self.disagree(shell);
         self.tell_gateway(shell);
     }
 }

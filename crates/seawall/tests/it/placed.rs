@@ -22,6 +22,7 @@ const SHOP: &str = r#"services:
     command: [DEMO]
     livenessProbe: { httpGet: { path: /health }, periodSeconds: 1, failureThreshold: 2 }
     onPromote: { httpPost: { path: /promote } }
+    onDemote: { httpPost: { path: /demote } }
 routes:
   - { match: { pathPrefix: /orders }, to: { service: orders } }
   - { match: { pathPrefix: /ledger }, to: { service: ledger } }
@@ -222,4 +223,73 @@ fn a_new_definition_is_rolled_over_all_nodes_and_a_bad_one_taken_back() {
     settled(&cluster);
     let ledger = load.finish();
     assert_eq!(ledger.failures().values().sum::<usize>(), 0, "{}", ledger.summary());
+}
+
+fn load(cluster: &Cluster, place: usize, path: &str) -> Load {
+    let options = Options { connections: 4, path: path.into(), timeout: PATIENCE, pause: Duration::from_millis(3) };
+    Load::start(cluster.node(place).gateway, &options).under_way()
+}
+
+#[test]
+fn a_planned_switch_goes_over_nodes_without_a_failed_request() {
+    let cluster = Cluster::up_with("");
+    shop(&cluster, 0, SHOP);
+    let (from, old) = primary(&cluster, 0);
+    // Asked on a node that runs neither, while another gateway has traffic.
+    let outside = (0..3).find(|place| !nodes_of(&cluster.node(0).status(), "ledger").contains(&name(*place))).unwrap();
+    let load = load(&cluster, outside, "/ledger");
+    for round in 0..4 {
+        let (before, holder) = primary(&cluster, outside);
+        let (out, _) = cluster.node(outside).cli_exits(0, &["promote", "ledger", "--wait"]);
+        let (after, now) = primary(&cluster, outside);
+        assert!(now != holder && after != before && out.contains(&now), "round {round}: {out}");
+        settled(&cluster);
+    }
+    assert_eq!(primary(&cluster, outside), (from, old.clone()), "there and back, twice");
+    let ledger = load.finish();
+    println!("{}", ledger.summary());
+    ledger.check_epochs();
+    assert_eq!(ledger.failures().values().sum::<usize>(), 0, "{}", ledger.summary());
+    let (_, refused) = cluster.node(0).cli_exits(1, &["promote", "ledger", &old]);
+    assert!(refused.contains("is the primary already"), "{refused}");
+}
+
+#[test]
+fn a_restart_replaces_every_process_wherever_it_runs() {
+    let cluster = Cluster::up_with("");
+    shop(&cluster, 0, SHOP);
+    let pids = || -> BTreeSet<u64> {
+        let of = service(&cluster.node(0).status(), "ledger");
+        of["instances"].as_array().unwrap().iter().filter_map(|instance| instance["pid"].as_u64()).collect()
+    };
+    let before = pids();
+    let load = load(&cluster, 1, "/ledger");
+    cluster.node(2).cli_exits(0, &["restart", "ledger"]);
+    wait("both are new", || (before.is_disjoint(&pids()) && pids().len() == 2).then_some(()));
+    settled(&cluster);
+    let ledger = load.finish();
+    println!("{}", ledger.summary());
+    ledger.check_epochs();
+    assert_eq!(ledger.failures().values().sum::<usize>(), 0, "{}", ledger.summary());
+}
+
+#[test]
+fn a_rolling_restart_of_all_nodes_fails_no_request() {
+    let mut cluster = Cluster::up_with("");
+    shop(&cluster, 0, SHOP);
+    for place in 0..3 {
+        // Traffic through a gateway that stays, of a service that runs on the one that goes.
+        for path in ["/ledger", "/orders"] {
+            let load = load(&cluster, (place + 1) % 3, path);
+            cluster.stop(place);
+            cluster.start(place);
+            settled(&cluster);
+            let ledger = load.finish();
+            println!("{} restarted, {path}: {}", name(place), ledger.summary());
+            if path == "/ledger" {
+                ledger.check_epochs();
+            }
+            assert_eq!(ledger.failures().values().sum::<usize>(), 0, "{}", ledger.summary());
+        }
+    }
 }

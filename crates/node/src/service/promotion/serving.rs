@@ -87,7 +87,7 @@ impl Service {
         if process.is_some_and(|process| process.promoted == Some(epoch))
             && let Some(promotion) = &mut self.promotion
         {
-            (promotion.routed, promotion.lost_at) = (Some(epoch), None);
+            (promotion.routed, promotion.lost_at, promotion.switching) = (Some(epoch), None, None);
         }
     }
 
