@@ -5,6 +5,7 @@ use std::time::Duration;
 use api::view::{ClusterView, Layer, MemberView, Node, Status, StoreView, Task};
 use model::NodeName;
 
+use crate::cluster::world::World;
 use crate::controller::Controller;
 use crate::service::Service;
 
@@ -161,8 +162,29 @@ impl Controller {
             layer("health", state(ready == total && primaries == standing.len()), health),
             data,
             layer("traffic", "ok", format!("gateway on {}", self.facts.gateway.join(", "))),
-            layer("region", "ok", format!("{}, alone", self.config.node.region)),
+            self.region(),
         ]
+    }
+
+    /// Members that should be there and are not.
+    fn missing<'w>(&self, world: &'w World) -> Vec<&'w str> {
+        let members = || self.members.iter().flat_map(|members| &members.members);
+        world.missing().filter(|name| members().any(|member| &*member.name == *name)).collect()
+    }
+
+    fn region(&self) -> Layer {
+        let region = &self.config.node.region;
+        let (state, detail) = match &self.world {
+            None => ("ok", format!("{region}, alone")),
+            Some(world) => match self.missing(world) {
+                missing if missing.is_empty() => ("ok", format!("{region}, {} nodes there", world.nodes.len())),
+                missing => (
+                    "degraded",
+                    format!("{region}, {} nodes there, missing: {}", world.nodes.len(), missing.join(", ")),
+                ),
+            },
+        };
+        Layer { name: "region".into(), state: state.into(), detail }
     }
 
     /// Those that are ordered, or those that are not.

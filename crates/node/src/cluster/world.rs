@@ -67,6 +67,13 @@ pub async fn follow(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>) {
     }
 }
 
+impl World {
+    /// Nodes that were there and are not.
+    pub fn missing(&self) -> impl Iterator<Item = &str> {
+        self.away.keys().map(NodeName::as_str)
+    }
+}
+
 impl Controller {
     /// All control state, as of one revision.
     pub fn listed(&mut self, found: RangeResult, now: Instant) {

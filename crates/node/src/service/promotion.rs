@@ -2,14 +2,15 @@
 //! Second half of the failure walk. The watch on the store is the only source of the record; a proposal's own reply
 //! only says whether to try again. Three commits, then `onPromote`, then the route.
 
+mod proposing;
 mod serving;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use data::{Compare, Key, KeyRange, Op, Revision, Txn, TxnOutcome};
+use data::{Key, Revision};
 use health::decide::{Holder, Phase, Record, Step, View, decide};
-use model::{Epoch, EventKind, InstanceId, NodeName, ServiceName};
+use model::{Epoch, EventKind, InstanceId, ServiceName};
 use observe::metrics::ServiceLabels;
 use runtime::protocol::Order;
 
@@ -17,7 +18,7 @@ use super::Service;
 use super::switching::Switching;
 use crate::Input;
 use crate::instance::{After, Instance, Stage};
-use crate::shell::{Outcome, Shell, Subject};
+use crate::shell::{Shell, Subject};
 
 /// How often `onPromote` is tried before another standby is.
 const HOOK_TRIES: u32 = 3;
@@ -240,48 +241,6 @@ impl Service {
         self.instances.values().filter_map(view).collect()
     }
 
-    /// The primary of another node is lost: the chain of events is the one its node has begun, or begins here.
-    fn note_loss(&mut self, shell: &Shell, holder: &Holder) {
-        let Some(promotion) = self.promotion.as_mut().filter(|promotion| promotion.lost_at.is_none()) else { return };
-        promotion.mark_lost(Instant::now());
-        let spread = self.spread.as_ref();
-        let switch = spread.and_then(|spread| Some(spread.agreed.switch.as_ref()?.0.cause.clone()));
-        let told = switch.or_else(|| spread.and_then(|spread| spread.cause_of(holder)));
-        promotion.cause = told.unwrap_or_else(|| shell.new_cause());
-        let cause = promotion.cause.clone();
-        if self.is_lost_with_its_node(holder) {
-            let node = holder.node.as_ref().map_or("its node", NodeName::as_str);
-            let why = format!("nothing is heard of {node} any more");
-            self.primary_lost(shell, &holder.instance, &cause, &why, Instant::now());
-        }
-    }
-
-    fn fence(&mut self, shell: &Shell, planned: bool) {
-        let previous = self.promotion.as_ref().and_then(|promotion| promotion.record.as_ref()?.0.holder.clone());
-        let proof = previous.as_ref().and_then(|holder| self.proof(holder));
-        let agreed = self.agreed_switch();
-        if let Some(holder) = previous.as_ref().filter(|_| self.spread.is_some()) {
-            self.note_loss(shell, holder);
-        }
-        let Some(promotion) = &mut self.promotion else { return };
-        if promotion.cause.is_empty() {
-            promotion.cause = shell.new_cause();
-        }
-        let target = || promotion.switching.as_ref().map(|switching| switching.target.clone());
-        let wanted = agreed.map(|switch| switch.target).or_else(target).filter(|_| planned);
-        let who = previous.as_ref().map_or_else(|| "nobody yet".to_owned(), |holder| holder.instance.to_string());
-        let record = Record {
-            version: 1,
-            phase: Phase::Fence,
-            epoch: Epoch(0),
-            holder: None,
-            previous,
-            wanted,
-            cause: promotion.cause.clone(),
-        };
-        self.propose(shell, record, proof, EventKind::Fenced, format!("{}: nobody is primary (was: {who})", self.name));
-    }
-
     /// Unplanned: kill the tree without hooks or grace. Planned stops are left to their grace.
     fn end_previous(&mut self, shell: &Shell, holder: &Holder) {
         if self.spread.is_some() && !self.runs_here(holder) {
@@ -291,84 +250,6 @@ impl Service {
             self.instances.get(&holder.instance).is_some_and(|instance| matches!(instance.stage, Stage::Running));
         if running {
             self.kill(shell, &holder.instance, After::Start);
-        }
-    }
-
-    fn propose_fenced(&mut self, shell: &Shell) {
-        let Some((record, at)) = self.promotion.as_ref().and_then(|promotion| promotion.record.clone()) else { return };
-        let epoch = record.epoch(at);
-        let how = if record.wanted.is_some() { "stepped down in good order" } else { "has provably ended" };
-        let message = match &record.previous {
-            Some(previous) => format!("{}: {} {how}", self.name, previous.instance),
-            None => format!("{}: there was no primary before", self.name),
-        };
-        let proof = record.previous.as_ref().and_then(|holder| self.proof(holder));
-        self.propose(
-            shell,
-            Record { phase: Phase::Fenced, epoch, ..record },
-            proof,
-            EventKind::FenceConfirmed,
-            message,
-        );
-    }
-
-    fn propose_primary(&mut self, shell: &Shell, holder: Holder) {
-        let Some((record, at)) = self.promotion.as_ref().and_then(|promotion| promotion.record.clone()) else { return };
-        let epoch = record.epoch(at);
-        let message = format!("{} is primary of {} in epoch {epoch}", holder.instance, self.name);
-        let proof = self.proof(&holder);
-        let record = Record { phase: Phase::Primary, epoch, holder: Some(holder), wanted: None, ..record };
-        self.propose(shell, record, proof, EventKind::Promoted, message);
-    }
-
-    /// Commits a record with its event, if the record before is still what it was, and what proves it still holds.
-    fn propose(&mut self, shell: &Shell, record: Record, proof: Option<Compare>, kind: EventKind, message: String) {
-        let name = self.name.clone();
-        let ends_switch = self.end_of_switch().filter(|_| record.phase == Phase::Primary || record.wanted.is_none());
-        let Some(promotion) = &mut self.promotion else { return };
-        promotion.proposing = true;
-        let key = record_key(&name);
-        let compare = match &promotion.record {
-            Some((_, at)) => Compare::mod_revision(key.clone(), *at),
-            None => Compare::absent(key.clone()),
-        };
-        let instance = record.holder.as_ref().or(record.previous.as_ref()).map(|holder| holder.instance.clone());
-        let epoch = Some(record.epoch).filter(|epoch| epoch.0 > 0);
-        let subject = Subject { service: Some(&name), instance: instance.as_ref(), epoch };
-        let event = shell.event(kind, subject, &record.cause, message);
-        let event_key = Key::new(
-            format!("{}{name}/{:020}/{}", events_prefix(), record.epoch.0, phase_number(record.phase)).into_bytes(),
-        )
-        .expect("a short key");
-        let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
-        let event = serde_json::to_vec(&event).expect("an event always becomes JSON");
-        let mut txn = Txn::put(key, value).when(compare).then(Op::put(event_key, event));
-        txn.compares.extend(proof);
-        txn.then.extend(ends_switch);
-        if let Some(oldest) = promotion.terms.front().filter(|_| promotion.terms.len() > KEPT_TERMS) {
-            let start = format!("{}{name}/{:020}", events_prefix(), 1).into_bytes();
-            let end = format!("{}{name}/{:020}/~", events_prefix(), oldest.0).into_bytes();
-            txn = txn.then(Op::Delete { range: KeyRange::between(start, Some(end.into())) });
-        }
-        shell.commit(name, txn);
-    }
-
-    /// A proposal got its reply. The record itself comes by the watch.
-    pub fn proposed(&mut self, shell: &Shell, outcome: &Outcome, now: Instant) {
-        let Some(promotion) = &mut self.promotion else { return };
-        match outcome {
-            Ok(TxnOutcome::Committed { .. }) => {}
-            Ok(TxnOutcome::Rejected { .. } | TxnOutcome::Unknown) => {
-                // Either somebody else wrote, or nobody knows: the record decides.
-                let pause = if self.spread.is_some() { AFTER_OTHERS } else { RETRY_PAUSE };
-                promotion.not_before = Some(now + pause);
-                self.read_record(shell);
-            }
-            Err(error) => {
-                tracing::error!(service = %self.name, %error, "a decision about the primary could not be committed; trying again");
-                promotion.proposing = false;
-                promotion.not_before = Some(now + RETRY_PAUSE);
-            }
         }
     }
 
@@ -497,13 +378,5 @@ impl Service {
             &cause,
             format!("{name} has no primary and no ready standby; requests wait or get 503 until an instance is ready"),
         );
-    }
-}
-
-fn phase_number(phase: Phase) -> u8 {
-    match phase {
-        Phase::Fence => 1,
-        Phase::Fenced => 2,
-        Phase::Primary => 3,
     }
 }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub struct Arguments {
     /// The port to listen on
     #[arg(long, env = "PORT", default_value_t = 9000)]
     port: u16,
+    /// The address to listen on; in a cluster `${address}`, where other nodes reach it
+    #[arg(long, default_value = "127.0.0.1")]
+    host: IpAddr,
     /// The name it answers with
     #[arg(long, default_value = "demo")]
     name: String,
@@ -74,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         fault: Mutex::new(()),
     });
     std::thread::sleep(Duration::from_millis(arguments.start_ms));
-    let listener = TcpListener::bind(("127.0.0.1", arguments.port))?;
+    let listener = TcpListener::bind((arguments.host, arguments.port))?;
     println!("{} listens on {}", demo.instance, listener.local_addr()?);
     for stream in listener.incoming() {
         if demo.closed.load(Ordering::SeqCst) {
@@ -177,7 +180,7 @@ impl Demo {
             "close" => {
                 self.closed.store(true, Ordering::SeqCst);
                 // The accepting thread looks at the switch when somebody connects.
-                let _ = TcpStream::connect(("127.0.0.1", self.arguments.port));
+                let _ = TcpStream::connect((self.arguments.host, self.arguments.port));
             }
             "none" => {
                 self.slow_ms.store(0, Ordering::Relaxed);
