@@ -22,7 +22,7 @@ const DIRECTIONS: [(&str, &[&str]); 15] = [
     ("data", &["model"]),
     ("data-raft", &["data", "model", "platform"]),
     ("gateway", &["guard", "model", "platform"]),
-    ("api", &["data", "model", "observe", "platform"]),
+    ("api", &["data", "health", "model", "observe", "platform"]),
     ("keeper", &["model", "platform", "runtime"]),
     ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime"]),
     ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),

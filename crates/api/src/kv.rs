@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use data::{
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Context;
+use crate::fence::Fence;
 use crate::problem::Problem;
 use crate::query::{Known, Parameters};
 
@@ -142,27 +143,35 @@ pub async fn write(
     State(context): State<Context>,
     Path(key): Path<String>,
     Parameters(options): Parameters<Writing>,
+    headers: HeaderMap,
     value: Bytes,
 ) -> Response {
-    answer(put(&context, &key, &options, value).await)
+    match Fence::of(&headers) {
+        Ok(fence) => put(&context, &key, &options, fence, value).await.unwrap_or_else(|answer| answer),
+        Err(problem) => problem.into_response(),
+    }
 }
 
-async fn put(context: &Context, key: &str, options: &Writing, value: Bytes) -> Result<Response, Problem> {
+async fn put(
+    context: &Context,
+    key: &str,
+    options: &Writing,
+    fence: Option<Fence>,
+    value: Bytes,
+) -> Result<Response, Response> {
     if value.len() > MAX_VALUE_BYTES {
         return Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("a value of {} bytes; the limit is {MAX_VALUE_BYTES}", value.len()),
             "nothing was written; split it",
-        ));
+        )
+        .into_response());
     }
-    let name = key_of(key)?;
+    let name = key_of(key).map_err(IntoResponse::into_response)?;
     let txn = compared(Txn::put(name.clone(), value), &name, options.cas);
-    let outcome = context.store.txn(txn).await?;
-    committed(
-        key,
-        outcome,
-        |revision, durability, _| json!({ "key": key, "revision": revision, "durability": durability }),
-    )
+    let body =
+        |revision, durability, _: &[OpResult]| json!({ "key": key, "revision": revision, "durability": durability });
+    committed(key, write_in(context, fence, txn).await?, body).map_err(IntoResponse::into_response)
 }
 
 /// DELETE: removes a key, or with `prefix` all that begin with it.
@@ -170,22 +179,35 @@ pub async fn remove(
     State(context): State<Context>,
     Path(key): Path<String>,
     Parameters(options): Parameters<Removing>,
+    headers: HeaderMap,
 ) -> Response {
-    answer(delete(&context, &key, &options).await)
+    match Fence::of(&headers) {
+        Ok(fence) => delete(&context, &key, &options, fence).await.unwrap_or_else(|answer| answer),
+        Err(problem) => problem.into_response(),
+    }
 }
 
-async fn delete(context: &Context, key: &str, options: &Removing) -> Result<Response, Problem> {
+async fn delete(context: &Context, key: &str, options: &Removing, fence: Option<Fence>) -> Result<Response, Response> {
     if options.prefix && options.cas.is_some() {
-        return Err(Problem::bad_request("`cas` with `prefix`", "compare one key at a time"));
+        return Err(Problem::bad_request("`cas` with `prefix`", "compare one key at a time").into_response());
     }
-    let range = range_of(key, options.prefix)?;
-    let txn = compared(Txn::delete(range), &key_of(key)?, options.cas);
-    let outcome = context.store.txn(txn).await?;
-    committed(key, outcome, |revision, durability, results| {
+    let range = range_of(key, options.prefix).map_err(IntoResponse::into_response)?;
+    let name = key_of(key).map_err(IntoResponse::into_response)?;
+    let outcome = write_in(context, fence, compared(Txn::delete(range), &name, options.cas)).await?;
+    let body = |revision, durability, results: &[OpResult]| {
         let deleted =
             results.iter().map(|result| if let OpResult::Deleted { count } = result { *count } else { 0 }).sum::<u64>();
         json!({ "key": key, "revision": revision, "durability": durability, "deleted": deleted })
-    })
+    };
+    committed(key, outcome, body).map_err(IntoResponse::into_response)
+}
+
+/// In the name of a term, if the request says so.
+async fn write_in(context: &Context, fence: Option<Fence>, txn: Txn) -> Result<TxnOutcome, Response> {
+    match fence {
+        Some(fence) => fence.txn(&*context.store, txn).await,
+        None => context.store.txn(txn).await.map_err(|error| Problem::from(error).into_response()),
+    }
 }
 
 fn compared(txn: Txn, key: &Key, cas: Option<u64>) -> Txn {

@@ -6,10 +6,12 @@
 mod authority;
 mod control;
 mod events;
+mod fence;
 mod kv;
 mod logs;
 mod problem;
 mod query;
+mod role;
 mod server;
 mod verbs;
 pub mod view;
@@ -69,6 +71,7 @@ pub fn router(context: Context) -> Router {
     let guarded = Router::new()
         .route("/api/v1/kv", get(kv::read_all))
         .route("/api/v1/kv/{*key}", get(kv::read).put(kv::write).delete(kv::remove))
+        .route("/api/v1/role", get(role::read))
         .route("/api/v1/logs/{service}", get(logs::read))
         .route("/api/v1/cluster/members/{name}", delete(verbs::remove_member))
         .route("/api/v1/cluster/members/{name}/lead", post(verbs::lead))

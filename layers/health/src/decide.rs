@@ -2,7 +2,7 @@
 //! Three commits: `fence` (nobody is primary), `fenced` (the old one has provably stopped), `primary` (the new one).
 //! The epoch of a term is the store revision of its `fence`, so it can only grow.
 
-use model::{Epoch, Incarnation, InstanceId, NodeName, Revision};
+use model::{Epoch, Incarnation, InstanceId, NodeName, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
 
 /// One process of one instance: a restarted process is not the primary its predecessor was.
@@ -53,6 +53,11 @@ impl Record {
     pub fn epoch(&self, stored_at: Revision) -> Epoch {
         if self.phase == Phase::Fence { Epoch(stored_at.0) } else { self.epoch }
     }
+}
+
+/// Under which key of the store a service's record is.
+pub fn record_key(service: &ServiceName) -> String {
+    format!("control/primary/{service}")
 }
 
 /// What is known of one instance's process.

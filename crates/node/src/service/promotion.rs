@@ -35,7 +35,7 @@ const KEPT_TERMS: usize = 50;
 
 /// Where the record of a service's primary is stored.
 pub(super) fn record_key(service: &ServiceName) -> Key {
-    Key::new(format!("control/primary/{service}").into_bytes()).expect("a service's name is short")
+    Key::new(health::decide::record_key(service).into_bytes()).expect("a service's name is short")
 }
 
 /// Where decision events of all services are stored.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::load::{Load, Options, percentile};
-use crate::support::{Seawall, processes, service, wait};
+use crate::support::{Seawall, http, processes, service, wait};
 
 const LEDGER: &str = r"
 services:
@@ -201,4 +201,52 @@ fn promotions_that_would_break_something_are_refused_with_the_reason() {
     refused(1, &["promote", "ledger"], "has no ready standby");
     let (now, _, unchanged) = primary(&seawall.status()).unwrap();
     assert_eq!((now, unchanged), (id, epoch), "nothing was changed");
+}
+
+#[test]
+fn a_write_in_an_old_epoch_is_refused_and_roles_are_told() {
+    let seawall = Seawall::up(LEDGER);
+    seawall.wait_ready("ledger");
+    let primary = || {
+        let service = seawall.service("ledger");
+        (service["primary"].as_str().unwrap().to_owned(), service["epoch"].as_u64().unwrap())
+    };
+    let write = |epoch: &str, value: &[u8]| {
+        let headers = [("Seawall-Service", "ledger"), ("Seawall-Epoch", epoch)];
+        http::request(seawall.api, "PUT", "/api/v1/kv/balance", &headers, value).unwrap()
+    };
+    let (old, first) = primary();
+    assert_eq!(write(&first.to_string(), b"1").status, 200);
+    let role = |id: &str| seawall.api("GET", &format!("/api/v1/role?instance={id}"), b"").json();
+    assert_eq!((&role(&old)["role"], &role(&old)["epoch"]), (&"primary".into(), &first.into()));
+    let mut told = http::Sent::open(seawall.api, &format!("/api/v1/role?instance={old}&watch=true")).unwrap();
+    assert_eq!(told.next().unwrap().1["role"], "primary");
+    seawall.cli_exits(0, &["promote", "ledger", "--wait"]);
+    let (new, second) = primary();
+    assert!(new != old && second > first);
+    let late = write(&first.to_string(), b"2");
+    assert_eq!(
+        (late.status, late.header("seawall-epoch")),
+        (409, Some(second.to_string().as_str())),
+        "{}",
+        late.text()
+    );
+    assert_eq!(late.json()["epoch"], second);
+    assert_eq!(seawall.api("GET", "/api/v1/kv/balance", b"").text(), "1", "nothing was written");
+    assert_eq!(write(&second.to_string(), b"3").status, 200);
+    assert_eq!(write(&(second + 1).to_string(), b"4").status, 409, "a term that nobody has begun");
+    // A standby that lost its place hears of it.
+    let heard = std::iter::from_fn(|| told.next().ok()).find(|(_, role)| role["role"] == "standby").unwrap().1;
+    assert_eq!(heard["instance"], old.as_str());
+    assert_eq!(role(&new)["role"], "primary");
+    // Half of it, or none, is not taken for none.
+    for headers in [vec![("Seawall-Epoch", "1")], vec![("Seawall-Service", "ledger")]] {
+        assert_eq!(http::request(seawall.api, "PUT", "/api/v1/kv/balance", &headers, b"5").unwrap().status, 400);
+    }
+    assert_eq!(write("soon", b"5").status, 400);
+    // What the request itself compares still does.
+    let headers = [("Seawall-Service", "ledger"), ("Seawall-Epoch", &*second.to_string())];
+    let compared = http::request(seawall.api, "PUT", "/api/v1/kv/balance?cas=1", &headers, b"6").unwrap();
+    assert!(compared.status == 409 && compared.text().contains("was changed meanwhile"), "{}", compared.text());
+    assert_eq!(seawall.api("GET", "/api/v1/role?instance=nobody", b"").status, 404);
 }
