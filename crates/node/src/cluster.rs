@@ -2,6 +2,7 @@
 //! wants it, and the configuration that all of them share. What the cluster runs is in `world`; what nodes tell each
 //! other, in `records` and `publisher`. Deliberately absent: consensus (`data/raft`).
 
+pub mod awaited;
 pub mod publisher;
 pub mod records;
 pub mod world;
@@ -13,15 +14,17 @@ use std::time::{Duration, Instant};
 
 use api::view::ClusterView;
 use api::{Applied, MemberChange, Refusal, RefusalKind};
+use awaited::Awaited;
 use data::{Compare, NotServing, Revision, StoreError, Txn, TxnOutcome};
 use data_raft::{PeerOptions, PeerTls, Peers, RaftStore, TcpTransport, TlsFiles, Transport};
 use model::config::Decode as _;
-use model::{Config, ServiceName};
+use model::{Config, EventKind, ServiceName};
 use records::ConfigRecord;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::controller::Controller;
 use crate::input::Input;
+use crate::shell::Subject;
 
 /// How often the members are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -120,7 +123,7 @@ pub fn merged(own: &Config, record: &ConfigRecord) -> Result<Config, String> {
     Ok(config)
 }
 
-fn recorded(config: &Config) -> ConfigRecord {
+pub(crate) fn recorded(config: &Config) -> ConfigRecord {
     let written = config.encode();
     ConfigRecord {
         services: serde_json::from_value(written["services"].clone()).unwrap_or_default(),
@@ -135,23 +138,33 @@ impl Controller {
         let applied = difference(&self.config, new);
         let txn = txn_of(&recorded(new), world.config_at);
         let store = Arc::clone(&self.shell.store);
-        tokio::spawn(async move {
-            let refused = |kind, message: String| Err(Refusal { kind, message });
-            let answer = match store.txn(txn).await {
-                Ok(TxnOutcome::Committed { .. }) => Ok(applied),
-                Ok(TxnOutcome::Rejected { .. }) => refused(
-                    RefusalKind::Refused,
-                    "another configuration was applied at the same moment, or this node has not read the newest yet; nothing was changed: look (`seawall status`) and apply again".to_owned(),
-                ),
-                Ok(TxnOutcome::Unknown) => refused(
-                    RefusalKind::Failed,
-                    "nobody knows yet whether it was committed: look (`seawall status`) and apply again, which does no harm".to_owned(),
-                ),
-                Err(error) => refused(RefusalKind::Failed, format!("{error}; nothing was changed")),
-            };
-            // Ignored: who asked has gone.
-            let _ = reply.send(answer);
-        });
+        self.shell.spawn(async move { Input::ConfigCommitted { outcome: store.txn(txn).await, applied, reply } });
+    }
+
+    /// The store's answer to a configuration that was given here.
+    pub fn config_committed(
+        &mut self,
+        outcome: Result<TxnOutcome, StoreError>,
+        applied: Applied,
+        reply: oneshot::Sender<Result<Applied, Refusal>>,
+    ) {
+        let refused = |kind, message: String| Err(Refusal { kind, message });
+        let answer = match outcome {
+            Ok(TxnOutcome::Committed { revision, .. }) => {
+                return self.awaits(Awaited::Config(revision, applied, reply));
+            }
+            Ok(TxnOutcome::Rejected { .. }) => refused(
+                RefusalKind::Refused,
+                "another configuration was applied at the same moment, or this node has not read the newest yet; nothing was changed: look (`seawall status`) and apply again".to_owned(),
+            ),
+            Ok(TxnOutcome::Unknown) => refused(
+                RefusalKind::Failed,
+                "nobody knows yet whether it was committed: look (`seawall status`) and apply again, which does no harm".to_owned(),
+            ),
+            Err(error) => refused(RefusalKind::Failed, format!("{error}; nothing was changed")),
+        };
+        // Ignored: who asked has gone.
+        let _ = reply.send(answer);
     }
 
     /// What the cluster has agreed on is put in force on this node.
@@ -163,15 +176,37 @@ impl Controller {
         self.put_in_force(new, &cause, now);
     }
 
+    /// A leader that is stopping lets another lead before anything of it ends: somebody must decide who is primary then.
+    pub fn hand_over_lead(&self) {
+        let Some(members) = self.members.as_ref().filter(|_| self.shell.leads && self.world.is_some()) else { return };
+        let own = self.config.node.name.as_str();
+        let fit = members.members.iter().filter(|member| member.voter && &*member.name != own);
+        let Some(next) = fit.min_by_key(|member| (member.silent, member.lag)) else { return };
+        let (store, next) = (Arc::clone(&self.raft), next.name.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.transfer_leader(&next).await {
+                tracing::debug!(%error, %next, "the lead could not be handed over early; it is when the store closes");
+            }
+        });
+    }
+
     /// A definition did not come up here: the cluster goes back to the one before, unless another has been applied since.
     pub fn take_back(&self, service: &ServiceName, why: &str) {
         let Some(world) = &self.world else { return };
-        let txn = txn_of(&recorded(&self.config), world.config_at);
+        // All or nothing: what did come up goes back as well.
+        let before = world.before.clone().unwrap_or_else(|| recorded(&self.config));
+        let txn = txn_of(&before, world.config_at);
         let (store, service, why) = (Arc::clone(&self.shell.store), service.clone(), why.to_owned());
+        let cause = self.shell.new_cause();
+        let message = format!("{why}; what was in force before is put in force again, on every node");
+        self.shell.emit(EventKind::ConfigRejected, Subject::service(&service), &cause, message);
         tokio::spawn(async move {
             match store.txn(txn).await {
                 Ok(TxnOutcome::Committed { .. }) => {
                     tracing::warn!(%service, why, "the cluster goes back to the definition before");
+                }
+                Ok(TxnOutcome::Rejected { .. }) => {
+                    tracing::info!(%service, why, "another configuration has been put in force meanwhile");
                 }
                 other => {
                     tracing::error!(%service, why, ?other, "the cluster could not be told to go back to the definition before: apply one that works");

@@ -179,6 +179,8 @@ impl Controller {
             Input::SwitchAgreed { service, target, reply, outcome } => {
                 self.with(&service, |service, _, _| service.switch_agreed(target, reply, &outcome))
             }
+            Input::ConfigCommitted { outcome, applied, reply } => self.config_committed(outcome, applied, reply),
+            Input::Await(awaited) => self.awaits(awaited),
             Input::Placed { service, outcome } => self.placed(&service, &outcome, now),
             Input::WatchEnded => {
                 for service in self.services.values().filter(|service| service.promotion.is_some()) {
@@ -365,6 +367,7 @@ impl Controller {
             &cause,
             "asked to stop: the gateway finishes its requests, then instances stop",
         );
+        self.hand_over_lead();
         let Some(gateway) = self.gateway.take() else {
             self.drained = true;
             return;

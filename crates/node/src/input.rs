@@ -121,6 +121,17 @@ pub enum Input {
         /// The answer.
         outcome: Outcome,
     },
+    /// In a cluster: a configuration that was given here was put to the store.
+    ConfigCommitted {
+        /// The answer.
+        outcome: Outcome,
+        /// What it changes.
+        applied: api::Applied,
+        /// Who asked.
+        reply: tokio::sync::oneshot::Sender<Result<api::Applied, api::Refusal>>,
+    },
+    /// In a cluster: something was committed whose being carried out somebody waits for.
+    Await(crate::cluster::awaited::Awaited),
     /// In a cluster: a placement was proposed.
     Placed {
         /// Of which service.

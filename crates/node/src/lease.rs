@@ -16,6 +16,9 @@ const MARGIN: Duration = Duration::from_millis(300);
 /// Between renewals.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// After one that failed.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Renews until the node ends. `alone`: nobody else has a vote.
 pub async fn renew(store: Arc<dyn Store>, alone: bool, inputs: mpsc::Sender<Input>) {
     let mut lease = None;
@@ -42,10 +45,12 @@ pub async fn renew(store: Arc<dyn Store>, alone: bool, inputs: mpsc::Sender<Inpu
                 Input::LeaseGood { lease, until: platform::clock::since_boot() + TTL - MARGIN }
             }
         };
+        // A leader that has just been chosen must hear of it soon: the time that is left is short.
+        let pause = if matches!(input, Input::LeaseFailed(_)) { AGAIN } else { EVERY };
         if inputs.send(input).await.is_err() {
             return;
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Service {
     pub roll: Option<Roll>,
     /// In a cluster, unless it runs elsewhere: what is known of it over all nodes.
     pub spread: Option<Spread>,
+    /// In a cluster: this node has not been heard by a quorum for so long that another primary may have been chosen.
+    blind: bool,
     /// In a cluster: a switch that a roll here needs is being put to the store.
     handing_over: bool,
     /// It had a ready instance when last looked at.
@@ -80,6 +82,7 @@ impl Service {
             promotion,
             spread,
             roll: None,
+            blind: false,
             handing_over: false,
             had_ready: false,
             said_spilled: false,
@@ -92,6 +95,7 @@ impl Service {
 
     /// Looks at everything once: starts, probes, drains, promotes, rolls, and tells the gateway what changed.
     pub fn step(&mut self, shell: &mut Shell, ports: &mut Ports, now: Instant) {
+        self.blind = shell.is_blind();
         // First what an input has changed: nobody is stopped before the gateway knows.
         self.tell_gateway(shell);
         self.step_instances(shell, ports, now);

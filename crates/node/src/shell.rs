@@ -91,6 +91,11 @@ impl Shell {
         }
     }
 
+    /// In a cluster: the lease has run out, so what this node knows of primaries is old. Requests to them wait.
+    pub fn is_blind(&self) -> bool {
+        self.own.is_some() && self.lease_until.is_none_or(|until| until < platform::clock::since_boot())
+    }
+
     /// Until when a primary may live without another renewal, on the clock since boot. In a cluster that is for as long
     /// as its record stays in the store: when the record goes with its lease, others take the process for stopped. So
     /// what counts is the lease that the record is under, not the one that is renewed now.

@@ -4,16 +4,21 @@
 //! services' own.
 
 use std::collections::BTreeMap;
+use std::future::{Future as _, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use data::{Compare, KeyRange, RaftRole, RangeRequest, RangeResult, Revision, Store, Txn, TxnOutcome, WatchItem};
+use data::{
+    Compare, KeyRange, RaftRole, RangeRequest, RangeResult, Revision, Store, Txn, TxnOutcome, WatchItem, WatchStream,
+};
 use data::{Consistency, Event as Change};
 use model::{EventKind, NodeName, ServiceName};
 use runtime::placement::{self, Presence};
 use runtime::plan;
 use tokio::sync::mpsc;
 
+use super::awaited::Awaited;
 use super::publisher::{Publisher, Said, Saying};
 use super::records::{About, CONTROL, ConfigRecord, InstanceRecord, NODE, NodeRecord, PLACEMENT, PlacementRecord, key};
 use crate::controller::Controller;
@@ -21,6 +26,8 @@ use crate::input::Input;
 use crate::service::Service;
 use crate::shell::{Outcome, Subject};
 
+/// More changes than that at once come from a node that was away: what is now is read instead.
+const AT_ONCE: usize = 64;
 /// Between two attempts to list.
 const LIST_AGAIN: Duration = Duration::from_millis(100);
 /// Giving the lease back may take so long.
@@ -39,17 +46,21 @@ pub struct World {
     kept: BTreeMap<String, (Vec<u8>, Revision)>,
     /// The revision of the configuration in force; 0 while there is none.
     pub config_at: Revision,
+    /// What was in force before that, to go back to.
+    pub before: Option<ConfigRecord>,
+    /// Who waits for what has been agreed on to be carried out.
+    pub awaited: Vec<Awaited>,
     /// What is said to others.
     pub publisher: Publisher,
     /// A placement is on its way, or is tried again then.
     placing: BTreeMap<ServiceName, Option<Instant>>,
 }
 
-/// Lists and follows control state until the node ends; begins again whenever the watch does.
+/// Lists and follows control state until the node ends; begins again whenever the watch does. What is listed has been
+/// confirmed by a quorum: a node that starts, or that was away, does not act on the history that it is still reading.
 pub async fn follow(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>) {
     loop {
-        // What this node has applied, and then what it applies: nothing is missed, and nobody else is waited for.
-        let Ok(listed) = store.range(RangeRequest::prefix(CONTROL), Consistency::Stale).await else {
+        let Ok(listed) = store.range(RangeRequest::prefix(CONTROL), Consistency::Linearizable).await else {
             tokio::time::sleep(LIST_AGAIN).await;
             continue;
         };
@@ -57,14 +68,37 @@ pub async fn follow(store: Arc<dyn Store>, inputs: mpsc::Sender<Input>) {
         if inputs.send(Input::Listed(listed)).await.is_err() {
             return;
         }
-        let Ok(mut watch) = store.watch(KeyRange::prefix(CONTROL), Some(from)) else { return };
-        while let Some(item) = watch.next().await {
-            if inputs.send(Input::Watched(item)).await.is_err() {
-                return;
+        let Ok(watch) = store.watch(KeyRange::prefix(CONTROL), Some(from)) else { return };
+        if !pass_on(watch, &inputs).await {
+            return;
+        }
+    }
+}
+
+/// Passes on what changes, until the watch ends or so much has come at once that it must be old. False when nobody
+/// listens any more.
+async fn pass_on(mut watch: WatchStream, inputs: &mpsc::Sender<Input>) -> bool {
+    while let Some(first) = watch.next().await {
+        let mut items = vec![first];
+        while items.len() <= AT_ONCE {
+            let mut next = std::pin::pin!(watch.next());
+            let more = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await;
+            match more {
+                Poll::Ready(Some(item)) => items.push(item),
+                Poll::Ready(None) | Poll::Pending => break,
             }
         }
-        tokio::time::sleep(LIST_AGAIN).await;
+        if items.len() > AT_ONCE {
+            return true;
+        }
+        for item in items {
+            if inputs.send(Input::Watched(item)).await.is_err() {
+                return false;
+            }
+        }
     }
+    tokio::time::sleep(LIST_AGAIN).await;
+    true
 }
 
 impl World {
@@ -235,6 +269,7 @@ impl Controller {
             return;
         }
         world.config_at = at;
+        world.before = Some(super::recorded(&self.config));
         let read = serde_json::from_slice::<ConfigRecord>(value).map_err(|error| error.to_string());
         match read.and_then(|record| super::merged(&self.config, &record)) {
             Ok(config) => self.put_in_force_here(config, now),
@@ -270,6 +305,7 @@ impl Controller {
             let others = || world.nodes.iter().filter(|(node, _)| *node != own);
             service.hear_drained(|name, at| others().all(|(_, record)| record.drained.get(name) == Some(&at)));
         }
+        self.answer_awaited(&mut world);
         if self.shell.leads && !self.shell.stopping {
             self.place_all(&mut world, now);
         }
@@ -325,6 +361,7 @@ impl Controller {
         for node in everybody {
             *load.entry(node.clone()).or_default() += 1;
         }
+        self.forget_places(world, now);
         for (name, (placed, at)) in placements {
             if world.placing.get(name).is_some_and(|until| until.is_none_or(|until| until > now)) {
                 continue;
@@ -352,6 +389,24 @@ impl Controller {
             let txn = Txn::put(at_key.clone(), value).when(Compare::mod_revision(at_key, at));
             let (store, service) = (Arc::clone(&self.shell.store), name.clone());
             world.placing.insert(name.clone(), None);
+            self.shell.spawn(async move { Input::Placed { service, outcome: store.txn(txn).await } });
+        }
+    }
+
+    /// Where instances of a service were that is not there any more says nothing of one with its name that comes later.
+    fn forget_places(&self, world: &mut World, now: Instant) {
+        let places = world.kept.iter().filter_map(|(name, (_, at))| match About::of(name) {
+            About::Placement(service) if !self.config.services.contains_key(&service) => Some((service, *at)),
+            _ => None,
+        });
+        for (service, at) in places.collect::<Vec<_>>() {
+            if world.placing.get(&service).is_some_and(|until| until.is_none_or(|until| until > now)) {
+                continue;
+            }
+            let place = key(&format!("{PLACEMENT}{service}"));
+            let txn = Txn::delete(KeyRange::key(&place)).when(Compare::mod_revision(place, at));
+            let store = Arc::clone(&self.shell.store);
+            world.placing.insert(service.clone(), None);
             self.shell.spawn(async move { Input::Placed { service, outcome: store.txn(txn).await } });
         }
     }

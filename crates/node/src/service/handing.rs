@@ -13,11 +13,15 @@ use tokio::sync::oneshot;
 use super::promotion::record_key;
 use super::{RollKind, Service};
 use crate::Input;
+use crate::cluster::awaited::Awaited;
 use crate::cluster::records::{RESTART, SWITCH, key};
 use crate::shell::{Outcome, Shell};
 
 /// Who is told how a switch went.
 type Reply = oneshot::Sender<Result<Switched, Refusal>>;
+
+/// Between two attempts to have a switch forgotten.
+const FORGET_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// A switch that was agreed on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +43,8 @@ pub struct Agreed {
     newest: Revision,
     /// The newest restart; processes of older ones are to be replaced.
     pub generation: u64,
+    /// It cannot be carried out and is to be forgotten; since when that was asked for.
+    cancelled: Option<Instant>,
     /// Every other gateway has answered its last request to the old primary.
     pub drained_elsewhere: bool,
     waiting: Vec<(Reply, InstanceId, Revision)>,
@@ -102,7 +108,7 @@ impl Service {
         if let Some((_, at)) = &switch {
             spread.agreed.newest = spread.agreed.newest.max(*at);
         }
-        spread.agreed.drained_elsewhere = false;
+        (spread.agreed.drained_elsewhere, spread.agreed.cancelled) = (false, None);
         spread.agreed.switch = switch;
         let begun = spread.agreed.switch.as_ref().map(|(record, _)| record.clone());
         let under_way = self.promotion.as_ref().is_some_and(|promotion| promotion.switching.is_some());
@@ -110,6 +116,23 @@ impl Service {
             self.switch_to(shell, record.target, record.from, None, now);
         }
         self.tell_gateway(shell);
+    }
+
+    /// A switch that was agreed on and that nobody carries out, because the node process that did has died, begins again.
+    pub(super) fn take_up_switch(&mut self, shell: &Shell, now: Instant) {
+        if let Some(asked) = self.spread.as_ref().and_then(|spread| spread.agreed.cancelled) {
+            if now.saturating_duration_since(asked) > FORGET_AGAIN {
+                self.disagree(shell, now);
+            }
+            return;
+        }
+        let idle = self.promotion.as_ref().is_some_and(|promotion| promotion.switching.is_none());
+        let agreed = self.spread.as_ref().and_then(|spread| spread.agreed.switch.as_ref());
+        let Some(record) = agreed.map(|(record, _)| record.clone()).filter(|_| idle) else { return };
+        let holds = self.promotion.as_ref().and_then(super::Promotion::holder) == Some(&record.from);
+        if holds && self.runs_here(&record.from) && self.is_holder(&record.from.instance) {
+            self.switch_to(shell, record.target, record.from, None, now);
+        }
     }
 
     /// The switch under way, as decisions see it.
@@ -124,6 +147,12 @@ impl Service {
         Some(Switch { target: record.target.clone(), demoted })
     }
 
+    /// Who hands over to whom, by a switch that was agreed on.
+    pub(super) fn hands_over(&self) -> Option<(&InstanceId, &InstanceId)> {
+        let (record, _) = self.spread.as_ref()?.agreed.switch.as_ref()?;
+        Some((&record.from.instance, &record.target))
+    }
+
     /// With the decision that ends a switch, what was agreed on goes.
     pub(super) fn end_of_switch(&self) -> Option<Op> {
         self.spread.as_ref()?.agreed.switch.as_ref()?;
@@ -131,8 +160,10 @@ impl Service {
     }
 
     /// Takes a switch back that cannot be carried out.
-    pub(super) fn disagree(&self, shell: &Shell) {
-        let Some((_, at)) = self.spread.as_ref().and_then(|spread| spread.agreed.switch.as_ref()) else { return };
+    pub(super) fn disagree(&mut self, shell: &Shell, now: Instant) {
+        let Some(spread) = &mut self.spread else { return };
+        let Some((_, at)) = &spread.agreed.switch else { return };
+        spread.agreed.cancelled = Some(now);
         let agreed = key(&format!("{SWITCH}{}", self.name));
         let txn = Txn::delete(KeyRange::key(&agreed)).when(Compare::mod_revision(agreed, *at));
         shell.commit(self.name.clone(), txn);
@@ -179,17 +210,25 @@ impl Service {
         let agreed = key(&format!("{RESTART}{}", self.name));
         let (store, name) = (std::sync::Arc::clone(&shell.store), self.name.clone());
         let txn = Txn::put(agreed, shell.new_cause().into_bytes());
+        let inputs = shell.inputs.clone();
         tokio::spawn(async move {
-            let answer = match store.txn(txn).await {
-                Ok(TxnOutcome::Committed { .. }) => Ok(format!(
-                    "{name}: agreed on; its instances are replaced one at a time, each by its node (`seawall events --follow`)"
-                )),
-                Ok(_) => Err(format!("{name}: nobody knows yet whether it is restarted; look at `seawall status`")),
-                Err(error) => Err(format!("{name}: {error}; nothing was changed")),
+            let message = match store.txn(txn).await {
+                Ok(TxnOutcome::Committed { revision, .. }) => {
+                    // Ignored: the controller has ended.
+                    let _ = inputs.send(Input::Await(Awaited::Restart(revision, name, reply))).await;
+                    return;
+                }
+                Ok(_) => format!("{name}: nobody knows yet whether it is restarted; look at `seawall status`"),
+                Err(error) => format!("{name}: {error}; nothing was changed"),
             };
             // Ignored: who asked has gone.
-            let _ = reply.send(answer.map_err(|message| Refusal { kind: RefusalKind::Failed, message }));
+            let _ = reply.send(Err(Refusal { kind: RefusalKind::Failed, message }));
         });
+    }
+
+    /// This restart has been read here.
+    pub fn restarted_since(&self, at: Revision) -> bool {
+        self.generation() >= at.0
     }
 
     /// Processes older than this restart are to be replaced.

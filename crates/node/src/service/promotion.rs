@@ -324,10 +324,13 @@ impl Service {
         while promotion.terms.len() > KEPT_TERMS + 1 {
             promotion.terms.pop_front();
         }
-        let epoch = record.epoch(at);
+        let (epoch, is_fence) = (record.epoch(at), record.phase == Phase::Fence);
         promotion.record = Some((record, at));
         let labels = ServiceLabels { service: name.to_string() };
         shell.metrics.epoch.get_or_create(&labels).set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
+        if is_fence {
+            self.say_lost(shell);
+        }
         let stepped_down = self.promotion.as_ref().and_then(Promotion::stepped_down);
         if let Some(previous) = stepped_down.filter(|previous| previous.node == shell.own) {
             let (id, incarnation) = (previous.instance.clone(), previous.incarnation);

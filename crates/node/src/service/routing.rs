@@ -73,7 +73,7 @@ impl Service {
         // It hands over: from the moment that was agreed on it gets nothing new, from any gateway.
         let hands_over =
             |spread: &super::Spread| spread.agreed.switch.as_ref().is_some_and(|(switch, _)| switch.from == *holder);
-        if self.spread.as_ref().is_some_and(hands_over) {
+        if self.blind || self.spread.as_ref().is_some_and(hands_over) {
             return None;
         }
         if let Some(spread) = self.spread.as_ref().filter(|spread| holder.node.as_ref() != Some(spread.own())) {

@@ -13,7 +13,10 @@ impl Service {
         let primary = routed.as_ref().map(|(holder, _)| holder.instance.clone());
         let ready = u32::try_from(self.ready()).unwrap_or(u32::MAX);
         let desired = self.definition.total_replicas();
-        let state = if self.roll.is_some() {
+        let hands_over = self.hands_over();
+        let state = if hands_over.is_some() {
+            "switching"
+        } else if self.roll.is_some() {
             "rolling"
         } else if ready == 0 && desired > 0 {
             "down"
@@ -44,6 +47,12 @@ impl Service {
             return Some(format!("instances are not spoken to: {error}"));
         }
         let looping = self.instances.values().find(|instance| instance.streak.is_loop() && !instance.is_ready());
+        if let Some((from, to)) = self.hands_over() {
+            return Some(format!("{from} hands over to {to}; requests wait"));
+        }
+        if self.blind && self.promotion.is_some() {
+            return Some("this node has lost its lease: requests to the primary wait until a quorum hears it".into());
+        }
         let stuck = self.instances.values().find(|instance| instance.stage == crate::instance::Stage::Stuck);
         if let Some(instance) = stuck.or(looping) {
             return Some(format!("{}: {}", instance.id(), instance.note.clone().unwrap_or_default()));

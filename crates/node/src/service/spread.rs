@@ -242,6 +242,27 @@ impl Service {
         others.filter(|(id, ..)| !self.instances.contains_key(*id)).filter_map(view).collect()
     }
 
+    /// Every instance runs what it should, since the newest restart, and is ready.
+    pub fn is_rolled_out(&self) -> bool {
+        let Some(spread) = &self.spread else { return true };
+        let generation = self.generation();
+        let others: Vec<_> = spread.others().collect();
+        plan::instances(&self.name, &self.definition).iter().all(|plan| match self.instances.get(&plan.id) {
+            Some(instance) => {
+                instance.is_ready()
+                    && instance.process.as_ref().is_some_and(|process| {
+                        process.fingerprint == plan.fingerprint() && process.generation >= generation
+                    })
+            }
+            None => others.iter().any(|(id, _, record)| {
+                *id == &plan.id
+                    && record.ready
+                    && record.fingerprint == plan.fingerprint()
+                    && record.generation >= generation
+            }),
+        })
+    }
+
     /// Instances on other nodes, for screens; with those that belong to a node that says nothing.
     pub(super) fn views_elsewhere(&self, primary: Option<&InstanceId>) -> Vec<InstanceView> {
         let Some(spread) = &self.spread else { return Vec::new() };

@@ -227,6 +227,7 @@ impl Service {
     }
 
     pub(super) fn step_switch(&mut self, shell: &Shell, now: Instant) {
+        self.take_up_switch(shell, now);
         let Some(switching) = self.promotion.as_ref().and_then(|promotion| promotion.switching.as_ref()) else {
             return;
         };
@@ -318,7 +319,7 @@ impl Service {
         if let Some(reply) = switching.reply.take() {
             shell.answer(reply, Err(Refusal { kind: RefusalKind::Failed, message: reason.to_owned() }));
         }
-        self.disagree(shell);
+        self.disagree(shell, Instant::now());
         self.tell_gateway(shell);
     }
 }

@@ -215,7 +215,8 @@ fn a_new_definition_is_rolled_over_all_nodes_and_a_bad_one_taken_back() {
         &Options { connections: 4, path: "/orders".into(), timeout: PATIENCE, pause: Duration::from_millis(5) },
     )
     .under_way();
-    cluster.node(0).apply(0, &bad);
+    let (_, told) = cluster.node(0).apply(1, &bad);
+    assert!(told.contains("taken back"), "{told}");
     wait("one node says that it does not come up", || {
         let said = |place: &usize| !cluster.node(*place).events_of("roll-aborted").is_empty();
         cluster.up_places().iter().any(said).then_some(())
@@ -291,5 +292,53 @@ fn a_rolling_restart_of_all_nodes_fails_no_request() {
             }
             assert_eq!(ledger.failures().values().sum::<usize>(), 0, "{}", ledger.summary());
         }
+    }
+}
+
+#[test]
+fn a_switch_outlives_the_node_process_that_carries_it_out() {
+    let cluster = Cluster::up_with("");
+    shop(&cluster, 0, SHOP);
+    for round in 0..6 {
+        let (from, _) = primary(&cluster, 0);
+        let asked = (from + 1) % 3;
+        let node = cluster.node(from).node();
+        cluster.node(asked).cli_exits(0, &["promote", "ledger"]);
+        std::thread::sleep(Duration::from_millis(round * 15));
+        signal(node, "KILL");
+        // Whatever became of it: soon somebody answers, on every gateway, and it says so.
+        for place in 0..3 {
+            wait("an answer", || (ask(&cluster, place, "/ledger").status == 200).then_some(()));
+        }
+        settled(&cluster);
+    }
+}
+
+#[test]
+fn nodes_that_start_again_do_not_act_on_what_was_before() {
+    let mut cluster = Cluster::up_with("");
+    shop(&cluster, 0, SHOP);
+    let only = "services:\n  other: { command: [DEMO], replicas: 3 }\nroutes:\n  - { to: { service: other } }\n";
+    cluster.node(0).apply(0, only);
+    let only_other = |cluster: &Cluster, place: usize| {
+        cluster.node(place).wait_for("nothing but the new service", |status| {
+            let services = status["services"].as_array()?;
+            (services.len() == 1 && services[0]["name"] == "other" && services[0]["state"] == "ready").then_some(())
+        });
+    };
+    (0..3).for_each(|place| only_other(&cluster, place));
+    for place in 0..3 {
+        cluster.kill(place);
+        cluster.start(place);
+        only_other(&cluster, place);
+    }
+    for place in 0..3 {
+        only_other(&cluster, place);
+        let started = cluster.node(place).events_of("instance-started");
+        let since_start = started.iter().rev().take_while(|event| event["service"] == "other").count();
+        assert!(since_start > 0, "{started:?}");
+        let log = cluster.node(place).stderr();
+        let last_start = log.rfind("event=\"node-started\"").unwrap();
+        assert!(!log[last_start..].contains("service=\"ledger\""), "{}", &log[last_start..]);
     }
 }

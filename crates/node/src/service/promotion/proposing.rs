@@ -20,11 +20,17 @@ impl Service {
         let switch = spread.and_then(|spread| Some(spread.agreed.switch.as_ref()?.0.cause.clone()));
         let told = switch.or_else(|| spread.and_then(|spread| spread.cause_of(holder)));
         promotion.cause = told.unwrap_or_else(|| shell.new_cause());
-        let cause = promotion.cause.clone();
-        if self.is_lost_with_its_node(holder) {
-            let node = holder.node.as_ref().map_or("its node", NodeName::as_str);
+    }
+
+    /// The leader says of a primary that went without a word that it is lost, once its fence is committed.
+    pub(super) fn say_lost(&mut self, shell: &Shell) {
+        let record =
+            self.promotion.as_ref().and_then(|promotion| promotion.recorded()).map(|(record, _)| record.clone());
+        let Some((lost, cause)) = record.and_then(|record| Some((record.previous?, record.cause))) else { return };
+        if shell.leads && self.is_lost_with_its_node(&lost) {
+            let node = lost.node.as_ref().map_or("its node", NodeName::as_str);
             let why = format!("nothing is heard of {node} any more");
-            self.primary_lost(shell, &holder.instance, &cause, &why, Instant::now());
+            self.primary_lost(shell, &lost.instance, &cause, &why, Instant::now());
         }
     }
 
@@ -59,6 +65,13 @@ impl Service {
         let epoch = record.epoch(at);
         let how = if record.wanted.is_some() { "stepped down in good order" } else { "has provably ended" };
         let message = match &record.previous {
+            Some(previous) if self.is_lost_with_its_node(previous) => {
+                let node = previous.node.as_ref().map_or("its node", NodeName::as_str);
+                format!(
+                    "{}: the lease of {node} has run out, and with it the time that {} had",
+                    self.name, previous.instance
+                )
+            }
             Some(previous) => format!("{}: {} {how}", self.name, previous.instance),
             None => format!("{}: there was no primary before", self.name),
         };

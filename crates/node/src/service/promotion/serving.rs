@@ -10,7 +10,7 @@ use observe::metrics::ServiceLabels;
 
 use super::{AVOID, HOOK_PAUSE, HOOK_TRIES, HookState};
 use crate::Input;
-use crate::instance::After;
+use crate::instance::{After, Stage};
 use crate::service::Service;
 use crate::shell::{Shell, Subject};
 
@@ -37,6 +37,10 @@ impl Service {
             _ => {}
         }
         let Some(instance) = self.instances.get(&holder.instance) else { return };
+        if self.spread.is_some() && instance.stage != Stage::Running {
+            // It is being stopped: nobody is asked to be primary now.
+            return;
+        }
         let answered = instance.process.as_ref().is_some_and(|process| process.promoted == Some(epoch));
         let (Some(hook), Some(target), false) = (&definition.on_promote, instance.target(), answered) else {
             return self.route(shell, &holder, epoch, now);
@@ -103,7 +107,8 @@ impl Service {
         promotion.routed = Some(epoch);
         let took = promotion.lost_at.take().map(|lost| now.saturating_duration_since(lost));
         let cause = promotion.cause.clone();
-        let finished = promotion.switching.take();
+        // One that has only begun, and is from this very primary, goes on.
+        let finished = promotion.switching.take_if(|switching| switching.from() != holder);
         self.tell_gateway(shell);
         let labels = ServiceLabels { service: name.to_string() };
         shell.metrics.promotions.get_or_create(&labels).inc();
