@@ -92,6 +92,7 @@ impl NodeProcess {
         self.heard = None;
         let mut command = Command::new(platform::program::own()?);
         command.args(&ground.node_arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        platform::process::wakes_with_parent(&mut command);
         for sockets in [&ground.api, &ground.peers].into_iter().chain(&ground.gateway) {
             platform::socket::inherit(&mut command, sockets);
         }

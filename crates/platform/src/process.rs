@@ -157,6 +157,12 @@ pub fn kill_strays(prefix: &str) -> usize {
     most
 }
 
+/// Has what `command` starts notice the end of this process even while it is stopped (SIGSTOP). Must be started from the
+/// main thread, whose end counts as the process's.
+pub fn wakes_with_parent(command: &mut Command) {
+    imp::wakes_with_parent(command);
+}
+
 /// Makes this process the one whose end ends every tree it started, strays included. Call once, before any tree.
 ///
 /// # Errors

@@ -51,11 +51,20 @@ impl Root {
 }
 
 fn dies_with_parent(command: &mut Command) {
+    signalled_with_parent(command, Signal::KILL);
+}
+
+/// A stopped process would not notice that its parent has gone: this wakes it, so that it can end what is to be ended.
+pub fn wakes_with_parent(command: &mut Command) {
+    signalled_with_parent(command, Signal::CONT);
+}
+
+fn signalled_with_parent(command: &mut Command, signal: Signal) {
     #[cfg(target_os = "linux")]
     {
         let parent = rustix::process::getpid();
         let hook = move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            rustix::process::set_parent_process_death_signal(Some(signal))?;
             // The parent may have died before the line above: then nobody would send the signal.
             if rustix::process::getppid() != Some(parent) {
                 return Err(io::Error::other("the keeper is gone"));
@@ -67,7 +76,7 @@ fn dies_with_parent(command: &mut Command) {
         unsafe { command.pre_exec(hook) };
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = command;
+    let _ = (command, signal);
 }
 
 fn pid(raw: u32) -> Option<Pid> {

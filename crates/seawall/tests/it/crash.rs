@@ -141,6 +141,18 @@ routes:
 }
 
 #[test]
+fn a_node_process_that_is_stopped_does_not_outlive_its_keeper() {
+    let mut seawall =
+        Seawall::up_alone("services:\n  orders: { command: [DEMO] }\nroutes:\n  - { to: { service: orders } }\n");
+    seawall.wait_ready("orders");
+    let all = seawall.processes();
+    assert!(processes::signal(seawall.node(), "STOP"));
+    assert!(processes::signal(seawall.keeper(), "KILL"));
+    seawall.ended();
+    wait("the end of everything", || all.iter().all(|pid| !processes::is_running(*pid)).then_some(()));
+}
+
+#[test]
 fn a_stopped_node_process_costs_the_primary_its_place_and_nobody_else() {
     let seawall = Seawall::up(SHOP);
     let orders = seawall.pids("orders");
