@@ -121,10 +121,13 @@ impl Faults {
         }
     }
 
+    /// It serves, and everybody is a voter that the leader hears; a lost disk's old number is no member any more.
     fn is_whole(&self, status: &Value) -> bool {
-        let members = status["cluster"]["members"].as_array();
-        let servers = members.into_iter().flatten().filter(|member| member["role"] == "server").count();
-        status["store"]["serving"] == true && servers == self.machines.len()
+        let members = status["cluster"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let well = |member: &Value| {
+            member["role"] == "server" && matches!(member["state"].as_str(), Some("leader" | "follower"))
+        };
+        status["store"]["serving"] == true && members.len() == self.machines.len() && members.iter().all(well)
     }
 
     fn leader(&self) -> Option<usize> {
@@ -264,15 +267,8 @@ impl Faults {
         }
         let mut back = Vec::new();
         for (place, must_be_let_in) in &self.starting {
-            let name = format!("n{}", place + 1);
-            let is_server = |status: &Value| {
-                let members = status["cluster"]["members"].as_array();
-                members.into_iter().flatten().any(|member| member["name"] == *name && member["role"] == "server")
-            };
             let status = self.machines[*place].status();
-            if status
-                .is_some_and(|status| !must_be_let_in || (status["store"]["serving"] == true && is_server(&status)))
-            {
+            if status.is_some_and(|status| !must_be_let_in || self.is_whole(&status)) {
                 back.push(*place);
             }
         }

@@ -261,6 +261,24 @@ async fn a_wiped_disk_comes_back_under_another_number() {
     assert_eq!(cluster.get(wiped, "before", Consistency::Linearizable).await, Ok(Some("1".into())));
 }
 
+/// Its leader may die between the log and the vote: then it is known, and nobody else would think of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_given_the_log_and_no_vote_asks_again() {
+    let mut cluster = Cluster::start(3, usual);
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    cluster.put(leader, "before", "1").await;
+    cluster.start_node_as(3, false);
+    eventually("it has the log", async || cluster.get(3, "before", Consistency::Stale).await == Ok(Some("1".into())))
+        .await;
+    cluster.stop_node(3).await;
+    cluster.start_node(3);
+    eventually("it votes", async || {
+        let members = cluster.node(leader).members().await;
+        members.members.len() == 4 && members.members.iter().all(|member| member.voter)
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_outlive_their_leader_and_end_once() {
     let mut cluster = Cluster::start(3, usual);
