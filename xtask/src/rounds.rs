@@ -27,8 +27,7 @@ use crate::root;
 use plan::Fault;
 use round::{Outcome, Setting};
 
-const USAGE: &str =
-    "usage: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--nodes N] [--parallel P] [--release] [--record]";
+const USAGE: &str = "usage: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--nodes N] [--parallel P] [--release] [--record] [--keep]";
 /// Where faketime's library may be.
 const FAKETIME: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
@@ -46,6 +45,7 @@ struct Asked {
     parallel: usize,
     release: bool,
     record: bool,
+    keep: bool,
 }
 
 /// Runs rounds as the words say; fails if one found something.
@@ -65,13 +65,23 @@ pub fn short() -> Result<()> {
         println!("rounds: skipped, {why}");
         return Ok(());
     }
-    let asked = Asked { rounds: 10, seconds: 5, seed: 1, nodes: 3, parallel: 2, release: false, record: false };
+    let asked =
+        Asked { rounds: 10, seconds: 5, seed: 1, nodes: 3, parallel: 2, release: false, record: false, keep: false };
     run(&asked, "cargo xtask rounds --rounds 10 --seconds 5 --seed 1 --parallel 2")
 }
 
 fn asked(arguments: &[&str]) -> Result<Asked> {
     let clock = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
-    let mut asked = Asked { rounds: 1, seconds: 60, seed: clock, nodes: 3, parallel: 1, release: false, record: false };
+    let mut asked = Asked {
+        rounds: 1,
+        seconds: 60,
+        seed: clock,
+        nodes: 3,
+        parallel: 1,
+        release: false,
+        record: false,
+        keep: false,
+    };
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let mut number = || -> Result<u64> { words.next().context(USAGE)?.parse().context(USAGE) };
@@ -83,6 +93,7 @@ fn asked(arguments: &[&str]) -> Result<Asked> {
             "--parallel" => asked.parallel = usize::try_from(number()?)?,
             "--release" => asked.release = true,
             "--record" => asked.record = true,
+            "--keep" => asked.keep = true,
             _ => bail!(USAGE),
         }
     }
@@ -116,6 +127,7 @@ fn run(asked: &Asked, words: &str) -> Result<()> {
                 place: root().join("target/rounds"),
                 possible: possible.clone(),
                 clock: clock.clone(),
+                keep: asked.keep,
             };
             let outcome = round::run(&setting).with_context(|| format!("the round of seed {}", setting.seed))?;
             report::tell(&outcome, asked.seconds, asked.nodes);

@@ -14,8 +14,8 @@ use super::network::enter;
 
 /// Longest wait of a client; shorter than the product's own patience, so that some of its answers come too late.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
-/// A client asks others for so long after a node did not answer.
-const AVOIDS: Duration = Duration::from_millis(400);
+/// A client asks others for so long after a node did not answer, in milliseconds, at least and at most.
+const AVOIDS: (u64, u64) = (100, 3_000);
 
 /// What clients share.
 pub struct Field {
@@ -54,6 +54,9 @@ pub struct Client {
     field: Arc<Field>,
     connections: Vec<Option<Connection>>,
     avoid_until: Vec<Instant>,
+    /// It asks this one only.
+    home: Option<usize>,
+    chance: Chance,
     /// The newest revision it knows of each key, for comparisons.
     known: BTreeMap<usize, u64>,
     pub seen: Seen,
@@ -68,22 +71,24 @@ enum Call {
 
 impl Client {
     /// A client that has done nothing yet.
-    pub fn new(number: usize, field: Arc<Field>) -> Self {
+    pub fn new(number: usize, field: Arc<Field>, chance: Chance) -> Self {
         let nodes = field.namespaces.len();
         let (connections, avoid_until) = ((0..nodes).map(|_| None).collect(), vec![Instant::now(); nodes]);
-        Self { number, field, connections, avoid_until, known: BTreeMap::new(), seen: Seen::default() }
+        // The first ones stay with a node each, so that no node that hangs can keep all clients.
+        let home = (number < nodes).then_some(number);
+        Self { number, field, connections, avoid_until, home, chance, known: BTreeMap::new(), seen: Seen::default() }
     }
 
     /// Calls until the round's end.
-    pub fn run(mut self, mut chance: Chance) -> Seen {
+    pub fn run(mut self) -> Seen {
         while !self.field.stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(chance.between(0, self.field.think_ms)));
-            let node = chance.place(self.connections.len());
+            std::thread::sleep(Duration::from_millis(self.chance.between(0, self.field.think_ms)));
+            let node = self.home.unwrap_or_else(|| self.chance.place(self.connections.len()));
             if self.avoid_until[node] > Instant::now() {
                 continue;
             }
-            let key = chance.place(self.field.keys);
-            let call = match chance.below(100) {
+            let key = self.chance.place(self.field.keys);
+            let call = match self.chance.below(100) {
                 0..35 => Call::Read,
                 dice => {
                     let cas = (dice >= 75).then(|| self.known.get(&key).copied().unwrap_or(0));
@@ -109,7 +114,7 @@ impl Client {
         let opened = enter(&self.field.namespaces[node]).ok().and_then(|()| Connection::open(TIMEOUT).ok());
         if opened.is_none() {
             self.seen.unreachable += 1;
-            self.avoid_until[node] = Instant::now() + AVOIDS / 4;
+            self.avoid_until[node] = Instant::now() + Duration::from_millis(AVOIDS.0);
         }
         opened
     }
@@ -132,7 +137,10 @@ impl Client {
         };
         match answer {
             Ok(_) => self.connections[node] = Some(connection),
-            Err(_) => self.avoid_until[node] = Instant::now() + AVOIDS,
+            Err(_) => {
+                let pause = Duration::from_millis(self.chance.between(AVOIDS.0, AVOIDS.1));
+                self.avoid_until[node] = Instant::now() + pause;
+            }
         }
         let Some(did) = did else { return };
         match did {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::machine::{Machine, signal};
+use super::machine::{Machine, end_kill, signal};
 use super::network::Network;
 use super::plan::{Fault, Plan, Step, Target};
 
@@ -197,7 +197,8 @@ impl Faults {
                 if (0..nodes).any(|place| self.is_struck(place)) {
                     return Ok(None);
                 }
-                self.machines.iter_mut().for_each(Machine::kill);
+                let dying: Vec<u32> = self.machines.iter_mut().flat_map(Machine::begin_kill).collect();
+                end_kill(&dying);
                 Undo::Start((0..nodes).collect())
             }
             Fault::Pause => match self.machines[place].signal_node("STOP") {

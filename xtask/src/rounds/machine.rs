@@ -102,22 +102,21 @@ impl Machine {
         self.keeper.is_some()
     }
 
-    /// Kills the keeper, and with it everything, and waits until nothing of it is left.
+    /// Kills the keeper, and with it everything, and waits until nothing of it runs.
     pub fn kill(&mut self) {
-        let Some(mut keeper) = self.keeper.take() else { return };
+        let dying = self.begin_kill();
+        end_kill(&dying);
+    }
+
+    /// Kills the keeper and its node process at once; the processes that end now.
+    pub fn begin_kill(&mut self) -> Vec<u32> {
+        let Some(mut keeper) = self.keeper.take() else { return Vec::new() };
         let all = family(keeper.id()).unwrap_or_default();
         // Ignored: it may have ended by itself, which `start` after it does not mind.
         let _ = keeper.kill();
+        all.iter().skip(1).for_each(|pid| signal(*pid, "KILL"));
         let _ = keeper.wait();
-        for _ in 0..500 {
-            let left: Vec<u32> =
-                all.iter().copied().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
-            if left.is_empty() {
-                return;
-            }
-            left.iter().for_each(|pid| signal(*pid, "KILL"));
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        all
     }
 
     /// The node process of this moment.
@@ -230,6 +229,20 @@ impl Drop for Machine {
             // Ignored: it is in a folder that is kept for its logs only.
             let _ = tool("umount", &["-l", &self.data().to_string_lossy()]);
         }
+    }
+}
+
+/// Waits until none of these runs any more; a dead one that nobody has buried yet does not.
+pub fn end_kill(dying: &[u32]) {
+    let runs = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
+    };
+    for _ in 0..2_000 {
+        if !dying.iter().any(runs) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Setting {
     pub place: PathBuf,
     pub possible: Vec<Fault>,
     pub clock: Option<PathBuf>,
+    /// The folder stays even if all is well.
+    pub keep: bool,
 }
 
 /// What came of a round.
@@ -70,9 +72,9 @@ pub fn run(setting: &Setting) -> Result<Outcome> {
     let (mut faults, field) = begin(setting, &plan, &folder)?;
     let clients: Vec<_> = clients(setting.seed)
         .map(|number| {
-            let client = Client::new(number, Arc::clone(&field));
             let chance = Chance::new(setting.seed, 100 + number as u64);
-            std::thread::spawn(move || client.run(chance))
+            let client = Client::new(number, Arc::clone(&field), chance);
+            std::thread::spawn(move || client.run())
         })
         .collect();
     let ran = faults.run(&plan, setting.seconds);
@@ -94,8 +96,8 @@ pub fn run(setting: &Setting) -> Result<Outcome> {
     violations.extend(judge(&seen.history, &last, field.keys));
     violations.extend(faults.broken().err().map(|error| error.to_string()));
     let mut outcome = Outcome { seed: setting.seed, violations, folder: folder.clone(), ..Outcome::default() };
-    count(&mut outcome, &seen, &faults, ended);
-    if outcome.violations.is_empty() {
+    count(&mut outcome, &seen, &mut faults, ended);
+    if outcome.violations.is_empty() && !setting.keep {
         drop(faults);
         fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     } else {
@@ -134,7 +136,7 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
         namespaces: network.open()?,
         keys: usize::try_from(chance.between(5, 20))?,
         // As many calls a second whatever the number of clients.
-        think_ms: clients(setting.seed).len() as u64 * 3,
+        think_ms: clients(setting.seed).len() as u64 * 2,
         // On a disk that is to be full, the log must need more of it.
         value_bytes: if small_disk { 8 * 1024 } else { 1 },
         stop: AtomicBool::new(false),
@@ -154,7 +156,7 @@ fn last_reads(faults: &Faults, field: &Arc<Field>) -> (Vec<Operation>, Option<St
     let mut history = Vec::new();
     let mut contents: Vec<Value> = Vec::new();
     for machine in &faults.machines {
-        let mut reader = Client::new(1_000 + machine.place, Arc::clone(field));
+        let mut reader = Client::new(1_000 + machine.place, Arc::clone(field), Chance::new(0, 0));
         let until = Instant::now() + HEALING;
         for key in 0..field.keys {
             while !reader.read(machine.place, key) {
@@ -197,7 +199,7 @@ fn judge(history: &[Operation], last: &[Operation], keys: usize) -> Vec<String> 
     checks.into_iter().chain((0..keys).map(of_key)).filter_map(Result::err).collect()
 }
 
-fn count(outcome: &mut Outcome, seen: &Seen, faults: &Faults, ended: u64) {
+fn count(outcome: &mut Outcome, seen: &Seen, faults: &mut Faults, ended: u64) {
     let mut answers = Vec::new();
     for operation in &seen.history {
         let counted = match operation.did {
@@ -213,14 +215,18 @@ fn count(outcome: &mut Outcome, seen: &Seen, faults: &Faults, ended: u64) {
         }
     }
     answers.sort_unstable();
-    outcome.longest_gap = Duration::from_micros(longest_gap(&answers, &faults.majority, ended));
+    let (from, longest) = longest_gap(&answers, &faults.majority, ended);
+    outcome.longest_gap = Duration::from_micros(longest);
+    faults.told.push(format!("{from:>9} us  the longest time without a write begins: {longest} us"));
+    faults.told.sort();
     (outcome.unreachable, outcome.skipped) = (seen.unreachable, faults.skipped);
     outcome.faults.clone_from(&faults.done);
 }
 
-/// The longest time without one of `answers` within the times of a majority, until `ended`. Microseconds.
-fn longest_gap(answers: &[u64], majority: &[(u64, bool)], ended: u64) -> u64 {
-    let mut longest = 0;
+/// The longest time without one of `answers` within the times of a majority, until `ended`: when it begins and
+/// how long it is. Microseconds.
+fn longest_gap(answers: &[u64], majority: &[(u64, bool)], ended: u64) -> (u64, u64) {
+    let mut longest = (0, 0);
     for (place, (from, whole)) in majority.iter().enumerate() {
         let to = majority.get(place + 1).map_or(ended, |(to, _)| *to).min(ended);
         if !whole || *from >= to {
@@ -229,7 +235,9 @@ fn longest_gap(answers: &[u64], majority: &[(u64, bool)], ended: u64) -> u64 {
         let mut last = *from;
         let within = answers.iter().filter(|at| (*from..to).contains(*at));
         for at in within.chain([&to]) {
-            longest = longest.max(at - last);
+            if at - last > longest.1 {
+                longest = (last, at - last);
+            }
             last = *at;
         }
     }
@@ -243,8 +251,8 @@ mod tests {
     #[test]
     fn a_gap_counts_only_while_there_is_a_majority() {
         let majority = [(0, true), (100, false), (500, true)];
-        assert_eq!(longest_gap(&[10, 90, 510, 600], &majority, 610), 90);
-        assert_eq!(longest_gap(&[10, 90], &majority, 610), 110);
-        assert_eq!(longest_gap(&[], &[(0, false)], 610), 0);
+        assert_eq!(longest_gap(&[10, 90, 510, 600], &majority, 610), (510, 90));
+        assert_eq!(longest_gap(&[10, 90], &majority, 610), (500, 110));
+        assert_eq!(longest_gap(&[], &[(0, false)], 610), (0, 0));
     }
 }
