@@ -174,7 +174,7 @@ fn built(release: bool) -> Result<PathBuf> {
     ensure!(output.status.success(), "seawall does not build");
     let lines = String::from_utf8(output.stdout)?;
     let made = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let path = made.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+    let path = made.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
     path.context("cargo names no binary")
 }
 

@@ -181,8 +181,14 @@ impl Faults {
         let other = (place + 1 + dice % (nodes - 1)) % nodes;
         let struck = self.is_struck(place);
         Ok(Some(match step.fault {
-            Fault::KillKeeper | Fault::KillNode | Fault::Pause | Fault::FullDisk | Fault::FlushError if struck => {
+            Fault::KillKeeper | Fault::KillNode | Fault::Stop | Fault::Pause | Fault::FullDisk | Fault::FlushError
+                if struck =>
+            {
                 return Ok(None);
+            }
+            Fault::Stop => {
+                self.machines[place].stop();
+                Undo::Start(vec![place])
             }
             Fault::KillKeeper => {
                 self.machines[place].kill();
@@ -285,6 +291,8 @@ impl Faults {
         match undo {
             Undo::Start(places) => {
                 for place in places {
+                    // One that was asked to stop has had its time.
+                    self.machines[place].kill();
                     self.machines[place].start()?;
                     self.starting.insert(place, wiped);
                 }

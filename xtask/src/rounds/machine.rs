@@ -119,6 +119,13 @@ impl Machine {
         all
     }
 
+    /// Asks the keeper to stop everything in good order.
+    pub fn stop(&self) {
+        if let Some(keeper) = &self.keeper {
+            signal(keeper.id(), "TERM");
+        }
+    }
+
     /// The node process of this moment.
     pub fn node(&self) -> Option<u32> {
         let all = family(self.keeper.as_ref()?.id()).ok()?;

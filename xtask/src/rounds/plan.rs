@@ -8,6 +8,7 @@ pub enum Fault {
     KillKeeper,
     KillNode,
     KillAll,
+    Stop,
     Pause,
     Isolate,
     OneWay,
@@ -21,10 +22,11 @@ pub enum Fault {
 
 impl Fault {
     /// All there are.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::KillKeeper,
         Self::KillNode,
         Self::KillAll,
+        Self::Stop,
         Self::Pause,
         Self::Isolate,
         Self::OneWay,
@@ -42,6 +44,7 @@ impl Fault {
             Self::KillKeeper => "a node's processes killed",
             Self::KillNode => "a node process killed",
             Self::KillAll => "all killed at once",
+            Self::Stop => "a node stopped in good order",
             Self::Pause => "a node process stopped (SIGSTOP)",
             Self::Isolate => "a node cut off",
             Self::OneWay => "one direction between two nodes cut",
@@ -59,6 +62,7 @@ impl Fault {
         match self {
             Self::Pause => (1_000, 10_000),
             Self::KillKeeper | Self::KillAll | Self::Wipe => (0, 2_000),
+            Self::Stop => (1_000, 4_000),
             Self::KillNode | Self::Transfer => (0, 0),
             Self::Slow | Self::Isolate | Self::OneWay | Self::Clock => (500, 6_000),
             Self::FullDisk => (2_000, 5_000),

@@ -137,8 +137,8 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
         keys: usize::try_from(chance.between(5, 20))?,
         // As many calls a second whatever the number of clients.
         think_ms: clients(setting.seed).len() as u64 * 2,
-        // On a disk that is to be full, the log must need more of it.
-        value_bytes: if small_disk { 8 * 1024 } else { 1 },
+        // On a disk that is to be full, the log must need more of it; and now and then snapshots are to be taken and sent.
+        value_bytes: if small_disk || chance.percent(25) { 12 * 1024 } else { 1 },
         stop: AtomicBool::new(false),
         next_value: AtomicU64::new(1),
     });
