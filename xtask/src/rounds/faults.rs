@@ -231,8 +231,8 @@ impl Faults {
             }
             Fault::Wipe => {
                 // A majority must hold everything: whoever loses a second disk meanwhile loses data, as anybody would.
-                let well = |status: Value| self.is_whole(&status);
-                if !self.lasting.is_empty() || struck || !self.machines[place].status().is_some_and(well) {
+                let well = |machine: &Machine| machine.status().is_some_and(|status| self.is_whole(&status));
+                if !self.lasting.is_empty() || !self.starting.is_empty() || !self.machines.iter().all(well) {
                     return Ok(None);
                 }
                 self.machines[place].kill();
@@ -321,13 +321,15 @@ impl Faults {
         Ok(())
     }
 
-    /// Writes down whether a majority is whole and connected, if that changed.
+    /// Writes down whether a majority is whole and connected, if that changed. Who sends slowly is not whole.
     fn note_majority(&mut self) {
         let nodes = self.machines.len();
-        let sound: Vec<usize> = (0..nodes).filter(|place| !self.is_struck(*place)).collect();
+        let is_slow =
+            |place| self.lasting.iter().any(|lasting| matches!(lasting.undo, Undo::Quicken(slow) if slow == place));
+        let sound: Vec<usize> = (0..nodes).filter(|place| !self.is_struck(*place) && !is_slow(*place)).collect();
+        // Of three, whoever reaches another has a majority; of more, this is the best case.
         let reached =
             |from: &usize| sound.iter().filter(|to| *from == **to || self.network.connected(*from, **to)).count();
-        // Everybody of three who reaches a majority has it with it: with more nodes this is the best case.
         let whole = sound.iter().map(reached).max().unwrap_or(0) > nodes / 2;
         if self.majority.last().is_none_or(|(_, known)| *known != whole) {
             self.majority.push((self.now(), whole));

@@ -129,9 +129,9 @@ pub fn plan(seed: u64, seconds: u64, nodes: usize, possible: &[Fault]) -> Plan {
         };
         steps.push(Step { at_ms, fault, target, lasts_ms, dice: chance.below(1 << 32) });
         busy_until = busy_until.max(at_ms + lasts_ms);
-        // One in three begins while another lasts.
-        let from = if chance.percent(33) { at_ms } else { busy_until };
-        at_ms = from + scale(chance.between(200, 2_500));
+        // Two in five begin while another lasts.
+        let from = if chance.percent(40) { at_ms } else { busy_until };
+        at_ms = from + scale(chance.between(200, 1_800));
     }
     Plan { kinds, steps, clock }
 }
