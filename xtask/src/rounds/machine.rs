@@ -239,12 +239,14 @@ impl Drop for Machine {
     }
 }
 
-/// Waits until none of these runs any more; a dead one that nobody has buried yet does not.
+/// Waits until no thread of these runs any more: the last one closes the files. A dead process that nobody has buried yet
+/// runs no more.
 pub fn end_kill(dying: &[u32]) {
-    let runs = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
+    let is_alive = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
     };
+    let runs = |pid: &u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().any(is_alive);
     for _ in 0..2_000 {
         if !dying.iter().any(runs) {
             return;
