@@ -14,7 +14,7 @@ use super::network::{address, enter, tool};
 use crate::bench::process::family;
 
 /// A data directory that can be filled has so many bytes.
-const SMALL_DISK: &str = "100m";
+const SMALL_DISK: &str = "128m";
 /// Longest wait for a status.
 const GLANCE: Duration = Duration::from_millis(300);
 

@@ -261,6 +261,27 @@ async fn a_wiped_disk_comes_back_under_another_number() {
     assert_eq!(cluster.get(wiped, "before", Consistency::Linearizable).await, Ok(Some("1".into())));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_few_large_entries_is_bounded_too() {
+    const KIB: u64 = 1024;
+    // Segments have 256 KiB here.
+    let cluster = Cluster::start(3, |options| {
+        options.entries_behind_snapshot = 1_000_000;
+        (options.snapshot_log_bytes, options.bytes_behind_snapshot) = (256 * KIB, 512 * KIB);
+    });
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    for _ in 0..64 {
+        cluster.put(leader, "large", &"x".repeat(64 * 1024)).await;
+    }
+    for place in 0..3 {
+        eventually("the log is as short as it may be", async || {
+            cluster.node(place).status().wal_bytes <= (512 + 256 + 256) * KIB
+        })
+        .await;
+    }
+    assert_eq!(cluster.get(leader, "large", Consistency::Linearizable).await.unwrap().unwrap().len(), 64 * 1024);
+}
+
 /// Its leader may die between the log and the vote: then it is known, and nobody else would think of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_given_the_log_and_no_vote_asks_again() {
