@@ -13,6 +13,7 @@ use anyhow::{Result, bail};
 use crate::{root, run};
 
 pub use gateway::{idle, process, serve};
+pub use section::record;
 
 /// Runs the bench that the first word names, with the words behind it.
 pub fn bench(arguments: &[String]) -> Result<()> {

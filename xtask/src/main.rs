@@ -3,6 +3,7 @@
 mod bench;
 mod conformance;
 mod fuzz;
+mod rounds;
 mod tidy;
 mod tools;
 mod windows;
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   tidy     the house style, as far as a machine can check it
   conformance  the gateway against h2spec, which is built with Go
   tools    installs the tools that tests point at the gateway: curl, wrk, h2load, hey, Chromium
+  rounds   a real cluster under random faults: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--parallel P]
   fuzz     the gateway's fuzz targets: cargo xtask fuzz [TARGET] [--minutes N]
   bench    figures: cargo xtask bench gateway | churn | shop | wal | switch";
 
@@ -32,6 +34,7 @@ fn main() -> Result<()> {
         ["conformance"] => conformance::conformance(&root()),
         ["tools"] => tools::tools(&root()),
         ["fuzz", ref rest @ ..] => fuzz::fuzz(&root(), rest),
+        ["rounds", ref rest @ ..] => rounds::rounds(rest),
         ["windows", ..] => windows::windows(&root()),
         // Processes of `bench gateway`.
         ["bench-backend", bytes] => bench::serve(bytes.parse()?),
@@ -41,7 +44,8 @@ fn main() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    cargo(&["test", "--workspace", "--locked"])
+    cargo(&["test", "--workspace", "--locked"])?;
+    rounds::short()
 }
 
 fn ci() -> Result<()> {

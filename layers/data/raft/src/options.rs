@@ -37,6 +37,8 @@ pub struct Options {
     pub pre_vote: bool,
     /// Entries kept in the log behind a snapshot, for followers that are a little behind.
     pub entries_behind_snapshot: u64,
+    /// Bytes of log kept behind a snapshot at most, in whole segments, however few entries that are.
+    pub bytes_behind_snapshot: u64,
     /// Time without a leader after which a voter seeks votes, at least and at most.
     pub election: (Duration, Duration),
     /// Longest time a request waits for a leader and a quorum.
@@ -64,6 +66,7 @@ impl Options {
             history: HistoryLimits::default(),
             pre_vote: true,
             entries_behind_snapshot: 0,
+            bytes_behind_snapshot: 32 * 1024 * 1024,
             election: (Duration::from_millis(150), Duration::from_millis(300)),
             patience: Duration::from_secs(5),
             peers: None,

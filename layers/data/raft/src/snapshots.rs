@@ -118,6 +118,12 @@ async fn take(raft: &Raft, shared: &Arc<Shared>) -> io::Result<()> {
     raft.trigger().snapshot().await.map_err(io::Error::other)?;
     let wait = raft.wait(Some(PURGE_WAIT));
     if shared.options.entries_behind_snapshot > 0 {
+        // The engine counts entries; a few large ones fill a disk as well.
+        let known = wait.metrics(|metrics| metrics.snapshot >= Some(last), "the engine knows the snapshot");
+        known.await.map_err(io::Error::other)?;
+        if let Some(upto) = shared.wal.excess(shared.options.bytes_behind_snapshot) {
+            raft.trigger().purge_log(upto.min(last.index)).await.map_err(io::Error::other)?;
+        }
         return Ok(());
     }
     let purged = wait.metrics(|metrics| metrics.purged >= Some(last), "the log behind the snapshot is purged");

@@ -197,6 +197,20 @@ impl Wal {
         (bytes, (micros != u64::MAX).then(|| Duration::from_micros(micros)))
     }
 
+    /// Up to where entries must go, so that no more than so many bytes of log stay; none if it is no more. The segment
+    /// that is written to stays in any case.
+    pub(crate) fn excess(&self, bytes: u64) -> Option<u64> {
+        let state = self.shared.state();
+        let mut sum = 0;
+        let newest_first = state.segments.values().rev();
+        let fits = |segment: &&Arc<Segment>| {
+            sum += segment.length;
+            sum <= bytes
+        };
+        let oldest = newest_first.take_while(fits).last().or(state.segments.values().next_back())?;
+        state.positions.last_before(oldest.sequence)
+    }
+
     /// Returns when enough was appended since the last snapshot.
     pub(crate) async fn snapshot_due(&self) {
         self.shared.snapshot_due.notified().await;

@@ -262,6 +262,45 @@ async fn a_wiped_disk_comes_back_under_another_number() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_few_large_entries_is_bounded_too() {
+    const KIB: u64 = 1024;
+    // Segments have 256 KiB here.
+    let cluster = Cluster::start(3, |options| {
+        options.entries_behind_snapshot = 1_000_000;
+        (options.snapshot_log_bytes, options.bytes_behind_snapshot) = (256 * KIB, 512 * KIB);
+    });
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    for _ in 0..64 {
+        cluster.put(leader, "large", &"x".repeat(64 * 1024)).await;
+    }
+    for place in 0..3 {
+        eventually("the log is as short as it may be", async || {
+            cluster.node(place).status().wal_bytes <= (512 + 256 + 256) * KIB
+        })
+        .await;
+    }
+    assert_eq!(cluster.get(leader, "large", Consistency::Linearizable).await.unwrap().unwrap().len(), 64 * 1024);
+}
+
+/// Its leader may die between the log and the vote: then it is known, and nobody else would think of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_given_the_log_and_no_vote_asks_again() {
+    let mut cluster = Cluster::start(3, usual);
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    cluster.put(leader, "before", "1").await;
+    cluster.start_node_as(3, false);
+    eventually("it has the log", async || cluster.get(3, "before", Consistency::Stale).await == Ok(Some("1".into())))
+        .await;
+    cluster.stop_node(3).await;
+    cluster.start_node(3);
+    eventually("it votes", async || {
+        let members = cluster.node(leader).members().await;
+        members.members.len() == 4 && members.members.iter().all(|member| member.voter)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_outlive_their_leader_and_end_once() {
     let mut cluster = Cluster::start(3, usual);
     let leader = cluster.leader(&[0, 1, 2]).await;

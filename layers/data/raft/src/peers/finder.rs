@@ -35,11 +35,16 @@ pub(crate) async fn find(inner: Weak<Inner>) {
             inner.member.store(true, Ordering::Release);
         }
         greet_all(&inner).await;
-        let pause = if inner.member.load(Ordering::Acquire) {
-            CALM
-        } else {
-            become_member(&inner, &group.replica).await;
-            EAGER
+        let pause = match inner.member.load(Ordering::Acquire) {
+            true if is_half_admitted(&inner, &group.replica) => {
+                ask_again(&inner).await;
+                EAGER
+            }
+            true => CALM,
+            false => {
+                become_member(&inner, &group.replica).await;
+                EAGER
+            }
         };
         drop((inner, group));
         tokio::time::sleep(pause).await;
@@ -49,6 +54,24 @@ pub(crate) async fn find(inner: Weak<Inner>) {
 /// It has a vote or a log: it was in a cluster, whether it still is or not.
 async fn is_member(replica: &Replica) -> bool {
     replica.raft.is_initialized().await.unwrap_or(false)
+}
+
+/// It was given the log, and the leader went before it had its vote, or before the store it replaces was taken out:
+/// nobody else would think of it. Whoever is not listed at all was removed, and does not ask.
+fn is_half_admitted(inner: &Inner, replica: &Replica) -> bool {
+    let members = members::list(replica).members;
+    let own = inner.identity().id;
+    let Some(here) = members.iter().find(|member| member.id == own) else { return false };
+    let has_predecessor = members.iter().any(|member| member.id != own && member.name == here.name);
+    (inner.options.voter && !here.voter) || has_predecessor
+}
+
+async fn ask_again(inner: &Arc<Inner>) {
+    let spoken = lock(&inner.book).spoken();
+    let is_other = |(id, entry): &&(u64, Entry)| entry.member && *id != inner.identity().id;
+    if let Some(member) = spoken.iter().find(is_other) {
+        ask(inner, member).await;
+    }
 }
 
 async fn greet_all(inner: &Arc<Inner>) {

@@ -65,6 +65,12 @@ impl Positions {
         self.list.front().map(|position| position.segment)
     }
 
+    /// The newest entry that lies in a segment before this one.
+    pub(crate) fn last_before(&self, segment: u64) -> Option<u64> {
+        let before = self.list.partition_point(|position| position.segment < segment) as u64;
+        (before > 0).then(|| self.first + before - 1)
+    }
+
     /// Places of `from <= index < to`, as far as they are known.
     pub(crate) fn range(&self, from: u64, to: u64) -> impl Iterator<Item = Position> + '_ {
         let clamp =

@@ -47,6 +47,11 @@ impl Cluster {
 
     /// Starts a node that is stopped, or a new one.
     pub fn start_node(&mut self, place: usize) {
+        self.start_node_as(place, true);
+    }
+
+    /// The same, as one that votes or only follows.
+    pub fn start_node_as(&mut self, place: usize, voter: bool) {
         if place == self.nodes.len() {
             self.nodes.push(None);
         }
@@ -57,7 +62,7 @@ impl Cluster {
             advertise: name(place),
             join: names.clone(),
             founders: names,
-            voter: true,
+            voter,
         };
         let transport = self.network.attach(&name(place));
         let make = move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(transport)) };

@@ -1,0 +1,72 @@
+//! A kept connection to a node's API, of the standard library only: a client must see breaks as they are, with no
+//! retries in between. Chunked answers are deliberately not read: the requests of a round get none.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Where the API of a node listens, in its own namespace.
+pub const API: &str = "127.0.0.1:8500";
+
+/// One answer.
+pub struct Answer {
+    pub status: u16,
+    /// Of `seawall-revision`.
+    pub revision: Option<u64>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as JSON; null if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// A connection.
+pub struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    /// To the API in the namespace this thread is in. `timeout` holds for every wait on it.
+    pub fn open(timeout: Duration) -> io::Result<Self> {
+        let address: SocketAddr = API.parse().map_err(io::Error::other)?;
+        let stream = TcpStream::connect_timeout(&address, timeout)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Sends and waits for the answer.
+    pub fn send(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {API}\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        let first = self.line()?;
+        let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status line: {first:?}")))?;
+        let (mut length, mut revision) = (None, None);
+        loop {
+            let line = self.line()?.to_ascii_lowercase();
+            let Some((name, value)) = line.split_once(':') else { break };
+            match name {
+                "content-length" => length = value.trim().parse::<usize>().ok(),
+                "seawall-revision" => revision = value.trim().parse().ok(),
+                _ => {}
+            }
+        }
+        let length = length.filter(|length| *length < 64 << 20);
+        let mut body = vec![0; length.ok_or_else(|| io::Error::other("an answer without a length"))?];
+        self.0.read_exact(&mut body)?;
+        Ok(Answer { status, revision, body })
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+}

@@ -1,0 +1,262 @@
+//! One machine of a round: a keeper with its node process in a namespace, its folder, and what can be done to them.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::http::{API, Connection};
+use super::network::{address, enter, tool};
+use crate::bench::process::family;
+
+/// A data directory that can be filled has so many bytes.
+const SMALL_DISK: &str = "128m";
+/// Longest wait for a status.
+const GLANCE: Duration = Duration::from_millis(300);
+
+/// A machine.
+pub struct Machine {
+    pub place: usize,
+    binary: PathBuf,
+    namespace: File,
+    folder: PathBuf,
+    small_disk: bool,
+    /// A library that fakes the clock, and the file that says how far.
+    clock: Option<PathBuf>,
+    keeper: Option<Child>,
+    /// Commands that were started and are not waited for.
+    helpers: Vec<Child>,
+}
+
+/// What a machine is made with.
+pub struct Making<'a> {
+    pub binary: &'a Path,
+    pub folder: &'a Path,
+    pub nodes: usize,
+    pub small_disk: bool,
+    pub clock: Option<&'a Path>,
+}
+
+impl Machine {
+    /// Its folder and file; nothing is started.
+    pub fn make(place: usize, namespace: File, making: &Making<'_>) -> Result<Self> {
+        let folder = making.folder.join(format!("n{}", place + 1));
+        let data = folder.join("data");
+        fs::create_dir_all(&data).with_context(|| data.display().to_string())?;
+        if making.small_disk {
+            let size = format!("size={SMALL_DISK}");
+            tool("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &data.to_string_lossy()])?;
+        }
+        let join: Vec<String> = (0..making.nodes).map(|place| format!("\"{}:8300\"", address(place))).collect();
+        let text = format!(
+            "node:\n  name: n{}\n  dataDir: {:?}\n  peers: {{ listen: \"{}:8300\", join: [{}] }}\n\
+             cluster: {{ name: rounds, tls: {{ dir: {:?} }} }}\n\
+             api: {{ listen: \"{API}\" }}\n\
+             gateway: {{ listen: [\"127.0.0.1:8080\"] }}\n",
+            place + 1,
+            data,
+            address(place),
+            join.join(", "),
+            making.folder.join("pki"),
+        );
+        fs::write(folder.join("seawall.yaml"), text)?;
+        let machine = Self {
+            place,
+            binary: making.binary.to_owned(),
+            namespace,
+            folder,
+            small_disk: making.small_disk,
+            clock: making.clock.map(Path::to_owned),
+            keeper: None,
+            helpers: Vec::new(),
+        };
+        machine.set_clock(0)?;
+        Ok(machine)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Starts the keeper; it ends with this thread.
+    pub fn start(&mut self) -> Result<()> {
+        enter(&self.namespace)?;
+        let log = |name: &str| File::options().create(true).append(true).open(self.folder.join(name));
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&self.binary).arg("up").arg(self.folder.join("seawall.yaml"));
+        command.stdin(Stdio::null()).stdout(log("stdout")?).stderr(log("stderr")?);
+        if let Some(library) = &self.clock {
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.folder.join("clock"));
+            command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        self.keeper = Some(command.spawn().with_context(|| format!("cannot run {command:?}"))?);
+        Ok(())
+    }
+
+    /// Whether there is a keeper.
+    pub fn is_up(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// Kills the keeper, and with it everything, and waits until nothing of it runs.
+    pub fn kill(&mut self) {
+        let dying = self.begin_kill();
+        end_kill(&dying);
+    }
+
+    /// Kills the keeper and its node process at once; the processes that end now.
+    pub fn begin_kill(&mut self) -> Vec<u32> {
+        let Some(mut keeper) = self.keeper.take() else { return Vec::new() };
+        let all = family(keeper.id()).unwrap_or_default();
+        // Ignored: it may have ended by itself, which `start` after it does not mind.
+        let _ = keeper.kill();
+        all.iter().skip(1).for_each(|pid| signal(*pid, "KILL"));
+        let _ = keeper.wait();
+        all
+    }
+
+    /// Asks the keeper to stop everything in good order.
+    pub fn stop(&self) {
+        if let Some(keeper) = &self.keeper {
+            signal(keeper.id(), "TERM");
+        }
+    }
+
+    /// The node process of this moment.
+    pub fn node(&self) -> Option<u32> {
+        let all = family(self.keeper.as_ref()?.id()).ok()?;
+        all.into_iter().skip(1).find(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"node")
+        })
+    }
+
+    /// Sends its node process a signal; the process it went to.
+    pub fn signal_node(&self, name: &str) -> Option<u32> {
+        let pid = self.node()?;
+        signal(pid, name);
+        Some(pid)
+    }
+
+    /// Everything in the data directory is gone; the machine is down.
+    pub fn wipe(&self) -> Result<()> {
+        let data = self.data();
+        for entry in fs::read_dir(&data).with_context(|| data.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                .with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Takes all the space of its disk that is left.
+    pub fn fill_disk(&self) -> Result<()> {
+        let mut file = File::create(self.data().join("filler"))?;
+        let block = vec![0; 64 * 1024];
+        let mut size = block.len();
+        while size > 0 {
+            // No space for as much: less, down to the last byte.
+            if file.write_all(&block[..size]).is_err() {
+                size /= 2;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what `fill_disk` took.
+    pub fn free_disk(&self) -> Result<()> {
+        fs::remove_file(self.data().join("filler")).context("the filler")
+    }
+
+    /// Its clock is so far ahead from now on, if it can be set.
+    pub fn set_clock(&self, seconds: i64) -> Result<()> {
+        fs::write(self.folder.join("clock"), format!("{seconds:+}\n"))?;
+        Ok(())
+    }
+
+    /// Lets the next flush of each thread of the node process fail; ended by `signal`ling what it gives.
+    pub fn fail_flushes(&mut self) -> Result<u32> {
+        let pid = self.node().context("no node process")?.to_string();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-p", &pid, "-o", "/dev/null", "-e", "trace=fdatasync,fsync"]);
+        command.args(["-e", "inject=fdatasync,fsync:error=EIO:when=1"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let strace = child.id();
+        self.helpers.push(child);
+        Ok(strace)
+    }
+
+    /// Runs a verb of the product against this node; how it ends is written to its log.
+    pub fn verb(&mut self, words: &[&str]) -> Result<()> {
+        self.reap();
+        enter(&self.namespace)?;
+        let log = File::options().create(true).append(true).open(self.folder.join("verbs"))?;
+        let mut command = Command::new(&self.binary);
+        command.args(["--api", &format!("http://{API}")]).args(words);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.helpers.push(command.spawn()?);
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        self.helpers.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+
+    /// What the node says of itself, if it answers soon.
+    pub fn status(&self) -> Option<Value> {
+        self.get("/api/v1/status", GLANCE)
+    }
+
+    /// A document of the API.
+    pub fn get(&self, path: &str, patience: Duration) -> Option<Value> {
+        enter(&self.namespace).ok()?;
+        let answer = Connection::open(patience).ok()?.send("GET", path, b"").ok()?;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    /// What the processes printed.
+    pub fn printed(&self) -> String {
+        ["stdout", "stderr"].map(|name| fs::read_to_string(self.folder.join(name)).unwrap_or_default()).concat()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        for child in &mut self.helpers {
+            // Ignored: it may have ended.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if self.small_disk {
+            // Ignored: it is in a folder that is kept for its logs only.
+            let _ = tool("umount", &["-l", &self.data().to_string_lossy()]);
+        }
+    }
+}
+
+/// Waits until no thread of these runs any more: the last one closes the files. A dead process that nobody has buried yet
+/// runs no more.
+pub fn end_kill(dying: &[u32]) {
+    let is_alive = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
+    };
+    let runs = |pid: &u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().any(is_alive);
+    for _ in 0..2_000 {
+        if !dying.iter().any(runs) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a signal, which std cannot.
+pub fn signal(pid: u32, name: &str) {
+    // Ignored: whoever is gone needs none.
+    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+}
