@@ -227,6 +227,9 @@ impl Controller {
         if fixed(new) != fixed(&self.config) {
             return Err("`node`, `api` and `gateway` cannot be changed while running: stop seawall and start it with the new file".into());
         }
+        if new.streams != self.config.streams {
+            return Err("`streams` cannot be changed while running: stop seawall and start it with the new file".into());
+        }
         for (name, definition) in &new.services {
             crate::files::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
             if self.services.get(name).is_some_and(|service| service.would_roll(definition))

@@ -18,6 +18,7 @@ mod ports;
 mod service;
 mod shell;
 mod showing;
+mod streams;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use api::view::Status;
-use data::{Consistency, KeyRange, RangeRequest, Revision, Store, WatchItem};
+use data::{Consistency, KeyRange, RangeRequest, Revision, Store, Streams, WatchItem};
 use model::config::{Config, Durability};
 use model::{EventKind, ServiceName};
 use observe::journal::Journal;
@@ -134,6 +135,7 @@ impl Start {
             .map_err(|error| CannotStart(format!("the event journal in {}: {error}", data_dir.display())))?;
         let (raft, peers) = self.open_store(&data_dir)?;
         let store: Arc<dyn Store> = Arc::<data_raft::RaftStore>::clone(&raft);
+        let streams = streams::open(&raft, &self.config).map_err(CannotStart)?;
         let mut registry = Registry::default();
         let gateway_metrics = gateway::Metrics::register(&mut registry);
         let metrics = ControlMetrics::register(&mut registry);
@@ -175,9 +177,10 @@ impl Start {
             status: shown,
             commands,
             store: Arc::clone(&store),
+            streams: Arc::clone(&streams),
             journal: journal.clone(),
             registry: Arc::new(RwLock::new(registry)),
-            refresh_metrics: refresher(Arc::clone(&store), metrics),
+            refresh_metrics: refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
             logs: data_dir.join("logs"),
             authority,
         };
@@ -233,6 +236,9 @@ impl Start {
             acme.abort();
         }
         server.stop(API_PATIENCE).await;
+        if let Err(error) = streams.close().await {
+            tracing::warn!(%error, "the streams did not close cleanly; the next start replays their log");
+        }
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store did not close cleanly; the next start replays its log");
         }
@@ -434,7 +440,7 @@ fn address_of(listener: &TcpListener) -> String {
     listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
 }
 
-fn refresher(store: Arc<dyn Store>, metrics: ControlMetrics) -> Arc<dyn Fn() + Send + Sync> {
+fn refresher(store: Arc<dyn Store>, streams: Arc<dyn Streams>, metrics: ControlMetrics) -> Arc<dyn Fn() + Send + Sync> {
     Arc::new(move || {
         let (status, counted, gauges) = (store.status(), store.metrics(), &metrics.store);
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -444,6 +450,7 @@ fn refresher(store: Arc<dyn Store>, metrics: ControlMetrics) -> Arc<dyn Fn() + S
         gauges.used_bytes.set(whole(status.used_bytes));
         gauges.fsyncs.set(whole(counted.fsync_micros.count()));
         gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
+        streams::count(&*streams, &metrics.streams);
     })
 }
 

@@ -3,6 +3,7 @@
 //! Deliberately absent: I/O, clocks inside [`StreamsState::apply`], consumer groups, and offsets shared by streams.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -146,13 +147,8 @@ pub enum StreamError {
         limit: usize,
     },
     /// There are as many as may be.
-    #[error("there are {limit} {what} already, which is the limit")]
-    Full {
-        /// Of what.
-        what: &'static str,
-        /// The limit.
-        limit: usize,
-    },
+    #[error("there are {limit} {0} already, which is the limit", limit = .0.limit())]
+    Full(Counted),
     /// The request contradicts itself. A retry fails again.
     #[error("{what}")]
     Invalid {
@@ -174,6 +170,38 @@ pub enum StreamError {
     /// The request may or may not have taken effect. With a producer and its sequence number it may be repeated safely.
     #[error("the outcome is unknown: it may have taken effect")]
     Unknown,
+}
+
+/// What there may be only so many of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    /// [`MAX_STREAMS`].
+    Streams,
+    /// [`MAX_PRODUCERS`].
+    Producers,
+    /// [`MAX_CURSORS`].
+    Cursors,
+}
+
+impl Counted {
+    /// So many.
+    pub fn limit(self) -> usize {
+        match self {
+            Self::Streams => MAX_STREAMS,
+            Self::Producers => MAX_PRODUCERS,
+            Self::Cursors => MAX_CURSORS,
+        }
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Streams => "streams",
+            Self::Producers => "producers of this stream within an hour",
+            Self::Cursors => "cursors of this stream",
+        })
+    }
 }
 
 impl From<StoreError> for StreamError {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::{
-    Append, MAX_CURSORS, MAX_PRODUCERS, MAX_STREAMS, Name, PRODUCER_IDLE, REMEMBERED_SEQS, StreamError, StreamInfo,
+    Append, Counted, MAX_CURSORS, MAX_PRODUCERS, MAX_STREAMS, Name, PRODUCER_IDLE, REMEMBERED_SEQS, StreamError,
+    StreamInfo,
 };
 
 /// What an entry takes in a segment beyond its own bytes.
@@ -274,7 +275,7 @@ impl StreamsState {
         admitted(sealed, append.epoch, false)?;
         let Some(record) = record else {
             if self.streams.len() >= MAX_STREAMS {
-                return Err(StreamError::Full { what: "streams", limit: MAX_STREAMS });
+                return Err(StreamError::Full(Counted::Streams));
             }
             let place = Place { id: self.next_id, segment: 0, position: 0, offset: 0, at_ms: command.now_ms };
             return Ok(Verdict::Taken { place, forgets });
@@ -332,7 +333,7 @@ impl StreamsState {
             return Err(StreamError::PastEnd { next: record.next });
         }
         if !record.cursors.contains_key(cursor) && record.cursors.len() >= MAX_CURSORS {
-            return Err(StreamError::Full { what: "cursors of this stream", limit: MAX_CURSORS });
+            return Err(StreamError::Full(Counted::Cursors));
         }
         self.make(stream).cursors.insert(cursor.clone(), offset);
         Ok(StreamAnswer::Committed)
@@ -341,7 +342,7 @@ impl StreamsState {
     fn seal(&mut self, stream: &Name, epoch: u64) -> Result<StreamAnswer, StreamError> {
         let known = self.streams.get(stream);
         if known.is_none() && self.streams.len() >= MAX_STREAMS {
-            return Err(StreamError::Full { what: "streams", limit: MAX_STREAMS });
+            return Err(StreamError::Full(Counted::Streams));
         }
         match known.and_then(|record| record.sealed) {
             Some((current, _)) if current > epoch => return Err(StreamError::Fenced { epoch: current }),
@@ -399,7 +400,7 @@ impl StreamRecord {
         let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).unwrap_or(u64::MAX);
         match oldest {
             Some((name, producer)) if producer.at_ms.saturating_add(idle_ms) <= now_ms => Ok(Some(name.clone())),
-            _ => Err(StreamError::Full { what: "producers of this stream within an hour", limit: MAX_PRODUCERS }),
+            _ => Err(StreamError::Full(Counted::Producers)),
         }
     }
 }

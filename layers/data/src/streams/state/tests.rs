@@ -6,7 +6,7 @@ use proptest::prelude::{ProptestConfig, Strategy, prop, prop_assert, prop_assert
 
 use super::{Retention, StreamAnswer, StreamCommand, StreamRequest, StreamsState};
 use crate::streams::{
-    Append, MAX_CURSORS, MAX_PRODUCERS, MAX_STREAMS, Name, PRODUCER_IDLE, REMEMBERED_SEQS, StreamError,
+    Append, Counted, MAX_CURSORS, MAX_PRODUCERS, MAX_STREAMS, Name, PRODUCER_IDLE, REMEMBERED_SEQS, StreamError,
 };
 
 const LARGE: Retention = Retention { max_bytes: 1 << 40, max_age_ms: None };
@@ -94,7 +94,7 @@ fn streams_producers_and_cursors_are_bounded_and_only_idle_producers_are_forgott
         assert_eq!(run(&mut state, producer as u64, LARGE, request), offset(producer as u64));
     }
     let one_more = |state: &mut StreamsState, now| run(state, now, LARGE, append("s", Some(("more", 1)), None, 1));
-    let full = StreamError::Full { what: "producers of this stream within an hour", limit: MAX_PRODUCERS };
+    let full = StreamError::Full(Counted::Producers);
     assert_eq!(one_more(&mut state, idle - 1), StreamAnswer::Failed(full));
     assert_eq!(one_more(&mut state, idle), offset(MAX_PRODUCERS as u64));
     let record = state.stream(&name("s")).unwrap();
@@ -109,7 +109,7 @@ fn streams_producers_and_cursors_are_bounded_and_only_idle_producers_are_forgott
     for stream in 1..MAX_STREAMS {
         assert_eq!(run(&mut state, 0, LARGE, append(&format!("s{stream}"), None, None, 1)), offset(0));
     }
-    let full = StreamAnswer::Failed(StreamError::Full { what: "streams", limit: MAX_STREAMS });
+    let full = StreamAnswer::Failed(StreamError::Full(Counted::Streams));
     assert_eq!(run(&mut state, 0, LARGE, append("many", None, None, 1)), full);
     assert_eq!(run(&mut state, 0, LARGE, StreamRequest::Seal { stream: name("many"), epoch: 1 }), full);
 }

@@ -1,0 +1,370 @@
+//! Op-logs of services over HTTP: API -> `Streams::append` -> commit -> offset -> reply; readers wait or follow.
+//! What goes wrong is told with what would be right: the expected sequence number, the epoch in force, the oldest offset.
+//! Deliberately absent: entries in batches, and a way to say that less than a majority is enough.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use data::{Append, Consistency, MAX_READ_ENTRIES, Name, StoreError, StreamEntry, StreamError, StreamInfo, StreamRead};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::kv::base64;
+use crate::problem::Problem;
+use crate::query::{Known, Nothing, Parameters};
+
+mod follow;
+
+/// Names the epoch in which a request acts; answers name the epoch in force.
+pub const EPOCH: &str = "seawall-epoch";
+/// The longest wait for an entry.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Entries of a read that names no limit.
+const USUAL_LIMIT: usize = 100;
+
+/// Query parameters of an append.
+#[derive(Debug, Default, Deserialize)]
+pub struct Appending {
+    /// Who appends.
+    producer: Option<String>,
+    /// Its how-manieth entry this is, from 1 on.
+    seq: Option<u64>,
+}
+
+impl Known for Appending {
+    const NAMES: &'static [&'static str] = &["producer", "seq"];
+}
+
+/// Query parameters of a read.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Reading {
+    /// From this offset on; the oldest that is kept when absent.
+    from: Option<u64>,
+    /// At most so many entries.
+    limit: Option<usize>,
+    /// If there is none yet, how long to wait for one.
+    wait: Option<String>,
+    /// Answer from what this node has applied, even without a quorum.
+    #[serde(default)]
+    stale: bool,
+}
+
+impl Known for Reading {
+    const NAMES: &'static [&'static str] = &["from", "limit", "wait", "stale"];
+}
+
+/// Query parameters of a look.
+#[derive(Debug, Default, Deserialize)]
+pub struct Looking {
+    /// Answer from what this node has applied, even without a quorum.
+    #[serde(default)]
+    stale: bool,
+}
+
+impl Known for Looking {
+    const NAMES: &'static [&'static str] = &["stale"];
+}
+
+/// Query parameters of a cursor's move.
+#[derive(Debug, Deserialize)]
+pub struct Moving {
+    /// The offset that will be read next.
+    offset: u64,
+}
+
+impl Known for Moving {
+    const NAMES: &'static [&'static str] = &["offset"];
+}
+
+/// Query parameters of a seal.
+#[derive(Debug, Deserialize)]
+pub struct Sealing {
+    /// From this epoch on.
+    epoch: u64,
+}
+
+impl Known for Sealing {
+    const NAMES: &'static [&'static str] = &["epoch"];
+}
+
+type Answer = Result<Response, Response>;
+
+fn answer(result: Answer) -> Response {
+    result.unwrap_or_else(|refused| refused)
+}
+
+/// POST: one more entry.
+pub async fn append(
+    State(context): State<Context>,
+    Path(stream): Path<String>,
+    Parameters(options): Parameters<Appending>,
+    headers: HeaderMap,
+    entry: Bytes,
+) -> Response {
+    answer(append_entry(&context, &stream, &options, &headers, entry).await)
+}
+
+async fn append_entry(
+    context: &Context,
+    stream: &str,
+    options: &Appending,
+    headers: &HeaderMap,
+    entry: Bytes,
+) -> Answer {
+    let producer = match (&options.producer, options.seq) {
+        (Some(producer), Some(seq)) => Some((name(producer)?, seq)),
+        (None, None) => None,
+        _ => {
+            let cure = "give both, so that a repetition is noticed, or neither";
+            return Err(Problem::bad_request("`producer` and `seq` belong together", cure).into_response());
+        }
+    };
+    let append = Append { stream: name(stream)?, producer, epoch: epoch(headers)?, entry };
+    let appended = context.streams.append(append).await.map_err(refused)?;
+    let body = json!({
+        "offset": appended.offset, "durability": appended.durability.to_string(), "repeated": appended.repeated,
+    });
+    Ok(Json(body).into_response())
+}
+
+/// GET: entries, one JSON object a line, or as server-sent events.
+pub async fn read(
+    State(context): State<Context>,
+    Path(stream): Path<String>,
+    Parameters(options): Parameters<Reading>,
+    headers: HeaderMap,
+) -> Response {
+    answer(read_stream(context, &stream, &options, &headers).await)
+}
+
+async fn read_stream(context: Context, stream: &str, options: &Reading, headers: &HeaderMap) -> Answer {
+    let stream = name(stream)?;
+    let consistency = consistency(options.stale);
+    let wait = options.wait.as_deref().map(patience).transpose()?.unwrap_or_default();
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let follows = accepts.split(',').any(|kind| kind.trim().starts_with("text/event-stream"));
+    let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let from = match resumed.filter(|_| follows).map(|last| last.saturating_add(1)).or(options.from) {
+        Some(from) => from,
+        None => context.streams.describe(stream.clone(), consistency).await.map_err(refused)?.first,
+    };
+    let limit = options.limit.unwrap_or(USUAL_LIMIT).clamp(1, MAX_READ_ENTRIES);
+    let until = Instant::now() + wait;
+    let mut found = context.streams.read(stream.clone(), from, limit, consistency).await.map_err(refused)?;
+    if follows {
+        return Ok(follow::events(context, stream, from, found));
+    }
+    if found.entries.is_empty() && !wait.is_zero() {
+        let left = until.saturating_duration_since(Instant::now());
+        if context.streams.wait(stream.clone(), from, left).await.map_err(refused)? {
+            found = context.streams.read(stream, from, limit, Consistency::Stale).await.map_err(refused)?;
+        }
+    }
+    Ok(lines(from, &found))
+}
+
+fn lines(from: u64, found: &StreamRead) -> Response {
+    let mut text = String::new();
+    for entry in &found.entries {
+        text.push_str(&describe_entry(entry).to_string());
+        text.push('\n');
+    }
+    let mut response = ([("content-type", "application/x-ndjson")], text).into_response();
+    response.headers_mut().insert("seawall-next", HeaderValue::from(from + found.entries.len() as u64));
+    response.headers_mut().insert("seawall-end", HeaderValue::from(found.next));
+    response
+}
+
+/// An entry as JSON; bytes that are no text as base64 under another name, so that nobody mistakes one for the other.
+fn describe_entry(entry: &StreamEntry) -> Value {
+    let millis = i64::try_from(entry.at_ms).unwrap_or(i64::MAX);
+    let at = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
+    let mut object = json!({ "offset": entry.offset, "at": at.to_string() });
+    match std::str::from_utf8(&entry.data) {
+        Ok(text) => object["data"] = text.into(),
+        Err(_) => object["data_base64"] = base64(&entry.data).into(),
+    }
+    object
+}
+
+/// GET of all streams.
+pub async fn list(State(context): State<Context>, Parameters(options): Parameters<Looking>) -> Response {
+    match context.streams.list(consistency(options.stale)).await {
+        Ok(streams) => {
+            let streams: Vec<Value> = streams.iter().map(summary).collect();
+            Json(json!({ "streams": streams })).into_response()
+        }
+        Err(error) => refused(error),
+    }
+}
+
+/// GET of one stream's description.
+pub async fn describe(
+    State(context): State<Context>,
+    Path(stream): Path<String>,
+    Parameters(options): Parameters<Looking>,
+) -> Response {
+    answer(describe_stream(&context, &stream, &options).await)
+}
+
+async fn describe_stream(context: &Context, stream: &str, options: &Looking) -> Answer {
+    let info = context.streams.describe(name(stream)?, consistency(options.stale)).await.map_err(refused)?;
+    let mut body = summary(&info);
+    let numbers = |map: &BTreeMap<Name, u64>| -> Value {
+        map.iter().map(|(name, number)| (name.to_string(), Value::from(*number))).collect()
+    };
+    body["producers"] = numbers(&info.producers);
+    body["cursors"] = numbers(&info.cursors);
+    Ok(Json(body).into_response())
+}
+
+fn summary(info: &StreamInfo) -> Value {
+    json!({
+        "name": info.name.as_str(), "first": info.first, "next": info.next, "bytes": info.bytes,
+        "sealedEpoch": info.sealed,
+    })
+}
+
+/// DELETE: the stream goes, with its cursors, producers and seal.
+pub async fn remove(
+    State(context): State<Context>,
+    Path(stream): Path<String>,
+    _: Parameters<Nothing>,
+    headers: HeaderMap,
+) -> Response {
+    let removed = async {
+        context.streams.delete(name(&stream)?, epoch(&headers)?).await.map_err(refused)?;
+        Ok(Json(json!({ "name": stream, "deleted": true })).into_response())
+    };
+    answer(removed.await)
+}
+
+/// PUT of a cursor: how far somebody has come.
+pub async fn commit(
+    State(context): State<Context>,
+    Path((stream, cursor)): Path<(String, String)>,
+    Parameters(options): Parameters<Moving>,
+) -> Response {
+    let moved = async {
+        context.streams.commit(name(&stream)?, name(&cursor)?, options.offset).await.map_err(refused)?;
+        Ok(Json(json!({ "cursor": cursor, "offset": options.offset })).into_response())
+    };
+    answer(moved.await)
+}
+
+/// GET of a cursor.
+pub async fn cursor(
+    State(context): State<Context>,
+    Path((stream, cursor)): Path<(String, String)>,
+    _: Parameters<Nothing>,
+) -> Response {
+    let found = async {
+        let offset = context.streams.cursor(name(&stream)?, name(&cursor)?).await.map_err(refused)?;
+        Ok(Json(json!({ "cursor": cursor, "offset": offset })).into_response())
+    };
+    answer(found.await)
+}
+
+/// POST of a seal: older epochs are shut out.
+pub async fn seal(
+    State(context): State<Context>,
+    Path(stream): Path<String>,
+    Parameters(options): Parameters<Sealing>,
+) -> Response {
+    let sealed = async {
+        let end = context.streams.seal(name(&stream)?, options.epoch).await.map_err(refused)?;
+        Ok(Json(json!({ "name": stream, "epoch": options.epoch, "end": end })).into_response())
+    };
+    answer(sealed.await)
+}
+
+fn consistency(stale: bool) -> Consistency {
+    if stale { Consistency::Stale } else { Consistency::Linearizable }
+}
+
+fn name(text: &str) -> Result<Name, Response> {
+    Name::new(text).map_err(|error| {
+        Problem::bad_request(
+            format!("`{}`: {error}", text.chars().take(200).collect::<String>()),
+            "nothing was changed",
+        )
+        .into_response()
+    })
+}
+
+fn epoch(headers: &HeaderMap) -> Result<Option<u64>, Response> {
+    let Some(value) = headers.get(EPOCH) else { return Ok(None) };
+    let epoch = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    let wrong = || Problem::bad_request("the header Seawall-Epoch is no number", "nothing was changed").into_response();
+    epoch.map(Some).ok_or_else(wrong)
+}
+
+fn patience(text: &str) -> Result<Duration, Response> {
+    model::config::decode::parse_duration(text).filter(|wait| *wait <= MAX_WAIT).ok_or_else(|| {
+        Problem::bad_request(format!("`wait={text}`"), "a duration up to 60s, e.g. 10s or 500ms").into_response()
+    })
+}
+
+/// What an error is in HTTP.
+fn refused(error: StreamError) -> Response {
+    let text = error.to_string();
+    let told = |status: StatusCode, cure: &'static str, more: Value| {
+        let mut body = json!({ "error": text, "cure": cure });
+        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+            body.extend(more);
+        }
+        (status, Json(body)).into_response()
+    };
+    match error {
+        StreamError::NotFound(_) => {
+            told(StatusCode::NOT_FOUND, "GET /api/v1/streams lists all; the first append makes one", json!({}))
+        }
+        StreamError::NoCursor(_) => {
+            told(StatusCode::NOT_FOUND, "GET /api/v1/streams/NAME/describe names them; PUT makes one", json!({}))
+        }
+        StreamError::OutOfSequence { expected } => told(
+            StatusCode::CONFLICT,
+            "nothing was appended; one before it has been missed, or it is older than the 16 that are remembered",
+            json!({ "expected": expected }),
+        ),
+        StreamError::Fenced { epoch } => {
+            let cure = "nothing was changed; another is primary in this epoch: stop writing";
+            let mut response = told(StatusCode::CONFLICT, cure, json!({ "epoch": epoch }));
+            response.headers_mut().insert(EPOCH, HeaderValue::from(epoch));
+            response
+        }
+        StreamError::Trimmed { first } => {
+            told(StatusCode::GONE, "read from the oldest offset that is kept", json!({ "first": first }))
+        }
+        StreamError::PastEnd { next } => told(
+            StatusCode::BAD_REQUEST,
+            "is it an offset of another stream, or of one that was deleted since?",
+            json!({ "next": next }),
+        ),
+        StreamError::TooLarge { limit, .. } => {
+            told(StatusCode::PAYLOAD_TOO_LARGE, "nothing was appended; split it", json!({ "limit": limit }))
+        }
+        StreamError::Full(_) => {
+            told(StatusCode::INSUFFICIENT_STORAGE, "nothing was changed; remove what is not needed", json!({}))
+        }
+        StreamError::Invalid { .. } => told(StatusCode::BAD_REQUEST, "nothing was changed", json!({})),
+        StreamError::NotServing(reason) => Problem::from(StoreError::NotServing(reason)).into_response(),
+        StreamError::Damaged { .. } => told(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "another node still has them; start this one with an empty data directory to take them over",
+            json!({}),
+        ),
+        StreamError::Closed => Problem::stopping().into_response(),
+        StreamError::Unknown => told(
+            StatusCode::GATEWAY_TIMEOUT,
+            "repeat it with the same `producer` and `seq`: it is not appended twice",
+            json!({}),
+        ),
+    }
+}
