@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use data::{Append, Consistency, MAX_READ_ENTRIES, Name, StoreError, StreamEntry, StreamError, StreamInfo, StreamRead};
+use data::{Append, Consistency, MAX_READ_ENTRIES, Name, StreamEntry, StreamInfo, StreamRead};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -20,9 +20,12 @@ use crate::problem::Problem;
 use crate::query::{Known, Nothing, Parameters};
 
 mod follow;
+mod refused;
+
+use refused::Refused;
 
 /// Names the epoch in which a request acts; answers name the epoch in force.
-pub const EPOCH: &str = "seawall-epoch";
+const EPOCH: &str = "seawall-epoch";
 /// The longest wait for an entry.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Entries of a read that names no limit.
@@ -93,10 +96,10 @@ impl Known for Sealing {
     const NAMES: &'static [&'static str] = &["epoch"];
 }
 
-type Answer = Result<Response, Response>;
+type Answer = Result<Response, Refused>;
 
 fn answer(result: Answer) -> Response {
-    result.unwrap_or_else(|refused| refused)
+    result.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// POST: one more entry.
@@ -122,11 +125,11 @@ async fn append_entry(
         (None, None) => None,
         _ => {
             let cure = "give both, so that a repetition is noticed, or neither";
-            return Err(Problem::bad_request("`producer` and `seq` belong together", cure).into_response());
+            return Err(Problem::bad_request("`producer` and `seq` belong together", cure).into());
         }
     };
     let append = Append { stream: name(stream)?, producer, epoch: epoch(headers)?, entry };
-    let appended = context.streams.append(append).await.map_err(refused)?;
+    let appended = context.streams.append(append).await?;
     let body = json!({
         "offset": appended.offset, "durability": appended.durability.to_string(), "repeated": appended.repeated,
     });
@@ -152,18 +155,18 @@ async fn read_stream(context: Context, stream: &str, options: &Reading, headers:
     let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let from = match resumed.filter(|_| follows).map(|last| last.saturating_add(1)).or(options.from) {
         Some(from) => from,
-        None => context.streams.describe(stream.clone(), consistency).await.map_err(refused)?.first,
+        None => context.streams.describe(stream.clone(), consistency).await?.first,
     };
     let limit = options.limit.unwrap_or(USUAL_LIMIT).clamp(1, MAX_READ_ENTRIES);
     let until = Instant::now() + wait;
-    let mut found = context.streams.read(stream.clone(), from, limit, consistency).await.map_err(refused)?;
+    let mut found = context.streams.read(stream.clone(), from, limit, consistency).await?;
     if follows {
         return Ok(follow::events(context, stream, from, found));
     }
     if found.entries.is_empty() && !wait.is_zero() {
         let left = until.saturating_duration_since(Instant::now());
-        if context.streams.wait(stream.clone(), from, left).await.map_err(refused)? {
-            found = context.streams.read(stream, from, limit, Consistency::Stale).await.map_err(refused)?;
+        if context.streams.wait(stream.clone(), from, left).await? {
+            found = context.streams.read(stream, from, limit, Consistency::Stale).await?;
         }
     }
     Ok(lines(from, &found))
@@ -200,7 +203,7 @@ pub async fn list(State(context): State<Context>, Parameters(options): Parameter
             let streams: Vec<Value> = streams.iter().map(summary).collect();
             Json(json!({ "streams": streams })).into_response()
         }
-        Err(error) => refused(error),
+        Err(error) => Refused::from(error).into_response(),
     }
 }
 
@@ -214,7 +217,7 @@ pub async fn describe(
 }
 
 async fn describe_stream(context: &Context, stream: &str, options: &Looking) -> Answer {
-    let info = context.streams.describe(name(stream)?, consistency(options.stale)).await.map_err(refused)?;
+    let info = context.streams.describe(name(stream)?, consistency(options.stale)).await?;
     let mut body = summary(&info);
     let numbers = |map: &BTreeMap<Name, u64>| -> Value {
         map.iter().map(|(name, number)| (name.to_string(), Value::from(*number))).collect()
@@ -239,8 +242,8 @@ pub async fn remove(
     headers: HeaderMap,
 ) -> Response {
     let removed = async {
-        context.streams.delete(name(&stream)?, epoch(&headers)?).await.map_err(refused)?;
-        Ok(Json(json!({ "name": stream, "deleted": true })).into_response())
+        context.streams.delete(name(&stream)?, epoch(&headers)?).await?;
+        Answer::Ok(Json(json!({ "name": stream, "deleted": true })).into_response())
     };
     answer(removed.await)
 }
@@ -252,8 +255,8 @@ pub async fn commit(
     Parameters(options): Parameters<Moving>,
 ) -> Response {
     let moved = async {
-        context.streams.commit(name(&stream)?, name(&cursor)?, options.offset).await.map_err(refused)?;
-        Ok(Json(json!({ "cursor": cursor, "offset": options.offset })).into_response())
+        context.streams.commit(name(&stream)?, name(&cursor)?, options.offset).await?;
+        Answer::Ok(Json(json!({ "cursor": cursor, "offset": options.offset })).into_response())
     };
     answer(moved.await)
 }
@@ -265,8 +268,8 @@ pub async fn cursor(
     _: Parameters<Nothing>,
 ) -> Response {
     let found = async {
-        let offset = context.streams.cursor(name(&stream)?, name(&cursor)?).await.map_err(refused)?;
-        Ok(Json(json!({ "cursor": cursor, "offset": offset })).into_response())
+        let offset = context.streams.cursor(name(&stream)?, name(&cursor)?).await?;
+        Answer::Ok(Json(json!({ "cursor": cursor, "offset": offset })).into_response())
     };
     answer(found.await)
 }
@@ -278,8 +281,8 @@ pub async fn seal(
     Parameters(options): Parameters<Sealing>,
 ) -> Response {
     let sealed = async {
-        let end = context.streams.seal(name(&stream)?, options.epoch).await.map_err(refused)?;
-        Ok(Json(json!({ "name": stream, "epoch": options.epoch, "end": end })).into_response())
+        let end = context.streams.seal(name(&stream)?, options.epoch).await?;
+        Answer::Ok(Json(json!({ "name": stream, "epoch": options.epoch, "end": end })).into_response())
     };
     answer(sealed.await)
 }
@@ -288,83 +291,22 @@ fn consistency(stale: bool) -> Consistency {
     if stale { Consistency::Stale } else { Consistency::Linearizable }
 }
 
-fn name(text: &str) -> Result<Name, Response> {
+fn name(text: &str) -> Result<Name, Refused> {
     Name::new(text).map_err(|error| {
-        Problem::bad_request(
-            format!("`{}`: {error}", text.chars().take(200).collect::<String>()),
-            "nothing was changed",
-        )
-        .into_response()
+        let shown: String = text.chars().take(200).collect();
+        Problem::bad_request(format!("`{shown}`: {error}"), "nothing was changed").into()
     })
 }
 
-fn epoch(headers: &HeaderMap) -> Result<Option<u64>, Response> {
+fn epoch(headers: &HeaderMap) -> Result<Option<u64>, Refused> {
     let Some(value) = headers.get(EPOCH) else { return Ok(None) };
     let epoch = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    let wrong = || Problem::bad_request("the header Seawall-Epoch is no number", "nothing was changed").into_response();
+    let wrong = || Problem::bad_request("the header Seawall-Epoch is no number", "nothing was changed").into();
     epoch.map(Some).ok_or_else(wrong)
 }
 
-fn patience(text: &str) -> Result<Duration, Response> {
-    model::config::decode::parse_duration(text).filter(|wait| *wait <= MAX_WAIT).ok_or_else(|| {
-        Problem::bad_request(format!("`wait={text}`"), "a duration up to 60s, e.g. 10s or 500ms").into_response()
-    })
-}
-
-/// What an error is in HTTP.
-fn refused(error: StreamError) -> Response {
-    let text = error.to_string();
-    let told = |status: StatusCode, cure: &'static str, more: Value| {
-        let mut body = json!({ "error": text, "cure": cure });
-        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
-            body.extend(more);
-        }
-        (status, Json(body)).into_response()
-    };
-    match error {
-        StreamError::NotFound(_) => {
-            told(StatusCode::NOT_FOUND, "GET /api/v1/streams lists all; the first append makes one", json!({}))
-        }
-        StreamError::NoCursor(_) => {
-            told(StatusCode::NOT_FOUND, "GET /api/v1/streams/NAME/describe names them; PUT makes one", json!({}))
-        }
-        StreamError::OutOfSequence { expected } => told(
-            StatusCode::CONFLICT,
-            "nothing was appended; one before it has been missed, or it is older than the 16 that are remembered",
-            json!({ "expected": expected }),
-        ),
-        StreamError::Fenced { epoch } => {
-            let cure = "nothing was changed; another is primary in this epoch: stop writing";
-            let mut response = told(StatusCode::CONFLICT, cure, json!({ "epoch": epoch }));
-            response.headers_mut().insert(EPOCH, HeaderValue::from(epoch));
-            response
-        }
-        StreamError::Trimmed { first } => {
-            told(StatusCode::GONE, "read from the oldest offset that is kept", json!({ "first": first }))
-        }
-        StreamError::PastEnd { next } => told(
-            StatusCode::BAD_REQUEST,
-            "is it an offset of another stream, or of one that was deleted since?",
-            json!({ "next": next }),
-        ),
-        StreamError::TooLarge { limit, .. } => {
-            told(StatusCode::PAYLOAD_TOO_LARGE, "nothing was appended; split it", json!({ "limit": limit }))
-        }
-        StreamError::Full(_) => {
-            told(StatusCode::INSUFFICIENT_STORAGE, "nothing was changed; remove what is not needed", json!({}))
-        }
-        StreamError::Invalid { .. } => told(StatusCode::BAD_REQUEST, "nothing was changed", json!({})),
-        StreamError::NotServing(reason) => Problem::from(StoreError::NotServing(reason)).into_response(),
-        StreamError::Damaged { .. } => told(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "another node still has them; start this one with an empty data directory to take them over",
-            json!({}),
-        ),
-        StreamError::Closed => Problem::stopping().into_response(),
-        StreamError::Unknown => told(
-            StatusCode::GATEWAY_TIMEOUT,
-            "repeat it with the same `producer` and `seq`: it is not appended twice",
-            json!({}),
-        ),
-    }
+fn patience(text: &str) -> Result<Duration, Refused> {
+    model::config::decode::parse_duration(text)
+        .filter(|wait| *wait <= MAX_WAIT)
+        .ok_or_else(|| Problem::bad_request(format!("`wait={text}`"), "a duration up to 60s, e.g. 10s or 500ms").into())
 }

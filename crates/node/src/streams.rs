@@ -30,6 +30,7 @@ pub fn open(store: &RaftStore, config: &Config) -> Result<Arc<dyn Streams>, Stri
 /// Copies the figures of this moment.
 pub fn count(streams: &dyn Streams, gauges: &StreamGauges) {
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    gauges.serving.set(i64::from(streams.not_serving().is_none()));
     let counted = streams.metrics();
     gauges.appended.set(whole(counted.appended_entries));
     gauges.appended_bytes.set(whole(counted.appended_bytes));

@@ -93,6 +93,8 @@ pub struct StreamLabels {
 /// Figures of streams, copied when metrics are asked for.
 #[derive(Clone, Debug, Default)]
 pub struct StreamGauges {
+    /// 1 while they are served.
+    pub serving: Gauge,
     /// Entries appended, as this node applied them.
     pub appended: Gauge,
     /// Their bytes.
@@ -172,6 +174,7 @@ impl ControlMetrics {
             s.used_bytes.clone(),
         );
         let s = &m.streams;
+        registry.register("seawall_stream_serving", "1 while streams are served", s.serving.clone());
         let appended = "Entries of streams applied by this node since the start of the node process";
         registry.register("seawall_stream_appended_entries", appended, s.appended.clone());
         let bytes = "Bytes of those entries";

@@ -269,6 +269,9 @@ pub trait Streams: Send + Sync + 'static {
     /// One stream.
     fn describe(&self, stream: Name, consistency: Consistency) -> BoxFuture<'_, Result<StreamInfo, StreamError>>;
 
+    /// Why requests are refused now, if they are.
+    fn not_serving(&self) -> Option<NotServing>;
+
     /// This moment's counters.
     fn metrics(&self) -> StreamsMetrics;
 

@@ -131,11 +131,6 @@ impl RaftStreams {
         self.replica().leader() == Leader::Here
     }
 
-    /// Why requests are refused now, if they are.
-    pub fn not_serving(&self) -> Option<NotServing> {
-        self.replica().not_serving()
-    }
-
     /// Whether the members are the store's, as far as this node knows: they follow within a second.
     pub fn has_the_stores_members(&self) -> bool {
         following::same(&self.base, self.replica())
@@ -391,6 +386,10 @@ impl Streams for RaftStreams {
             let state = self.state(consistency).await?;
             state.describe(&stream).ok_or(StreamError::NotFound(stream))
         })
+    }
+
+    fn not_serving(&self) -> Option<NotServing> {
+        self.replica().not_serving()
     }
 
     fn metrics(&self) -> StreamsMetrics {
