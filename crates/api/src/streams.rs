@@ -169,19 +169,25 @@ async fn read_stream(context: Context, stream: &str, options: &Reading, headers:
             found = context.streams.read(stream, from, limit, Consistency::Stale).await?;
         }
     }
-    Ok(lines(from, &found))
+    lines(from, found).await
 }
 
-fn lines(from: u64, found: &StreamRead) -> Response {
-    let mut text = String::new();
-    for entry in &found.entries {
-        text.push_str(&describe_entry(entry).to_string());
-        text.push('\n');
-    }
+async fn lines(from: u64, found: StreamRead) -> Answer {
+    let (next, end) = (from + found.entries.len() as u64, found.next);
+    // Some megabytes take longer to write down than the control plane may be held up.
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        for entry in &found.entries {
+            text.push_str(&describe_entry(entry).to_string());
+            text.push('\n');
+        }
+        text
+    });
+    let text = writing.await.map_err(|error| Problem::internal(error.to_string()))?;
     let mut response = ([("content-type", "application/x-ndjson")], text).into_response();
-    response.headers_mut().insert("seawall-next", HeaderValue::from(from + found.entries.len() as u64));
-    response.headers_mut().insert("seawall-end", HeaderValue::from(found.next));
-    response
+    response.headers_mut().insert("seawall-next", HeaderValue::from(next));
+    response.headers_mut().insert("seawall-end", HeaderValue::from(end));
+    Ok(response)
 }
 
 /// An entry as JSON; bytes that are no text as base64 under another name, so that nobody mistakes one for the other.

@@ -7,6 +7,7 @@ mod acme;
 mod applying;
 mod cluster;
 mod controller;
+mod counting;
 mod entrances;
 mod files;
 mod input;
@@ -28,7 +29,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use api::view::Status;
-use data::{Consistency, KeyRange, RangeRequest, Revision, Store, Streams, WatchItem};
+use data::{Consistency, KeyRange, RangeRequest, Revision, Store, WatchItem};
 use model::config::{Config, Durability};
 use model::{EventKind, ServiceName};
 use observe::journal::Journal;
@@ -180,7 +181,7 @@ impl Start {
             streams: Arc::clone(&streams),
             journal: journal.clone(),
             registry: Arc::new(RwLock::new(registry)),
-            refresh_metrics: refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
+            refresh_metrics: counting::refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
             logs: data_dir.join("logs"),
             authority,
         };
@@ -438,20 +439,6 @@ fn import(exported: &str) -> Result<TcpListener, CannotStart> {
 
 fn address_of(listener: &TcpListener) -> String {
     listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
-}
-
-fn refresher(store: Arc<dyn Store>, streams: Arc<dyn Streams>, metrics: ControlMetrics) -> Arc<dyn Fn() + Send + Sync> {
-    Arc::new(move || {
-        let (status, counted, gauges) = (store.status(), store.metrics(), &metrics.store);
-        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        gauges.revision.set(whole(status.revision.0));
-        gauges.serving.set(i64::from(status.not_serving.is_none()));
-        gauges.wal_bytes.set(whole(status.wal_bytes));
-        gauges.used_bytes.set(whole(status.used_bytes));
-        gauges.fsyncs.set(whole(counted.fsync_micros.count()));
-        gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
-        streams::count(&*streams, &metrics.streams);
-    })
 }
 
 /// Reads decisions that were committed before, then follows the control state.

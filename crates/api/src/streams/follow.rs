@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use data::{Consistency, Name, StreamError, StreamRead};
+use data::{Consistency, Name, StreamEntry, StreamError, StreamRead};
 use futures_util::stream;
 use serde_json::json;
 
@@ -23,14 +23,15 @@ struct Following {
     context: Context,
     stream: Name,
     next: u64,
-    waiting: VecDeque<Sent>,
+    /// Written down one by one, as they are taken.
+    waiting: VecDeque<StreamEntry>,
     ended: bool,
 }
 
 /// Sends what was found, then the rest.
 pub(super) fn events(context: Context, stream: Name, from: u64, found: StreamRead) -> Response {
     let mut following = Following { context, stream, next: from, waiting: VecDeque::new(), ended: false };
-    following.take(&found);
+    following.take(found);
     let events = stream::unfold(following, |mut following| async move {
         let sent = following.event().await?;
         Some((Ok::<_, Infallible>(sent), following))
@@ -41,8 +42,9 @@ pub(super) fn events(context: Context, stream: Name, from: u64, found: StreamRea
 impl Following {
     async fn event(&mut self) -> Option<Sent> {
         loop {
-            if let Some(sent) = self.waiting.pop_front() {
-                return Some(sent);
+            if let Some(entry) = self.waiting.pop_front() {
+                let data = describe_entry(&entry).to_string();
+                return Some(Sent::default().id(entry.offset.to_string()).event("entry").data(data));
             }
             if self.ended {
                 return None;
@@ -58,17 +60,14 @@ impl Following {
         let (streams, stream) = (&self.context.streams, &self.stream);
         if streams.wait(stream.clone(), self.next, ALIVE).await? {
             let found = streams.read(stream.clone(), self.next, PIECE, Consistency::Stale).await?;
-            self.take(&found);
+            self.take(found);
         }
         Ok(())
     }
 
-    fn take(&mut self, found: &StreamRead) {
-        for entry in &found.entries {
-            let data = describe_entry(entry).to_string();
-            self.waiting.push_back(Sent::default().id(entry.offset.to_string()).event("entry").data(data));
-            self.next = entry.offset + 1;
-        }
+    fn take(&mut self, found: StreamRead) {
+        self.next = found.entries.last().map_or(self.next, |last| last.offset + 1);
+        self.waiting.extend(found.entries);
     }
 }
 
