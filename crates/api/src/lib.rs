@@ -13,6 +13,7 @@ mod problem;
 mod query;
 mod role;
 mod server;
+mod streams;
 mod verbs;
 pub mod view;
 
@@ -24,7 +25,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use data::Store;
+use data::{Store, Streams};
 use observe::journal::Journal;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
@@ -47,6 +48,8 @@ pub struct Context {
     pub commands: mpsc::Sender<Command>,
     /// The store behind the key-value API.
     pub store: Arc<dyn Store>,
+    /// The op-logs of services.
+    pub streams: Arc<dyn Streams>,
     /// The event journal.
     pub journal: Journal,
     /// Every metric.
@@ -72,6 +75,11 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/kv", get(kv::read_all))
         .route("/api/v1/kv/{*key}", get(kv::read).put(kv::write).delete(kv::remove))
         .route("/api/v1/role", get(role::read))
+        .route("/api/v1/streams", get(streams::list))
+        .route("/api/v1/streams/{stream}", get(streams::read).post(streams::append).delete(streams::remove))
+        .route("/api/v1/streams/{stream}/describe", get(streams::describe))
+        .route("/api/v1/streams/{stream}/seal", post(streams::seal))
+        .route("/api/v1/streams/{stream}/cursors/{cursor}", get(streams::cursor).put(streams::commit))
         .route("/api/v1/logs/{service}", get(logs::read))
         .route("/api/v1/cluster/members/{name}", delete(verbs::remove_member))
         .route("/api/v1/cluster/members/{name}/lead", post(verbs::lead))
@@ -90,7 +98,7 @@ pub fn router(context: Context) -> Router {
 }
 
 async fn root() -> &'static str {
-    "Seawall control API\n/api/v1/status  /api/v1/events  /api/v1/kv/KEY  /metrics  /api/v1/openapi.json\n"
+    "Seawall control API\n/api/v1/status  /api/v1/events  /api/v1/kv/KEY  /api/v1/streams  /metrics  /api/v1/openapi.json\n"
 }
 
 async fn openapi(_: Parameters<Nothing>) -> Response {

@@ -25,7 +25,7 @@ pub use listener::{
     MinVersion, ProxyVersion, Tcp,
 };
 pub use load::{Loaded, decode_effective, load};
-pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, NotifyKind, PortRange};
+pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, NotifyKind, PortRange, StreamsConfig};
 pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
@@ -44,6 +44,8 @@ record! {
         cluster: Option<Cluster> = None,
         /// The control API: status, events, key-value store, metrics.
         api: Api = Api::default(),
+        /// What op-logs of services keep.
+        streams: StreamsConfig = StreamsConfig::default(),
         /// Where traffic enters.
         gateway: GatewayConfig = GatewayConfig::default(),
         /// The programs to keep up, by name.

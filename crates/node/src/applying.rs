@@ -226,6 +226,9 @@ impl Controller {
         if self.config.cluster.is_none() && fixed(new) != fixed(&self.config) {
             return Err("`node`, `api` and `gateway` cannot be changed while running: stop seawall and start it with the new file".into());
         }
+        if new.streams != self.config.streams {
+            return Err("`streams` cannot be changed while running: stop seawall and start it with the new file".into());
+        }
         for (name, definition) in &new.services {
             crate::files::upstream(definition).map_err(|error| format!("service `{name}`: {error}"))?;
             if self.config.services.get(name).is_some_and(|old| would_roll(name, old, definition))

@@ -7,6 +7,7 @@ mod acme;
 mod applying;
 mod cluster;
 mod controller;
+mod counting;
 mod entrances;
 mod files;
 mod following;
@@ -19,6 +20,7 @@ mod ports;
 mod service;
 mod shell;
 mod showing;
+mod streams;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -136,6 +138,7 @@ impl Start {
             .map_err(|error| CannotStart(format!("the event journal in {}: {error}", data_dir.display())))?;
         let (raft, peers) = self.open_store(&data_dir)?;
         let store: Arc<dyn Store> = Arc::<data_raft::RaftStore>::clone(&raft);
+        let streams = streams::open(&raft, &self.config).map_err(CannotStart)?;
         let mut registry = Registry::default();
         let gateway_metrics = gateway::Metrics::register(&mut registry);
         let metrics = ControlMetrics::register(&mut registry);
@@ -185,9 +188,10 @@ impl Start {
             status: shown,
             commands,
             store: Arc::clone(&store),
+            streams: Arc::clone(&streams),
             journal: journal.clone(),
             registry: Arc::new(RwLock::new(registry)),
-            refresh_metrics: refresher(Arc::clone(&store), metrics),
+            refresh_metrics: counting::refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
             logs: data_dir.join("logs"),
             authority,
         };
@@ -249,6 +253,9 @@ impl Start {
             acme.abort();
         }
         server.stop(API_PATIENCE).await;
+        if let Err(error) = streams.close().await {
+            tracing::warn!(%error, "the streams did not close cleanly; the next start replays their log");
+        }
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store did not close cleanly; the next start replays its log");
         }
@@ -449,19 +456,6 @@ fn import(exported: &str) -> Result<TcpListener, CannotStart> {
 
 fn address_of(listener: &TcpListener) -> String {
     listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
-}
-
-fn refresher(store: Arc<dyn Store>, metrics: ControlMetrics) -> Arc<dyn Fn() + Send + Sync> {
-    Arc::new(move || {
-        let (status, counted, gauges) = (store.status(), store.metrics(), &metrics.store);
-        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        gauges.revision.set(whole(status.revision.0));
-        gauges.serving.set(i64::from(status.not_serving.is_none()));
-        gauges.wal_bytes.set(whole(status.wal_bytes));
-        gauges.used_bytes.set(whole(status.used_bytes));
-        gauges.fsyncs.set(whole(counted.fsync_micros.count()));
-        gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
-    })
 }
 
 async fn pass_on<T>(mut from: mpsc::Receiver<T>, inputs: mpsc::Sender<Input>, wrap: impl Fn(T) -> Input) {

@@ -79,6 +79,30 @@ pub struct ControlMetrics {
     pub node_starts: Gauge,
     /// The store's figures.
     pub store: StoreGauges,
+    /// Figures of streams.
+    pub streams: StreamGauges,
+}
+
+/// A stream.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct StreamLabels {
+    /// Its name; there are at most 256.
+    pub stream: String,
+}
+
+/// Figures of streams, copied when metrics are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct StreamGauges {
+    /// 1 while they are served.
+    pub serving: Gauge,
+    /// Entries appended, as this node applied them.
+    pub appended: Gauge,
+    /// Their bytes.
+    pub appended_bytes: Gauge,
+    /// Bytes of each stream.
+    pub kept_bytes: Family<StreamLabels, Gauge>,
+    /// Bytes of their write-ahead log on disk.
+    pub wal_bytes: Gauge,
 }
 
 /// The store's figures, copied when metrics are asked for.
@@ -149,6 +173,16 @@ impl ControlMetrics {
             Unit::Bytes,
             s.used_bytes.clone(),
         );
+        let s = &m.streams;
+        registry.register("seawall_stream_serving", "1 while streams are served", s.serving.clone());
+        let appended = "Entries of streams applied by this node since the start of the node process";
+        registry.register("seawall_stream_appended_entries", appended, s.appended.clone());
+        let bytes = "Bytes of those entries";
+        registry.register_with_unit("seawall_stream_appended", bytes, Unit::Bytes, s.appended_bytes.clone());
+        let kept = "What a stream keeps, 32 bytes for each entry included";
+        registry.register_with_unit("seawall_stream_kept", kept, Unit::Bytes, s.kept_bytes.clone());
+        let log = "Size of the write-ahead log of streams on disk";
+        registry.register_with_unit("seawall_stream_wal_size", log, Unit::Bytes, s.wal_bytes.clone());
         metrics
     }
 }

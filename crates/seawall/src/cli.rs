@@ -15,6 +15,7 @@ mod promote;
 mod restart;
 mod schema;
 mod status;
+mod stream;
 mod tls;
 mod up;
 
@@ -125,6 +126,8 @@ enum Verb {
     Cluster(cluster::Arguments),
     /// Read and write the replicated key-value store
     Kv(kv::Arguments),
+    /// Append to and read replicated op-logs
+    Stream(stream::Arguments),
     /// Print the JSON Schema of the configuration file
     Schema(schema::Arguments),
     /// Serve a demo service, with switches to hang, crash or turn slow
@@ -155,6 +158,7 @@ pub fn run() -> ExitCode {
         Verb::Restart(restart) => client().and_then(|client| restart::run(&client, &restart)),
         Verb::Cluster(cluster) => cluster::run(client, &cluster),
         Verb::Kv(kv) => client().and_then(|client| kv::run(&client, &kv)),
+        Verb::Stream(stream) => client().and_then(|client| stream::run(&client, &stream)),
         Verb::Schema(schema) => schema::run(&schema),
         Verb::DemoService(demo) => demo::run(&demo),
         Verb::Completions { shell } => {

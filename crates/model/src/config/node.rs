@@ -73,6 +73,22 @@ impl Default for Api {
 }
 
 record! {
+    /// What each op-log of a service keeps; the oldest entries go first.
+    StreamsConfig as "`streams`" {
+        /// The most bytes of a stream, 32 for each entry included; at least 1048576.
+        max_bytes: u64 = 67_108_864,
+        /// How old an entry may become; without a bound when absent.
+        max_age: Option<Duration> = None,
+    }
+}
+
+impl Default for StreamsConfig {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+record! {
     /// Where traffic enters, and its bounds.
     GatewayConfig as "`gateway`" {
         /// Addresses and ports, or mappings with `address` and how its connections are treated.

@@ -73,6 +73,22 @@ impl Client {
         self.checked(self.authorized(request).send(body))
     }
 
+    /// POST of bytes, in an epoch if there is one.
+    pub fn post_bytes(&self, path: &str, epoch: Option<u64>, body: &[u8]) -> Result<Value, Failure> {
+        let request = self.agent.post(format!("{}{path}", self.base)).config().timeout_global(Some(QUICK)).build();
+        let request = match epoch {
+            Some(epoch) => self.authorized(request).header("seawall-epoch", epoch.to_string()),
+            None => self.authorized(request),
+        };
+        json(self.checked(request.send(body))?)
+    }
+
+    /// GET of something that goes on, as server-sent events.
+    pub fn follow_events(&self, path: &str) -> Result<Response<Body>, Failure> {
+        let request = self.agent.get(format!("{}{path}", self.base)).header("accept", "text/event-stream");
+        self.checked(self.authorized(request).call())
+    }
+
     /// POST of JSON; waits up to `patience` for the answer.
     pub fn post(&self, path: &str, body: &Value, patience: Duration) -> Result<Value, Failure> {
         let request = self.agent.post(format!("{}{path}", self.base)).config().timeout_global(Some(patience)).build();

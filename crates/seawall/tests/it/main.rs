@@ -18,6 +18,7 @@ mod primary;
 mod refusals;
 mod start;
 mod stop;
+mod streams;
 mod support;
 mod switch;
 mod verbs;

@@ -7,7 +7,7 @@ use data::{Command, LeaseId, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::machine::Shared;
-use crate::types::{Proposal, Raft};
+use crate::types::{Proposal, Raft, Reply};
 use crate::wal::lock;
 
 /// Pause after a proposal that came to nothing.
@@ -65,7 +65,10 @@ async fn expire_one(raft: &Raft, shared: &Shared, lease: LeaseId, renewal: u64) 
 
 async fn propose(raft: &Raft, command: Command) -> Option<Response> {
     match raft.client_write(Proposal::new(command)).await {
-        Ok(written) => Some(written.data),
+        Ok(written) => match written.data {
+            Reply::Store(response) => Some(response),
+            Reply::Streams(_) | Reply::Nothing => None,
+        },
         Err(error) => {
             tracing::debug!(%error, "a lease change was not committed");
             None
@@ -79,7 +82,7 @@ mod tests {
 
     use crate::node::Node;
     use crate::options::Options;
-    use crate::types::Proposal;
+    use crate::types::{Proposal, Reply};
     use crate::wal::lock;
     use data::{Command, LeaseId, Response};
 
@@ -91,7 +94,7 @@ mod tests {
     async fn a_new_leader_renews_every_lease_by_a_committed_entry_that_outdates_older_expiries() {
         let directory = tempfile::tempdir().unwrap();
         let options = || Options { segment_bytes: 8192, reserve_bytes: 0, ..Options::new(directory.path()) };
-        let node = Node::start(options()).unwrap();
+        let node = Node::start(options(), None).unwrap();
         let propose = async |node: &Node, command: Command| {
             node.replica.raft.client_write(Proposal::new(command)).await.unwrap().data
         };
@@ -99,13 +102,13 @@ mod tests {
         assert_eq!(renewal(&node), 0);
         drop(node);
 
-        let node = Node::start(options()).unwrap();
+        let node = Node::start(options(), None).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while renewal(&node) != 1 {
             assert!(Instant::now() < deadline, "the new leader did not renew");
             tokio::task::yield_now().await;
         }
         let stale = propose(&node, Command::LeaseExpire { lease: LeaseId(1), renewal: 0 }).await;
-        assert_eq!(stale, Response::LeaseKept { lease: LeaseId(1) });
+        assert_eq!(stale, Reply::Store(Response::LeaseKept { lease: LeaseId(1) }));
     }
 }

@@ -1,4 +1,4 @@
-//! The embedded `Store`: Raft (one voter is the one-machine default) over our own write-ahead log.
+//! The embedded `Store` and, in a group of its own, `Streams`: Raft (one voter is the one-machine default) over our own write-ahead log.
 //! Stands in the write walk between `Store::txn` and the watchers: propose, log and flush, replicate, commit, apply, reply.
 //! Openraft stays hidden: no type of it is public, on disk or on the wire. Deliberately absent: domain rules.
 //!
@@ -7,10 +7,12 @@
 //! - `superblock`: identity, vote and markers, kept twice;
 //! - `wal-NNNNNNNNNNNNNNNN`: log segments, preallocated, records chained by CRC;
 //! - `snapshot-a`, `snapshot-b`: the newest snapshot and the one before or being written;
+//! - `streams`: the same again for the group of streams, and `entries-ID-OFFSET`, their segments;
 //! - `reserve`: space given up when the disk is full, so that the node can stop in good order.
 
 mod abort;
 mod disk;
+mod leading;
 mod leases;
 mod lock;
 mod log_store;
@@ -26,6 +28,7 @@ mod replica;
 mod snapshot;
 mod snapshots;
 mod store;
+mod streams;
 mod superblock;
 mod transport;
 mod types;
@@ -37,6 +40,7 @@ pub use open_error::OpenError;
 pub use options::Options;
 pub use peers::{PeerOptions, Peers};
 pub use store::{Member, Members, RaftStore};
+pub use streams::{RaftStreams, StreamOptions};
 pub use transport::{
     Accepted, Connection, MemoryNetwork, MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport,
 };

@@ -12,7 +12,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 
 use crate::record::{Kind, Record};
-use crate::types::{self, Entry, LogId, Proposal, Types, Vote};
+use crate::types::{self, Content, Entry, LogId, Proposal, Types, Vote};
 use crate::wal::{Order, Wal, lock};
 use crate::wire::{self, LogIdV1, MembershipV1};
 
@@ -212,7 +212,13 @@ fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
 pub(crate) fn record(entry: &Entry) -> Record {
     let (kind, payload) = match &entry.payload {
         EntryPayload::Blank => (Kind::Blank, Bytes::new()),
-        EntryPayload::Normal(proposal) => (Kind::Command, proposal.encoded.clone()),
+        EntryPayload::Normal(proposal) => {
+            let kind = match proposal.content {
+                Content::Store(_) => Kind::Command,
+                Content::Streams(_) => Kind::StreamCommand,
+            };
+            (kind, proposal.encoded.clone())
+        }
         EntryPayload::Membership(members) => (Kind::Membership, wire::encode(&types::membership_dto(members)).into()),
     };
     let LogIdV1 { term, index } = types::log_id_dto(&entry.log_id);
@@ -224,6 +230,9 @@ pub(crate) fn entry(record: &Record) -> io::Result<Entry> {
     let payload = match record.kind {
         Kind::Blank => EntryPayload::Blank,
         Kind::Command => EntryPayload::Normal(Proposal::decode(record.payload.clone()).map_err(io::Error::other)?),
+        Kind::StreamCommand => {
+            EntryPayload::Normal(Proposal::decode_of_streams(record.payload.clone()).map_err(io::Error::other)?)
+        }
         Kind::Membership => {
             let membership: MembershipV1 = wire::decode(&record.payload).map_err(io::Error::other)?;
             EntryPayload::Membership(types::membership(membership))

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use data::{Applied, Key, LeaseClock, LeaseId, Response, StateMachine, WatchHub};
+use data::{Applied, Key, LeaseClock, LeaseId, Response, StateMachine, StreamCommand, StreamsState, WatchHub};
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
@@ -15,13 +15,17 @@ use crate::abort::AbortOnPanic;
 use crate::options::Options;
 use crate::snapshot::{self, Image};
 use crate::snapshots::{self, Snapshots};
+use crate::streams::STREAMS_GROUP;
+use crate::streams::part::Part;
 use crate::superblock::SnapshotPointerV1;
-use crate::types::{self, Entry, LogId, StoredMembership, Types};
+use crate::types::{self, Content, Entry, LogId, Reply, StoredMembership, Types};
 use crate::wal::{Order, Wal, lock};
 
 /// What apply writes and readers read.
 pub(crate) struct View {
     pub state: StateMachine,
+    /// Of the group of streams; empty in the store's.
+    pub streams: StreamsState,
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
 }
@@ -35,6 +39,8 @@ pub(crate) struct Shared {
     pub leases_changed: tokio::sync::Notify,
     pub wal: Arc<Wal>,
     pub snapshots: Snapshots,
+    /// The entries on disk, in the group of streams.
+    pub streams: Option<Part>,
     /// When a node among others last heard of its leader; at first, when it began to listen.
     pub heard: Mutex<Option<Instant>>,
 }
@@ -43,13 +49,20 @@ impl Shared {
     /// Starts from a snapshot, or empty.
     pub(crate) fn new(options: Options, wal: Arc<Wal>, image: Option<Image>) -> Self {
         let view = image.map_or_else(
-            || View { state: StateMachine::default(), applied: None, membership: StoredMembership::default() },
+            || View {
+                state: StateMachine::default(),
+                streams: StreamsState::default(),
+                applied: None,
+                membership: StoredMembership::default(),
+            },
             view_of,
         );
         let hub = WatchHub::new(view.state.revision(), options.history);
         let among_others = options.peers.is_some();
+        let streams = (options.group == STREAMS_GROUP).then(|| Part::new(&options));
         let shared = Self {
             options,
+            streams,
             view: Mutex::new(view),
             hub,
             leases: Mutex::default(),
@@ -97,6 +110,7 @@ impl Shared {
             membership_log: view.membership.log_id().as_ref().map(types::log_id_dto),
             membership: types::membership_dto(view.membership.membership()),
             state: view.state.clone(),
+            streams: self.streams.is_some().then(|| view.streams.clone()),
         })
     }
 }
@@ -105,6 +119,7 @@ fn view_of(image: Image) -> View {
     let membership_log = image.membership_log.map(types::log_id);
     View {
         state: image.state,
+        streams: image.streams.unwrap_or_default(),
         applied: Some(types::log_id(image.last)),
         membership: StoredMembership::new(membership_log, types::membership(image.membership)),
     }
@@ -120,23 +135,54 @@ impl Machine {
         Self { shared }
     }
 
-    fn apply_entry(&self, entry: &Entry) -> Response {
+    fn apply_entry(&self, entry: &Entry) -> io::Result<Reply> {
         let _guard = AbortOnPanic { doing: "applying the log" };
-        let mut view = lock(&self.shared.view);
-        view.applied = Some(entry.log_id);
         self.shared.snapshots.count_entry(self.shared.options.snapshot_entries);
-        let Applied { response, revision, events } = match &entry.payload {
-            EntryPayload::Blank => return Response::Nothing,
-            EntryPayload::Normal(proposal) => view.state.apply(&proposal.command),
-            EntryPayload::Membership(membership) => {
-                view.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-                return Response::Nothing;
+        let proposal = match &entry.payload {
+            EntryPayload::Blank => {
+                lock(&self.shared.view).applied = Some(entry.log_id);
+                return Ok(Reply::Nothing);
             }
+            EntryPayload::Membership(membership) => {
+                let mut view = lock(&self.shared.view);
+                view.applied = Some(entry.log_id);
+                view.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                return Ok(Reply::Nothing);
+            }
+            EntryPayload::Normal(proposal) => proposal,
         };
-        drop(view);
-        self.shared.hub.publish(revision, events);
-        self.shared.follow_leases(&response);
-        response
+        match &proposal.content {
+            Content::Store(command) => {
+                let mut view = lock(&self.shared.view);
+                view.applied = Some(entry.log_id);
+                let Applied { response, revision, events } = view.state.apply(command);
+                drop(view);
+                self.shared.hub.publish(revision, events);
+                self.shared.follow_leases(&response);
+                Ok(Reply::Store(response))
+            }
+            Content::Streams(command) => self.apply_to_streams(entry.log_id, command),
+        }
+    }
+
+    /// First the entry's bytes, then the state that says that they are there.
+    fn apply_to_streams(&self, log_id: LogId, command: &StreamCommand) -> io::Result<Reply> {
+        let shared = &self.shared;
+        let part = shared.streams.as_ref().ok_or_else(|| io::Error::other("this group has no streams"))?;
+        let place = lock(&shared.view).streams.place(command);
+        if let Some(place) = &place {
+            part.write(place, command).inspect_err(|error| shared.wal.close_for_good(error, false))?;
+        }
+        let (answer, garbage_bytes) = {
+            let mut view = lock(&shared.view);
+            view.applied = Some(log_id);
+            (view.streams.apply(command), view.streams.garbage_bytes())
+        };
+        part.applied(command, place.is_some());
+        if part.garbage(garbage_bytes) >= shared.options.snapshot_log_bytes {
+            shared.snapshots.hurry();
+        }
+        Ok(Reply::Streams(answer))
     }
 }
 
@@ -162,7 +208,7 @@ impl RaftStateMachine<Types> for Machine {
         Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let response = self.apply_entry(&entry);
+            let response = self.apply_entry(&entry)?;
             if let Some(responder) = responder {
                 responder.send(response);
             }
@@ -186,6 +232,9 @@ impl RaftStateMachine<Types> for Machine {
         self.shared.hub.reset(image.state.revision());
         *lock(&self.shared.view) = view_of(image);
         self.shared.restart_leases();
+        if let Some(part) = &self.shared.streams {
+            part.restarted();
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use openraft::{BasicNode, ChangeMembers};
 
 use crate::peers::message::{AdmitV1, ChangeV1, MemberV1, MembersV1};
 use crate::replica::{Leader, Replica};
+use crate::streams::following;
 use crate::types::Types;
 use crate::wal::lock;
 
@@ -151,6 +152,7 @@ impl AdmitV1 {
 /// Carries out what an operator wants, as the leader.
 pub(crate) async fn change(replica: &Replica, change: ChangeV1) -> Result<MembersV1, StoreError> {
     leading(replica)?;
+    following::in_step(replica).await;
     let members = list(replica);
     let by_name = |name: &str| members.members.iter().find(|member| member.name == name);
     match change {

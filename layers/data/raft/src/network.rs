@@ -29,6 +29,8 @@ use crate::wire;
 const SLOW_DISK: Duration = Duration::from_secs(2);
 /// Rounds of entries that may be on their way to one follower.
 const PIPELINE: usize = 64;
+/// The same for streams, whose rounds are often full: 64 MiB.
+const STREAMS_PIPELINE: usize = 16;
 
 /// Makes clients for one group.
 pub(crate) struct Network {
@@ -116,6 +118,7 @@ impl RaftNetworkV2<Types> for Peer {
         } else {
             (Lane::Log(group), Kind::Append, option.soft_ttl().max(SLOW_DISK))
         };
+        let pipeline = if self.shared.streams.is_some() { STREAMS_PIPELINE } else { PIPELINE };
         let begun = input.map(move |request| {
             let (previous, last) = (request.prev_log_id, request.entries.last().map(|entry| entry.log_id));
             let encoded = payload(&AppendV1::from(&request));
@@ -123,7 +126,7 @@ impl RaftNetworkV2<Types> for Peer {
             async move { appended(answer.within(patience).await, previous, last.or(previous)) }
         });
         // After an error the engine begins a new stream: what is on its way in this one must not be taken for more.
-        let until_error = begun.buffered(PIPELINE).scan(false, |failed, result| {
+        let until_error = begun.buffered(pipeline).scan(false, |failed, result| {
             let ended = std::mem::replace(failed, !matches!(result, Ok(Ok(_))));
             std::future::ready((!ended).then_some(result))
         });

@@ -24,6 +24,7 @@ use crate::peers::serve::Group;
 use crate::replica::Replica;
 use crate::snapshot;
 use crate::snapshots;
+use crate::streams;
 use crate::superblock::{self, Superblock, SuperblockV1};
 use crate::types::Raft;
 use crate::wal::{Order, Wal, need_bytes};
@@ -48,7 +49,8 @@ pub(crate) struct Node {
 
 impl Node {
     /// Recovers the directory and returns once the node serves.
-    pub(crate) fn start(mut options: Options) -> Result<Self, OpenError> {
+    /// A group beside the store's follows the members of `base`, which is the store's.
+    pub(crate) fn start(mut options: Options, base: Option<Replica>) -> Result<Self, OpenError> {
         let lock = lock::lock_directory(&options.directory, &*options.disk)?;
         let superblock = open_superblock(&options)?;
         options.node_id = superblock.content().node_id;
@@ -57,6 +59,7 @@ impl Node {
         let image = pointer.map(|pointer| snapshot::read(&*options.disk, &options.directory, pointer)).transpose()?;
         let wal = Arc::new(Wal::open(&options, superblock)?);
         let shared = Arc::new(Shared::new(options, wal, image));
+        check_segments(&shared)?;
 
         let (ready, started) = mpsc::channel();
         let (snapshot_requests, requests) = tokio::sync::mpsc::channel(1);
@@ -69,14 +72,14 @@ impl Node {
         let body = {
             let shared = shared.clone();
             move || {
-                runtime.block_on(run(shared, requests, ready, stopping));
+                runtime.block_on(run(shared, base, requests, ready, stopping));
                 drop(runtime);
                 drop(lock);
                 finished.send_replace(true);
             }
         };
         let thread = std::thread::Builder::new()
-            .name("seawall-raft".into())
+            .name(if shared.streams.is_some() { "seawall-streams" } else { "seawall-raft" }.into())
             .spawn(body)
             .map_err(OpenError::io("start a thread for", &shared.options.directory))?;
         let raft = match started.recv() {
@@ -113,11 +116,25 @@ impl Drop for Node {
     }
 }
 
+/// Everything that the snapshot names must be on disk: it was flushed before the snapshot was.
+fn check_segments(shared: &Shared) -> Result<(), OpenError> {
+    let Some(part) = &shared.streams else { return Ok(()) };
+    let streams = wal::lock(&shared.view).streams.clone();
+    for (_, record) in streams.streams() {
+        for segment in &record.segments {
+            let name = (record.id, segment.first);
+            let checked = part.segments.check(name, segment.bytes);
+            checked.map_err(|error| OpenError::corrupt(&part.segments.path(name), 0, error.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
 fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
     let directory = &options.directory;
     if let Some(superblock) = Superblock::read(&*options.disk, directory)? {
         let SuperblockV1 { node_id, group, .. } = superblock.content();
-        if *group != options.group || (options.peers.is_none() && *node_id != options.node_id) {
+        if *group != options.group || ((options.peers.is_none() || *group != 0) && *node_id != options.node_id) {
             return Err(OpenError::ForeignFile { file: superblock.path().to_path_buf() });
         }
         return Ok(superblock);
@@ -153,6 +170,7 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
 /// The body of the consensus thread.
 async fn run(
     shared: Arc<Shared>,
+    base: Option<Replica>,
     requests: tokio::sync::mpsc::Receiver<snapshots::Request>,
     ready: mpsc::Sender<Result<Raft, OpenError>>,
     stop: oneshot::Receiver<()>,
@@ -162,6 +180,8 @@ async fn run(
             let expiry = tokio::spawn(leases::expire(raft.clone(), shared.clone()));
             let leaders = tokio::spawn(notice_leaders(raft.clone(), shared.clone()));
             let snapshots = tokio::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
+            let replica = Replica { raft: raft.clone(), shared: shared.clone() };
+            let keeping = tokio::spawn(streams::keep(replica, base));
             // If nobody waits any more, the stop below follows at once.
             let _ = ready.send(Ok(raft.clone()));
             let _ = stop.await;
@@ -172,11 +192,13 @@ async fn run(
             expiry.abort();
             leaders.abort();
             snapshots.abort();
+            keeping.abort();
             if let Err(error) = raft.shutdown().await {
                 tracing::error!(%error, "the consensus engine did not stop cleanly");
             }
             close(&shared).await;
-            if let Some(peers) = shared.options.peers.as_ref() {
+            // The other groups stop before the store's.
+            if let Some(peers) = shared.options.peers.as_ref().filter(|_| shared.options.group == 0) {
                 peers.stop();
             }
         }

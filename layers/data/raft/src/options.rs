@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use data::{DEFAULT_QUOTA_BYTES, Durability, HistoryLimits};
+use data::{DEFAULT_MAX_BYTES, DEFAULT_QUOTA_BYTES, Durability, HistoryLimits, Retention};
 
 use crate::{Disk, Peers, RealDisk};
 
@@ -29,6 +29,8 @@ pub struct Options {
     pub snapshot_log_bytes: u64,
     /// Most bytes of keys and values.
     pub quota_bytes: u64,
+    /// What each stream keeps (no effect on the store).
+    pub retention: Retention,
     /// Space held back for an orderly stop when the disk is full; 0 holds back none.
     pub reserve_bytes: u64,
     /// History kept for watches from a past revision.
@@ -62,6 +64,7 @@ impl Options {
             snapshot_entries: 50_000,
             snapshot_log_bytes: 32 * 1024 * 1024,
             quota_bytes: DEFAULT_QUOTA_BYTES,
+            retention: Retention { max_bytes: DEFAULT_MAX_BYTES, max_age_ms: None },
             reserve_bytes: 4 * 1024 * 1024,
             history: HistoryLimits::default(),
             pre_vote: true,

@@ -24,6 +24,7 @@ pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod lane;
 pub(crate) mod message;
+mod segment_lane;
 pub(crate) mod serve;
 pub(crate) mod snapshot_lane;
 pub(crate) mod troubles;
@@ -63,8 +64,8 @@ pub(crate) enum Lane {
     Control,
     /// Entries of one group.
     Log(u16),
-    /// Commands for the leader.
-    Forward,
+    /// Commands for the leader of one group.
+    Forward(u16),
 }
 
 /// Why a call has no answer.

@@ -23,6 +23,8 @@ pub(crate) const RECORD_VERSION: u8 = 1;
 pub(crate) enum Kind {
     /// A command of the state machine.
     Command,
+    /// A command of the streams.
+    StreamCommand,
     /// A leader's empty first entry.
     Blank,
     /// A membership of the group.
@@ -38,6 +40,7 @@ impl Kind {
             Self::Blank => 2,
             Self::Membership => 3,
             Self::Truncate => 4,
+            Self::StreamCommand => 5,
         }
     }
 
@@ -47,6 +50,7 @@ impl Kind {
             2 => Self::Blank,
             3 => Self::Membership,
             4 => Self::Truncate,
+            5 => Self::StreamCommand,
             _ => return None,
         })
     }

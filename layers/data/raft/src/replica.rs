@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use data::{LeaseGrant, LeaseId, LeaseInfo, NotServing, Response, StoreError};
+use data::{LeaseGrant, LeaseId, LeaseInfo, NotServing, StoreError};
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
@@ -12,7 +12,7 @@ use openraft::{ReadPolicy, ServerState};
 
 use crate::machine::Shared;
 use crate::members;
-use crate::types::{LogId, Proposal, Raft, Types};
+use crate::types::{LogId, Proposal, Raft, Reply, Types};
 use crate::wal::lock;
 
 /// Who leads, as far as this node knows.
@@ -51,6 +51,26 @@ impl Replica {
     pub(crate) fn silent_leader(&self) -> Option<Duration> {
         let silent = lock(&self.shared.heard).map(|heard| heard.elapsed())?;
         (silent > self.shared.options.election.1 * 2).then_some(silent)
+    }
+
+    /// Why requests are refused now, if they are.
+    pub(crate) fn not_serving(&self) -> Option<NotServing> {
+        let failed = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.running_state.as_ref().err().map(|error| match self.fatal(error) {
+                StoreError::NotServing(reason) => reason,
+                other => NotServing::Stopped { error: other.to_string().into() },
+            })
+        };
+        let no_quorum = || {
+            if self.shared.options.peers.is_some() {
+                return self.no_quorum();
+            }
+            let leader = self.raft.metrics().borrow_watched().current_leader;
+            leader.is_none().then_some(NotServing::NoLeader)
+        };
+        self.shared.wal.health().or(failed).or_else(no_quorum)
     }
 
     /// Why nothing can be decided now, if so.
@@ -100,7 +120,7 @@ impl Replica {
     }
 
     /// Puts a command through the log, as the leader; the answer and its index.
-    pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(u64, Response), StoreError> {
+    pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(u64, Reply), StoreError> {
         self.serving()?;
         match self.raft.client_write(proposal).await {
             Ok(written) => Ok((written.log_id.index, written.data)),

@@ -5,11 +5,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use data::{KeyValue, LeaseRecord, Revision, StateMachine};
+use data::{KeyValue, LeaseRecord, Revision, StateMachine, StreamsState};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Disk, DiskFile, read_exact_at};
 use crate::open_error::OpenError;
+use crate::streams::wire::StreamV1;
 use crate::superblock::SnapshotPointerV1;
 use crate::wire::{LeaseV1, LogIdV1, MembershipV1, PairV1, decode, encode};
 
@@ -26,6 +27,8 @@ const META: u32 = 1;
 const LEASES: u32 = 2;
 const PAIRS: u32 = 3;
 const END: u32 = 4;
+const STREAMS: u32 = 5;
+const STREAM: u32 = 6;
 
 /// What a snapshot holds besides leases and pairs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +42,12 @@ pub(crate) struct MetaV1 {
     pub membership: MembershipV1,
     revision: u64,
     last_lease: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StreamsV1 {
+    next_id: u64,
+    streams: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,6 +65,8 @@ pub(crate) struct Image {
     pub membership_log: Option<LogIdV1>,
     pub membership: MembershipV1,
     pub state: StateMachine,
+    /// In the group of streams: the manifest of segments and all else about them.
+    pub streams: Option<StreamsState>,
 }
 
 pub(crate) fn path(directory: &Path, slot: u8) -> PathBuf {
@@ -109,6 +120,13 @@ fn write_blocks(file: &dyn DiskFile, store_id: [u8; 16], group: u16, sequence: u
         }
     }
     out.block(PAIRS, &encode(&pairs))?;
+    if let Some(streams) = &image.streams {
+        let count = streams.streams().count() as u64;
+        out.block(STREAMS, &encode(&StreamsV1 { next_id: streams.next_id(), streams: count }))?;
+        for (name, record) in streams.streams() {
+            out.block(STREAM, &encode(&StreamV1::new(name, record)))?;
+        }
+    }
     let end =
         EndV1 { leases: leases.len() as u64, pairs: image.state.len() as u64, whole: out.whole.clone().finalize() };
     out.block(END, &encode(&end))?;
@@ -169,6 +187,7 @@ pub(crate) fn read(disk: &dyn Disk, directory: &Path, pointer: SnapshotPointerV1
     let meta = reader.meta(pointer)?;
     let mut state = StateMachine::restore(Revision(meta.revision), meta.last_lease);
     let mut leases = 0_u64;
+    let mut streams: Option<(StreamsState, u64)> = None;
     loop {
         let whole = reader.whole.clone().finalize();
         let (kind, payload) = reader.block()?;
@@ -183,10 +202,24 @@ pub(crate) fn read(disk: &dyn Disk, directory: &Path, pointer: SnapshotPointerV1
                     state.restore_pair(KeyValue::try_from(pair).map_err(|error| reader.corrupt(error.to_string()))?);
                 }
             }
+            STREAMS => {
+                let begin: StreamsV1 = reader.decode(&payload)?;
+                streams = Some((StreamsState::restore(begin.next_id), begin.streams));
+            }
+            STREAM => {
+                let stream: StreamV1 = reader.decode(&payload)?;
+                let (name, record) = stream.into_record().map_err(|error| reader.corrupt(error.to_string()))?;
+                let (streams, _) =
+                    streams.as_mut().ok_or_else(|| reader.corrupt("a stream stands where none is expected"))?;
+                streams.restore_stream(name, record);
+            }
             END => {
                 let end: EndV1 = reader.decode(&payload)?;
                 if end.whole != whole || end.leases != leases || end.pairs != state.len() as u64 {
                     return Err(reader.corrupt("the snapshot's totals do not match its content"));
+                }
+                if streams.as_ref().is_some_and(|(streams, count)| streams.streams().count() as u64 != *count) {
+                    return Err(reader.corrupt("the snapshot does not have as many streams as it says"));
                 }
                 break;
             }
@@ -196,7 +229,13 @@ pub(crate) fn read(disk: &dyn Disk, directory: &Path, pointer: SnapshotPointerV1
             }
         }
     }
-    Ok(Image { last: meta.last, membership_log: meta.membership_log, membership: meta.membership, state })
+    Ok(Image {
+        last: meta.last,
+        membership_log: meta.membership_log,
+        membership: meta.membership,
+        state,
+        streams: streams.map(|(streams, _)| streams),
+    })
 }
 
 struct Reader {

@@ -14,7 +14,7 @@ use crate::machine::Shared;
 use crate::snapshot::{self, Image};
 use crate::superblock::SnapshotPointerV1;
 use crate::types::{self, Raft, StoredMembership, Types};
-use crate::wal::Order;
+use crate::wal::{Order, lock};
 use crate::wire::{LogIdV1, MembershipV1};
 
 /// Pause after a snapshot that failed.
@@ -41,6 +41,11 @@ impl Snapshots {
         if self.entries.fetch_add(1, Ordering::Relaxed) + 1 >= limit {
             self.entries_due.notify_one();
         }
+    }
+
+    /// One is due for another reason than entries.
+    pub(crate) fn hurry(&self) {
+        self.entries_due.notify_one();
     }
 
     /// The right to write one.
@@ -108,6 +113,9 @@ pub(crate) async fn run(raft: Raft, shared: Arc<Shared>, mut requests: mpsc::Rec
 fn due(shared: &Shared) -> bool {
     shared.snapshots.entries.load(Ordering::Relaxed) >= shared.options.snapshot_entries
         || shared.wal.unsnapshotted_bytes() >= shared.options.snapshot_log_bytes
+        || shared.streams.as_ref().is_some_and(|part| {
+            part.garbage(lock(&shared.view).streams.garbage_bytes()) >= shared.options.snapshot_log_bytes
+        })
 }
 
 async fn take(raft: &Raft, shared: &Arc<Shared>) -> io::Result<()> {
@@ -139,8 +147,16 @@ pub(crate) async fn write(shared: &Arc<Shared>, image: Image) -> io::Result<()> 
     }
     let slot = shared.wal.superblock().snapshot.map_or(0, |current| 1 - current.slot);
     let _free = shared.snapshots.free(slot).await;
+    let streams = image.streams.clone();
     let pointer = write_on_its_own_thread(shared.clone(), image).await?;
-    shared.wal.order_and_wait(|done| Order::SaveSnapshot { pointer, done }).await
+    shared.wal.order_and_wait(|done| Order::SaveSnapshot { pointer, done }).await?;
+    if let Some((part, kept)) = shared.streams.as_ref().zip(streams) {
+        // One that is sent to a peer, or was until now, may name what this one does not: the next time, then.
+        if let Ok(_unread) = shared.snapshots.slots[usize::from((1 - pointer.slot) & 1)].try_write() {
+            part.collect_garbage(&kept, &shared.view);
+        }
+    }
+    Ok(())
 }
 
 /// Encoding and writing take long: not on the engine's thread.
@@ -151,6 +167,13 @@ async fn write_on_its_own_thread(shared: Arc<Shared>, image: Image) -> io::Resul
         let (slot, sequence) = superblock.snapshot.map_or((0, 1), |current| (1 - current.slot, current.sequence + 1));
         let options = &shared.options;
         let identity = (superblock.store_id, superblock.group);
+        // What it names must be as durable as itself.
+        let flushed = shared.streams.as_ref().map_or(Ok(()), |part| part.segments.flush());
+        if let Err(error) = flushed {
+            shared.wal.close_for_good(&error, true);
+            let _ = sender.send(Err(error));
+            return;
+        }
         let written = snapshot::write(&*options.disk, &options.directory, identity, (slot, sequence), &image);
         // The engine may have shut down meanwhile.
         let _ = sender.send(written);

@@ -14,15 +14,17 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::leading::{self, Again, Ask};
 use crate::members;
 use crate::node::Node;
 use crate::open_error::OpenError;
 use crate::options::Options;
+use crate::peers::Lane;
 use crate::peers::frame::Kind;
 use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payload};
-use crate::peers::{CallError, Lane};
 use crate::replica::{Leader, Replica};
-use crate::types::{self, Proposal};
+use crate::streams::{RaftStreams, StreamOptions};
+use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self, DecodeError, LogIdV1};
 
@@ -30,8 +32,6 @@ use crate::wire::{self, DecodeError, LogIdV1};
 const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 /// A permit of the bound above.
 const PERMIT_BYTES: usize = 1024;
-/// Between two looks for a leader that takes the request.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The embedded store. Dropping it stops it (and waits for that); [`Store::close`] does the same without blocking.
 pub struct RaftStore {
@@ -74,8 +74,17 @@ impl RaftStore {
     /// # Errors
     /// [`OpenError`]; the text says what to do.
     pub fn open(options: Options) -> Result<Arc<Self>, OpenError> {
-        let node = Node::start(options)?;
+        let node = Node::start(options, None)?;
         Ok(Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES) }))
+    }
+
+    /// Opens the streams beside the store: another group of the same members, with a log of its own in a folder within.
+    /// They must be closed first. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_streams(&self, options: StreamOptions) -> Result<Arc<RaftStreams>, OpenError> {
+        RaftStreams::open(options, self.replica())
     }
 
     /// Takes a snapshot now and purges the log behind it.
@@ -169,13 +178,17 @@ impl RaftStore {
         };
         let answered = |bytes: &[u8]| {
             let (index, response): (u64, ResponseV1) = wire::decode(bytes)?;
-            Ok((index, Response::try_from(response)?))
+            Ok((index, Reply::Store(Response::try_from(response)?)))
         };
         let patience = self.replica().shared.options.patience;
-        let (index, response) = self.at_leader(Lane::Forward, Kind::Propose, asked, patience, here, answered).await?;
+        let (index, response) =
+            self.at_leader(Lane::Forward(0), Kind::Propose, asked, patience, here, answered).await?;
         // Whoever wrote here reads it here. It is committed all the same if this node is slow.
         let _ = tokio::time::timeout(patience, self.replica().applied(index)).await;
-        Ok(response)
+        match response {
+            Reply::Store(response) => Ok(response),
+            Reply::Streams(_) | Reply::Nothing => Err(StoreError::Unknown),
+        }
     }
 
     async fn linearize(&self) -> Result<(), StoreError> {
@@ -187,7 +200,7 @@ impl RaftStore {
         tokio::time::timeout(patience, self.replica().applied(upto.index)).await.unwrap_or_else(late)
     }
 
-    /// Has something done where the leader is, again while nothing came of it and a leader may yet be found.
+    /// Has something done where the leader is, see [`leading::at_leader`].
     async fn at_leader<T, F>(
         &self,
         lane: Lane,
@@ -200,58 +213,11 @@ impl RaftStore {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let replica = self.replica();
-        let options = &replica.shared.options;
-        let Some(peers) = &options.peers else {
-            self.serving()?;
-            return here(replica.clone()).await;
-        };
-        let until = Instant::now() + patience;
         // Asking twice changes nothing.
-        let harmless = matches!(kind, Kind::ReadIndex | Kind::Members | Kind::LeaseInfo | Kind::KeepAlive);
-        loop {
-            self.serving()?;
-            let leader = replica.leader();
-            let left = until.saturating_duration_since(Instant::now());
-            let result = match leader {
-                // What could only end as "unknown" is not begun.
-                Leader::Here
-                    if kind == Kind::Propose
-                        && let Some(reason) = replica.no_quorum() =>
-                {
-                    Err(StoreError::NotServing(reason))
-                }
-                Leader::Here => {
-                    let done = tokio::time::timeout(left, here(replica.clone())).await;
-                    done.unwrap_or(Err(StoreError::Unknown))
-                }
-                Leader::There(leader) => {
-                    let answer = peers.call(leader, lane, kind, options.group, asked.clone(), left).await;
-                    match answer {
-                        Ok(bytes) => decode(&bytes).map_err(|_| StoreError::Unknown),
-                        Err(CallError::Failed(error)) => Err(error),
-                        Err(CallError::NotSent(_)) => Err(StoreError::NotServing(NotServing::NotLeader { leader })),
-                        Err(CallError::Lost(_)) => Err(StoreError::Unknown),
-                    }
-                }
-                Leader::Nobody => Err(StoreError::NotServing(NotServing::NoLeader)),
-            };
-            let again = match &result {
-                Err(StoreError::NotServing(reason)) => reason.may_pass(),
-                Err(StoreError::Unknown) => harmless,
-                _ => false,
-            };
-            if !again || Instant::now() >= until {
-                let vague = match &result {
-                    Err(StoreError::Unknown) => harmless,
-                    Err(StoreError::NotServing(NotServing::NoLeader | NotServing::NotLeader { .. })) => true,
-                    _ => false,
-                };
-                let why = || self.status().not_serving.unwrap_or(NotServing::NoLeader);
-                return if vague { Err(StoreError::NotServing(why())) } else { result };
-            }
-            replica.leader_changes(leader, LOOK.min(until.saturating_duration_since(Instant::now()))).await;
-        }
+        let reads = matches!(kind, Kind::ReadIndex | Kind::Members | Kind::LeaseInfo | Kind::KeepAlive);
+        let again = if reads { Again::Reads } else { Again::Never };
+        let ask = Ask { lane, kind, asked, patience, again };
+        leading::at_leader(self.replica(), || self.serving(), ask, here, decode).await
     }
 
     async fn run_txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
@@ -357,17 +323,12 @@ impl Store for RaftStore {
         let metrics = metrics.borrow_watched();
         let shared = &replica.shared;
         let (wal_bytes, last_fsync) = shared.wal.size_and_last_fsync();
-        let failed = metrics.running_state.as_ref().err().map(|error| match replica.fatal(error) {
-            StoreError::NotServing(reason) => reason,
-            other => NotServing::Stopped { error: other.to_string().into() },
-        });
         let alone = shared.options.peers.is_none();
         let (state, term) = (metrics.state, metrics.current_term);
         let leader = metrics.current_leader;
         drop(metrics);
         let leader = leader.filter(|_| alone || replica.leader() != Leader::Nobody);
-        let no_quorum = || if alone { leader.is_none().then_some(NotServing::NoLeader) } else { replica.no_quorum() };
-        let not_serving = shared.wal.health().or(failed).or_else(no_quorum);
+        let not_serving = replica.not_serving();
         let view = lock(&shared.view);
         Status {
             role: role(state),

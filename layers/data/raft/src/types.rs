@@ -5,18 +5,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use data::{Command, Response};
+use data::{Command, Response, StreamAnswer, StreamCommand, StreamRequest};
 use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, Membership};
 
+use crate::streams::wire::StreamCommandV1;
 use crate::wire::{self, CommandV1, DecodeError, LogIdV1, MembershipV1, VoteV1};
 
 openraft::declare_raft_types!(
     /// The engine's configuration.
     pub(crate) Types:
         D = Proposal,
-        R = Response,
+        R = Reply,
         NodeId = u64,
         Node = BasicNode,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
@@ -30,35 +31,74 @@ pub(crate) type Vote = VoteOf<Types>;
 pub(crate) type StoredMembership = StoredMembershipOf<Types>;
 type CommittedLeader = <openraft::impls::leader_id_std::LeaderId<u64, u64> as RaftLeaderId>::Committed;
 
+/// What a group's log is about: its number says it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Content {
+    /// Of the store.
+    Store(Arc<Command>),
+    /// Of the streams.
+    Streams(Arc<StreamCommand>),
+}
+
 /// A command on its way through the log; shared, never copied, and encoded once for disk and peers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Proposal {
-    pub command: Arc<Command>,
+    pub content: Content,
     /// As a record's payload.
     pub encoded: Bytes,
+}
+
+/// What became of an entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Reply {
+    /// A command of the store.
+    Store(Response),
+    /// A command of the streams.
+    Streams(StreamAnswer),
+    /// An entry of the engine itself.
+    Nothing,
 }
 
 impl Proposal {
     pub(crate) fn new(command: Command) -> Self {
         let encoded = wire::encode(&CommandV1::from(&command)).into();
-        Self { command: Arc::new(command), encoded }
+        Self { content: Content::Store(Arc::new(command)), encoded }
+    }
+
+    pub(crate) fn of_streams(command: StreamCommand) -> Self {
+        let encoded = wire::encode(&StreamCommandV1::from(&command)).into();
+        Self { content: Content::Streams(Arc::new(command)), encoded }
     }
 
     pub(crate) fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
         let command: CommandV1 = wire::decode(&encoded)?;
-        Ok(Self { command: Arc::new(command.try_into()?), encoded })
+        Ok(Self { content: Content::Store(Arc::new(command.try_into()?)), encoded })
+    }
+
+    pub(crate) fn decode_of_streams(encoded: Bytes) -> Result<Self, DecodeError> {
+        let command: StreamCommandV1 = wire::decode(&encoded)?;
+        Ok(Self { content: Content::Streams(Arc::new(command.try_into()?)), encoded })
     }
 }
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Values may be secret and large: logs name the kind only.
-        f.write_str(match &*self.command {
-            Command::Txn { .. } => "txn",
-            Command::LeaseGrant { .. } => "lease grant",
-            Command::LeaseRevoke { .. } => "lease revoke",
-            Command::LeaseExpire { .. } => "lease expire",
-            Command::LeaseRenewAll => "lease renew all",
+        f.write_str(match &self.content {
+            Content::Store(command) => match &**command {
+                Command::Txn { .. } => "txn",
+                Command::LeaseGrant { .. } => "lease grant",
+                Command::LeaseRevoke { .. } => "lease revoke",
+                Command::LeaseExpire { .. } => "lease expire",
+                Command::LeaseRenewAll => "lease renew all",
+            },
+            Content::Streams(command) => match &command.request {
+                StreamRequest::Append(_) => "append",
+                StreamRequest::Commit { .. } => "cursor",
+                StreamRequest::Seal { .. } => "seal",
+                StreamRequest::Delete { .. } => "delete",
+                StreamRequest::Trim => "trim",
+            },
         })
     }
 }

@@ -49,6 +49,7 @@ pub(crate) struct Wal {
     orders: mpsc::Sender<Order>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    need_bytes: u64,
 }
 
 /// What the log's thread tells the others.
@@ -107,7 +108,7 @@ impl Wal {
                 writer.run(&inbox);
             })
             .map_err(OpenError::io("start a thread for", &options.directory))?;
-        Ok(Self { orders, shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { orders, shared, thread: Mutex::new(Some(thread)), need_bytes: need_bytes(options) })
     }
 
     /// Gives an order. `done` is always called.
@@ -181,6 +182,23 @@ impl Wal {
     /// Why the log is closed for good, if it is.
     pub(crate) fn health(&self) -> Option<NotServing> {
         self.shared.health.get().cloned()
+    }
+
+    /// Closes the log because what it is about cannot be kept in step with it: a file could not be written or flushed.
+    pub(crate) fn close_for_good(&self, error: &io::Error, flushing: bool) {
+        let text: Arc<str> = error.to_string().into();
+        let file: Arc<str> = text.split(": ").next().unwrap_or_default().into();
+        let reason = match (error.kind(), flushing) {
+            (io::ErrorKind::StorageFull, _) => {
+                let directory = Path::new(&*file).parent().unwrap_or(Path::new("")).display().to_string().into();
+                NotServing::DiskFull { directory, need_bytes: self.need_bytes }
+            }
+            (_, true) => NotServing::FlushFailed { file, error: text },
+            (_, false) => NotServing::WriteFailed { file, error: text },
+        };
+        if self.shared.health.set(reason.clone()).is_ok() {
+            tracing::error!(%reason, "the log is closed for good");
+        }
     }
 
     /// Counters so far.

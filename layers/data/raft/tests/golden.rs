@@ -1,5 +1,5 @@
 //! Data directories written by earlier versions open and read the same for ever.
-//! `examples/golden.rs` wrote them; a new format version gets a new directory, the old ones are never touched.
+//! `examples/golden.rs` and `golden_streams.rs` wrote them; a new format version gets a new directory, the old ones are never touched.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod support;
@@ -7,8 +7,10 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use data::{LeaseId, Revision, Store};
-use data_raft::{Options, RaftStore};
+use data::{
+    Append, Consistency, DEFAULT_MAX_BYTES, LeaseId, Name, Retention, Revision, Store, StreamError, StreamInfo, Streams,
+};
+use data_raft::{Options, RaftStore, StreamOptions};
 use support::{content, copy, key, must_put};
 
 #[tokio::test]
@@ -31,4 +33,48 @@ async fn version_1_opens_and_reads_the_same() {
     assert!(store.lease_info(LeaseId(2)).await.is_err());
     assert_eq!(must_put(&*store, "new", b"1").await, Revision(28));
     assert_eq!(store.lease_grant(Duration::from_secs(1)).await.unwrap().lease, LeaseId(3), "ids are never reused");
+}
+
+#[tokio::test]
+async fn streams_of_version_1_open_and_read_the_same() {
+    let scratch = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/streams-v1");
+    copy_files(&golden, scratch.path());
+    copy_files(&golden.join("streams"), &scratch.path().join("streams"));
+    let store =
+        RaftStore::open(Options { segment_bytes: 4096, reserve_bytes: 0, ..Options::new(scratch.path()) }).unwrap();
+    let retention = Retention { max_bytes: DEFAULT_MAX_BYTES, max_age_ms: None };
+    let streams = store.open_streams(StreamOptions::new(retention)).unwrap();
+    let name = |text: &str| Name::new(text).unwrap();
+    let entry = |stream: &str, seq: u64, epoch| Append {
+        stream: name(stream),
+        producer: Some((name("p"), seq)),
+        epoch,
+        entry: format!("{stream} {seq}").into(),
+    };
+    let described = streams.list(Consistency::Linearizable).await.unwrap();
+    let info = |stream: &str, next, bytes, sealed, seq, cursor: Option<u64>| StreamInfo {
+        name: name(stream),
+        first: 0,
+        next,
+        bytes,
+        sealed: Some(sealed),
+        producers: [(name("p"), seq)].into(),
+        cursors: cursor.map(|offset| (name("billing"), offset)).into_iter().collect(),
+    };
+    assert_eq!(described, [info("orders", 20, 811, 2, 20, Some(9)), info("sealed", 1, 40, 4, 1, None)]);
+    let read = streams.read(name("orders"), 0, 100, Consistency::Linearizable).await.unwrap();
+    let found: Vec<_> = read.entries.iter().map(|entry| String::from_utf8(entry.data.to_vec()).unwrap()).collect();
+    assert_eq!(found, (1..=20).map(|seq| format!("orders {seq}")).collect::<Vec<_>>());
+    assert_eq!(streams.append(entry("orders", 20, None)).await.map(|appended| appended.offset), Ok(19));
+    assert_eq!(streams.append(entry("orders", 21, Some(1))).await, Err(StreamError::Fenced { epoch: 2 }));
+    assert_eq!(streams.append(entry("sealed", 2, Some(4))).await.map(|appended| appended.offset), Ok(1));
+    streams.close().await.unwrap();
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
 }

@@ -1,11 +1,12 @@
 //! Rules of this machine: where state is kept, how much room logs and instances have, who may call and who is told.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::diagnostic::Diagnostics;
 
-/// Checks `node`, `api.allowedHosts` and `notify`.
+/// Checks `node`, `streams`, `api.allowedHosts` and `notify`.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     let node = &config.node;
     if node.log_max_mib == 0 {
@@ -13,6 +14,21 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
             node.at.field("logMaxMib"),
             "`logMaxMib: 0` leaves no room for a line",
             "at least 1; `logKeep: 0` keeps no rotated files",
+        );
+    }
+    let streams = &config.streams;
+    if streams.max_bytes < 1024 * 1024 {
+        diagnostics.error(
+            streams.at.field("maxBytes"),
+            format!("`maxBytes: {}` is less than two of the largest entries", streams.max_bytes),
+            "at least 1048576",
+        );
+    }
+    if streams.max_age.is_some_and(|age| age < Duration::from_secs(1)) {
+        diagnostics.error(
+            streams.at.field("maxAge"),
+            "`maxAge` under a second keeps nothing",
+            "at least 1s; leave it out for no bound",
         );
     }
     instance_ports(config, diagnostics);

@@ -132,7 +132,9 @@ impl Sent {
     pub fn open(address: SocketAddr, path: &str) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes())?;
+        stream.write_all(
+            format!("GET {path} HTTP/1.0\r\nhost: {address}\r\naccept: text/event-stream\r\n\r\n").as_bytes(),
+        )?;
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         reader.read_line(&mut line)?;

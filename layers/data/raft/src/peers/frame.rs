@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     SnapshotBlock,
     /// and is complete.
     SnapshotEnd,
+    /// The pieces of segments that the receiver of a snapshot still needs; each follows in blocks with an end.
+    SegmentsWanted,
     /// A command for the leader.
     Propose,
     /// From which index on a read is linearizable.
@@ -51,7 +53,7 @@ pub(crate) enum Kind {
     Failed,
 }
 
-const KINDS: [(Kind, u8); 19] = [
+const KINDS: [(Kind, u8); 20] = [
     (Kind::Hello, 1),
     (Kind::Refused, 2),
     (Kind::Append, 10),
@@ -62,6 +64,7 @@ const KINDS: [(Kind, u8); 19] = [
     (Kind::SnapshotBegin, 20),
     (Kind::SnapshotBlock, 21),
     (Kind::SnapshotEnd, 22),
+    (Kind::SegmentsWanted, 23),
     (Kind::Propose, 30),
     (Kind::ReadIndex, 31),
     (Kind::KeepAlive, 32),

@@ -116,6 +116,21 @@ pub(crate) struct SnapshotReplyV1 {
     pub vote: VoteV1,
 }
 
+/// What the receiver of a snapshot of streams does not have yet.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SegmentsWantedV1 {
+    pub pieces: Vec<PieceV1>,
+}
+
+/// A piece of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct PieceV1 {
+    pub id: u64,
+    pub first: u64,
+    pub from: u64,
+    pub to: u64,
+}
+
 /// A new node asks to be let in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct AdmitV1 {

@@ -24,7 +24,9 @@ use super::troubles::INCOMING;
 use super::{Inner, snapshot_lane};
 use crate::members;
 use crate::replica::Replica;
-use crate::types::{self, Proposal, Types};
+use crate::streams;
+use crate::streams::wire::StreamAnswerV1;
+use crate::types::{self, Proposal, Reply, Types};
 use crate::wal::lock;
 use crate::wire;
 
@@ -123,7 +125,7 @@ async fn read(inner: &Weak<Inner>, frames: &mut Frames, answers: &mpsc::Sender<F
             }
             Kind::SnapshotBegin => {
                 let begin = decode(&frame.payload)?;
-                let received = snapshot_lane::receive(&group.replica, frames, begin).await;
+                let received = snapshot_lane::receive(&group.replica, frames, answers, (&frame, begin)).await;
                 match received {
                     Ok(reply) => answer(answers, &frame, Ok(payload(&reply))).await,
                     Err(error) => {
@@ -239,9 +241,16 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
             payload(&TransferReplyV1::from(answer))
         }
         Kind::Propose => {
-            let proposal = Proposal::decode(bytes.clone()).map_err(|_| not_understood())?;
-            let (index, response) = replica.propose(proposal).await?;
-            payload(&(index, ResponseV1::from(response)))
+            let proposal = if replica.shared.streams.is_some() {
+                streams::stamped(replica, asked(bytes)?).map_err(|_| not_understood())?
+            } else {
+                Proposal::decode(bytes.clone()).map_err(|_| not_understood())?
+            };
+            match replica.propose(proposal).await? {
+                (index, Reply::Store(response)) => payload(&(index, ResponseV1::from(response))),
+                (index, Reply::Streams(answer)) => payload(&(index, StreamAnswerV1::from(answer))),
+                (_, Reply::Nothing) => return Err(StoreError::Unknown),
+            }
         }
         Kind::ReadIndex => payload(&types::log_id_dto(&replica.read_index().await?)),
         Kind::KeepAlive => {
@@ -258,6 +267,7 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
         | Kind::SnapshotBegin
         | Kind::SnapshotBlock
         | Kind::SnapshotEnd
+        | Kind::SegmentsWanted
         | Kind::Reply
         | Kind::Failed => return Err(not_understood()),
     })

@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::Peers;
 use super::frame::{Frame, Kind};
 use super::hello::{Frames, Greeted};
 use super::message::{SnapshotBeginV1, SnapshotEndV1, SnapshotReplyV1, payload};
+use super::{Peers, segment_lane};
 use crate::disk::read_exact_at;
 use crate::machine::{Shared, SnapshotFile};
 use crate::replica::Replica;
@@ -24,9 +24,9 @@ use crate::types::{self, Types};
 use crate::wire;
 
 /// Bytes of a block.
-const BLOCK: usize = 256 * 1024;
+pub(super) const BLOCK: usize = 256 * 1024;
 /// Longest wait for one block to be taken.
-const STALL: Duration = Duration::from_secs(10);
+pub(super) const STALL: Duration = Duration::from_secs(10);
 /// Longest wait for a complete snapshot to be in force.
 const INSTALL: Duration = Duration::from_secs(120);
 
@@ -90,7 +90,11 @@ async fn send_file(
     frame(Kind::SnapshotEnd, payload(&SnapshotEndV1 { whole: whole.finalize() })).encode(&mut bytes);
     in_time(STALL, out.write_all_buf(&mut bytes)).await?;
     in_time(STALL, out.flush()).await?;
-    let reply = in_time(INSTALL, frames.next()).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let mut reply = in_time(INSTALL, frames.next()).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    if reply.kind == Kind::SegmentsWanted {
+        segment_lane::send(shared, group, &reply.payload, &mut out).await?;
+        reply = in_time(INSTALL, frames.next()).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    }
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let reply: SnapshotReplyV1 = wire::decode(&reply.payload).map_err(invalid)?;
     Ok(types::vote(reply.vote))
@@ -100,7 +104,8 @@ async fn send_file(
 pub(crate) async fn receive(
     replica: &Replica,
     frames: &mut Frames,
-    begin: SnapshotBeginV1,
+    answers: &mpsc::Sender<Frame>,
+    (call, begin): (&Frame, SnapshotBeginV1),
 ) -> io::Result<SnapshotReplyV1> {
     let shared = &replica.shared;
     // One at a time, and not while this node writes one of its own.
@@ -141,6 +146,9 @@ pub(crate) async fn receive(
         snapshot::read(disk, directory, pointer).map_err(io::Error::other)
     });
     let image = checked.await.map_err(io::Error::other)??;
+    if let Some(streams) = &image.streams {
+        segment_lane::receive(shared, streams, frames, answers, call).await?;
+    }
     let meta = snapshots::meta(&pointer, begin.membership_log, begin.membership);
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotFile { pointer, image: Some(image) } };
     let installed = replica.raft.install_full_snapshot(types::vote(begin.vote), snapshot).await;
@@ -149,6 +157,6 @@ pub(crate) async fn receive(
     Ok(SnapshotReplyV1 { vote: types::vote_dto(&installed.vote) })
 }
 
-async fn in_time<T>(limit: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(super) async fn in_time<T>(limit: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -174,7 +174,9 @@ impl Writer {
         let reason = if error.kind() == io::ErrorKind::StorageFull {
             // Room for the rest of the node to stop in good order.
             let reserve = self.options.directory.join(crate::lock::RESERVE);
-            if let Err(error) = self.options.disk.remove(&reserve) {
+            if self.options.reserve_bytes > 0
+                && let Err(error) = self.options.disk.remove(&reserve)
+            {
                 tracing::warn!(%error, "cannot give up the reserve file");
             }
             let directory = self.options.directory.display().to_string().into();

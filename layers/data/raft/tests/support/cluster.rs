@@ -1,4 +1,5 @@
 //! A cluster in one process: real stores on real disks, over a network in memory whose cables can be cut.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

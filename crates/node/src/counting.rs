@@ -1,0 +1,40 @@
+//! Figures of the store and the streams, copied into the metrics when somebody asks for them.
+
+use std::sync::Arc;
+
+use data::{Store, Streams};
+use observe::metrics::{ControlMetrics, StreamGauges, StreamLabels};
+
+/// Copies the figures of the moment in which it is called.
+pub fn refresher(
+    store: Arc<dyn Store>,
+    streams: Arc<dyn Streams>,
+    metrics: ControlMetrics,
+) -> Arc<dyn Fn() + Send + Sync> {
+    Arc::new(move || {
+        let (status, counted, gauges) = (store.status(), store.metrics(), &metrics.store);
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        gauges.revision.set(whole(status.revision.0));
+        gauges.serving.set(i64::from(status.not_serving.is_none()));
+        gauges.wal_bytes.set(whole(status.wal_bytes));
+        gauges.used_bytes.set(whole(status.used_bytes));
+        gauges.fsyncs.set(whole(counted.fsync_micros.count()));
+        gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
+        count_streams(&*streams, &metrics.streams);
+    })
+}
+
+/// Copies the figures of this moment.
+fn count_streams(streams: &dyn Streams, gauges: &StreamGauges) {
+    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    gauges.serving.set(i64::from(streams.not_serving().is_none()));
+    let counted = streams.metrics();
+    gauges.appended.set(whole(counted.appended_entries));
+    gauges.appended_bytes.set(whole(counted.appended_bytes));
+    gauges.wal_bytes.set(whole(counted.log_bytes));
+    // One that was deleted leaves no figure behind.
+    gauges.kept_bytes.clear();
+    for (stream, bytes) in counted.kept_bytes {
+        gauges.kept_bytes.get_or_create(&StreamLabels { stream: stream.to_string() }).set(whole(bytes));
+    }
+}
