@@ -25,12 +25,13 @@ pub async fn put(streams: &RaftStreams, append: Append) -> Result<(u64, bool), S
     streams.append(append).await.map(|Appended { offset, repeated, .. }| (offset, repeated))
 }
 
-/// Everything that a stream holds, read in pieces.
+/// Everything that a stream holds, read in pieces; while nobody leads it is asked again.
 pub async fn all(streams: &RaftStreams, stream: &str, consistency: Consistency) -> Vec<StreamEntry> {
     let mut entries: Vec<StreamEntry> = Vec::new();
-    let mut from = streams.describe(name(stream), consistency).await.unwrap().first;
+    let described = served(async || streams.describe(name(stream), consistency).await).await;
+    let mut from = described.first;
     loop {
-        let read = streams.read(name(stream), from, 1000, consistency).await.unwrap();
+        let read = served(async || streams.read(name(stream), from, 1000, consistency).await).await;
         if read.entries.is_empty() {
             return entries;
         }
@@ -38,6 +39,17 @@ pub async fn all(streams: &RaftStreams, stream: &str, consistency: Consistency) 
             assert_eq!(entry.offset, from, "no gap");
             from += 1;
             entries.push(entry);
+        }
+    }
+}
+
+async fn served<T>(ask: impl AsyncFn() -> Result<T, StreamError>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(StreamError::NotServing(reason)) => assert!(Instant::now() < until, "never served: {reason}"),
+            Err(error) => panic!("{error}"),
         }
     }
 }
