@@ -80,7 +80,7 @@ fn resident() -> usize {
 }
 
 /// The most the process held while something was done, over what it held before.
-fn growth(done: impl FnOnce()) -> usize {
+fn growth(done: impl Fn()) -> usize {
     let before = resident();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -177,15 +177,13 @@ fn a_gigabyte_each_way_takes_no_more_memory_than_a_little() {
     let options = Options { workers: 1, ..Options::default() };
     let rig = Rig::with(options, endpoints_of(&[&instance]), Some(Duration::from_secs(120)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let steps: [(&str, Box<dyn FnOnce()>); 3] = [
-        ("HTTP/1.1 down", Box::new(|| down_http1(rig.address))),
-        ("HTTP/1.1 up", Box::new(|| up_http1(rig.address))),
-        ("HTTP/2 down and up", Box::new(|| runtime.block_on(both_http2(rig.address)))),
-    ];
-    for (what, step) in steps {
+    let passes = |what: &str, step: &dyn Fn()| {
         let begun = std::time::Instant::now();
         let grown = growth(step);
         println!("{what}: {} KiB grown, {:.1} s", grown >> 10, begun.elapsed().as_secs_f64());
         assert!(grown <= MOST_GROWTH, "{what}: {} MiB grown", grown >> 20);
-    }
+    };
+    passes("HTTP/1.1 down", &|| down_http1(rig.address));
+    passes("HTTP/1.1 up", &|| up_http1(rig.address));
+    passes("HTTP/2 down and up", &|| runtime.block_on(both_http2(rig.address)));
 }
