@@ -107,8 +107,8 @@ impl Service {
         promotion.routed = Some(epoch);
         let took = promotion.lost_at.take().map(|lost| now.saturating_duration_since(lost));
         let cause = promotion.cause.clone();
-        // One that has only begun, and is from this very primary, goes on.
-        let finished = promotion.switching.take_if(|switching| switching.from() != holder);
+        // One that has only begun, and is to end this very term, goes on.
+        let finished = promotion.switching.take_if(|switching| switching.epoch() != epoch);
         self.tell_gateway(shell);
         let labels = ServiceLabels { service: name.to_string() };
         shell.metrics.promotions.get_or_create(&labels).inc();
