@@ -227,6 +227,7 @@ async fn notice_leaders(raft: Raft, shared: Arc<Shared>) {
 
 async fn close(shared: &Shared) {
     shared.hub.close();
+    shared.snapshots.join();
     if let Err(error) = shared.wal.order_and_wait(|done| Order::Close { done }).await {
         tracing::warn!(%error, "the log was not closed in good order");
     }

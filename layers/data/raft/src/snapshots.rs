@@ -31,11 +31,23 @@ pub(crate) struct Snapshots {
     pub failures: AtomicU64,
     /// Held while a snapshot is written, by this node or off a peer.
     writing: Mutex<()>,
+    /// The thread that writes, or has written, the newest one.
+    thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Each slot's file, while it is sent to a peer or written to.
     slots: [RwLock<()>; 2],
 }
 
 impl Snapshots {
+    /// Waits until nothing is written any more: whoever opens the directory next must find it alone.
+    pub(crate) fn join(&self) {
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("a thread that wrote a snapshot panicked");
+        }
+    }
+
     /// Counts an applied entry.
     pub(crate) fn count_entry(&self, limit: u64) {
         if self.entries.fetch_add(1, Ordering::Relaxed) + 1 >= limit {
@@ -162,7 +174,10 @@ pub(crate) async fn write(shared: &Arc<Shared>, image: Image) -> io::Result<()> 
 /// Encoding and writing take long: not on the engine's thread.
 async fn write_on_its_own_thread(shared: Arc<Shared>, image: Image) -> io::Result<SnapshotPointerV1> {
     let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new().name("seawall-snapshot".into()).spawn(move || {
+    // The one before has ended, or ends now: one is written at a time.
+    shared.snapshots.join();
+    let kept = shared.clone();
+    let thread = std::thread::Builder::new().name("seawall-snapshot".into()).spawn(move || {
         let superblock = shared.wal.superblock();
         let (slot, sequence) = superblock.snapshot.map_or((0, 1), |current| (1 - current.slot, current.sequence + 1));
         let options = &shared.options;
@@ -178,5 +193,6 @@ async fn write_on_its_own_thread(shared: Arc<Shared>, image: Image) -> io::Resul
         // The engine may have shut down meanwhile.
         let _ = sender.send(written);
     })?;
+    *lock(&kept.snapshots.thread) = Some(thread);
     receiver.await.unwrap_or_else(|_| Err(io::Error::other("the snapshot thread died")))
 }

@@ -85,7 +85,7 @@ pub async fn put(store: &dyn Store, name: &str, value: &[u8]) -> Result<TxnOutco
 pub async fn must_put(store: &dyn Store, name: &str, value: &[u8]) -> Revision {
     match put(store, name, value).await {
         Ok(TxnOutcome::Committed { revision, .. }) => revision,
-        other => panic!("expected a commit, got {other:?}"),
+        other => panic!("expected a commit, got {other:?}; the store: {:?}", store.status()),
     }
 }
 
