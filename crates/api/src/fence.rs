@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use data::{Compare, Consistency, Key, RangeRequest, Revision, Store, Txn, TxnOutcome};
+use data::{Compare, Consistency, Key, RangeRequest, Store, Txn, TxnOutcome};
 use health::decide::{Record, record_key};
 use model::{Epoch, ServiceName};
 use serde_json::json;
@@ -57,7 +57,8 @@ impl Fence {
         };
         for _ in 0..TRIES {
             let (current, at) = match known().await? {
-                None => (Epoch::default(), Revision(0)),
+                // No term of it has ever begun, so nobody writes in one.
+                None => return Err(self.refusal(Epoch::default())),
                 Some(kv) => {
                     let record: Record = serde_json::from_slice(&kv.value)
                         .map_err(|error| Problem::internal(error.to_string()).into_response())?;
@@ -81,8 +82,8 @@ impl Fence {
     }
 
     fn refusal(&self, current: Epoch) -> Response {
-        let error = format!("epoch {} of {} is over: {current} is its newest", self.epoch, self.service);
-        let cure = "nothing was written: whoever writes in an old epoch is not primary any more";
+        let error = format!("epoch {} of {} is not its newest, which is {current}", self.epoch, self.service);
+        let cure = "nothing was written: whoever writes in another epoch is not its primary";
         let body = json!({ "error": error, "epoch": current.0, "cure": cure });
         let mut response = (StatusCode::CONFLICT, Json(body)).into_response();
         response.headers_mut().insert(EPOCH, HeaderValue::from(current.0));

@@ -42,7 +42,7 @@ pub struct World {
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// Nodes that were there or should be, and since when they are not.
     away: BTreeMap<NodeName, Instant>,
-    /// Placements and instances, as they were read: for services that come later.
+    /// Placements, instances, switches and restarts, as they were read: for services that come later.
     kept: BTreeMap<String, (Vec<u8>, Revision)>,
     /// The revision of the configuration in force; 0 while there is none.
     pub config_at: Revision,

@@ -239,6 +239,9 @@ fn a_write_in_an_old_epoch_is_refused_and_roles_are_told() {
     let heard = std::iter::from_fn(|| told.next().ok()).find(|(_, role)| role["role"] == "standby").unwrap().1;
     assert_eq!(heard["instance"], old.as_str());
     assert_eq!(role(&new)["role"], "primary");
+    let nobody = [("Seawall-Service", "nobody"), ("Seawall-Epoch", "0")];
+    let refused = http::request(seawall.api, "PUT", "/api/v1/kv/balance", &nobody, b"4").unwrap();
+    assert_eq!(refused.status, 409, "nobody writes in the name of a service without a term");
     // Half of it, or none, is not taken for none.
     for headers in [vec![("Seawall-Epoch", "1")], vec![("Seawall-Service", "ledger")]] {
         assert_eq!(http::request(seawall.api, "PUT", "/api/v1/kv/balance", &headers, b"5").unwrap().status, 400);

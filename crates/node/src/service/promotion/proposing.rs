@@ -135,6 +135,10 @@ impl Service {
                 // Either somebody else wrote, or nobody knows: the record decides.
                 let pause = if self.spread.is_some() { AFTER_OTHERS } else { RETRY_PAUSE };
                 promotion.not_before = Some(now + pause);
+                if self.spread.is_some() && promotion.holder().is_some() {
+                    // What looked like a loss was none, or is looked at anew with what is known then.
+                    promotion.not_lost();
+                }
                 self.read_record(shell);
             }
             Err(error) => {
