@@ -5,6 +5,7 @@
 mod churn;
 mod gateway;
 mod section;
+mod store;
 
 use std::process::Command;
 
@@ -43,9 +44,11 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         "wal" => cargo(&["run", "--release", "--locked", "--package", "data-raft", "--example", "write_rate"]),
         // The gateway with a large table while endpoints and routes are swapped under load.
         "churn" => churn::churn(rest),
+        // Three members beside three of etcd: writes, reads, processor time, memory.
+        "store" => store::store(rest),
         // The gateway's own part of a switch, from the swap of endpoints to the answer.
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
-        _ => bail!("usage: cargo xtask bench gateway | churn | shop | wal | switch"),
+        _ => bail!("usage: cargo xtask bench gateway | churn | shop | store | wal | switch"),
     }
 }
 

@@ -15,12 +15,13 @@ const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatibl
 
 /// Builds judge and product, and runs every case.
 pub fn conformance(root: &Path) -> Result<()> {
-    let place = root.join("target/conformance");
+    let target = std::env::current_exe()?.ancestors().nth(2).context("no target folder")?.to_owned();
+    let place = target.join("conformance");
     std::fs::create_dir_all(&place)?;
     let judge = h2spec(&place)?;
     bench::cargo(&["build", "--locked", "-p", "seawall"])?;
     certificate(&place)?;
-    let (_running, plain, tls) = start(root, &place)?;
+    let (_running, plain, tls) = start(&target, &place)?;
     for (how, arguments) in [("in the clear", vec!["-p", &plain]), ("under TLS", vec!["-p", &tls, "-t", "-k"])] {
         let verdict = judged(&judge, &arguments)?;
         ensure!(verdict.failed.is_empty(), "h2spec {how}: of {} cases failed {:?}", verdict.cases, verdict.failed);
@@ -49,8 +50,8 @@ fn certificate(place: &Path) -> Result<()> {
 
 /// The product with a demo service. In the clear HTTP/2 alone is spoken: where HTTP/1.1 is, too, a broken preface is a
 /// broken request of it and answered 400 before the end of the connection, where the judge expects the end. Returns its ports in the clear and under TLS.
-fn start(root: &Path, place: &Path) -> Result<(Running, String, String)> {
-    let program = root.join("target/debug/seawall");
+fn start(target: &Path, place: &Path) -> Result<(Running, String, String)> {
+    let program = target.join("debug/seawall");
     let file = place.join("seawall.yaml");
     let text = format!(
         "node: {{ dataDir: data }}\napi: {{ listen: \"127.0.0.1:0\" }}\ngateway:\n  listen:\n    - {{ address: \"127.0.0.1:0\", protocols: [http2] }}\n    \

@@ -66,7 +66,7 @@ async fn expire_one(raft: &Raft, shared: &Shared, lease: LeaseId, renewal: u64) 
 async fn propose(raft: &Raft, command: Command) -> Option<Response> {
     match raft.client_write(Proposal::new(command)).await {
         Ok(written) => match written.data {
-            Reply::Store(response) => Some(response),
+            Reply::Store(responses) => responses.into_iter().next(),
             Reply::Streams(_) | Reply::Nothing => None,
         },
         Err(error) => {
@@ -109,6 +109,6 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let stale = propose(&node, Command::LeaseExpire { lease: LeaseId(1), renewal: 0 }).await;
-        assert_eq!(stale, Reply::Store(Response::LeaseKept { lease: LeaseId(1) }));
+        assert_eq!(stale, Reply::Store(vec![Response::LeaseKept { lease: LeaseId(1) }]));
     }
 }

@@ -12,6 +12,7 @@
 
 mod abort;
 mod disk;
+mod gather;
 mod leading;
 mod leases;
 mod lock;

@@ -214,7 +214,7 @@ pub(crate) fn record(entry: &Entry) -> Record {
         EntryPayload::Blank => (Kind::Blank, Bytes::new()),
         EntryPayload::Normal(proposal) => {
             let kind = match proposal.content {
-                Content::Store(_) => Kind::Command,
+                Content::Store(_) => Kind::Commands,
                 Content::Streams(_) => Kind::StreamCommand,
             };
             (kind, proposal.encoded.clone())
@@ -229,7 +229,8 @@ pub(crate) fn record(entry: &Entry) -> Record {
 pub(crate) fn entry(record: &Record) -> io::Result<Entry> {
     let payload = match record.kind {
         Kind::Blank => EntryPayload::Blank,
-        Kind::Command => EntryPayload::Normal(Proposal::decode(record.payload.clone()).map_err(io::Error::other)?),
+        Kind::Commands => EntryPayload::Normal(Proposal::decode(record.payload.clone()).map_err(io::Error::other)?),
+        Kind::Command => EntryPayload::Normal(Proposal::decode_one(&record.payload).map_err(io::Error::other)?),
         Kind::StreamCommand => {
             EntryPayload::Normal(Proposal::decode_of_streams(record.payload.clone()).map_err(io::Error::other)?)
         }

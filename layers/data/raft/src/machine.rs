@@ -18,7 +18,7 @@ use crate::snapshots::{self, Snapshots};
 use crate::streams::STREAMS_GROUP;
 use crate::streams::part::Part;
 use crate::superblock::SnapshotPointerV1;
-use crate::types::{self, Content, Entry, LogId, Reply, StoredMembership, Types};
+use crate::types::{self, Content, Entry, LogId, Proposal, Reply, StoredMembership, Types};
 use crate::wal::{Order, Wal, lock};
 
 /// What apply writes and readers read.
@@ -137,7 +137,11 @@ impl Machine {
 
     fn apply_entry(&self, entry: &Entry) -> io::Result<Reply> {
         let _guard = AbortOnPanic { doing: "applying the log" };
-        self.shared.snapshots.count_entry(self.shared.options.snapshot_entries);
+        let commands = match &entry.payload {
+            EntryPayload::Normal(Proposal { content: Content::Store(commands), .. }) => commands.len() as u64,
+            _ => 1,
+        };
+        self.shared.snapshots.count_entries(commands, self.shared.options.snapshot_entries);
         let proposal = match &entry.payload {
             EntryPayload::Blank => {
                 lock(&self.shared.view).applied = Some(entry.log_id);
@@ -152,14 +156,18 @@ impl Machine {
             EntryPayload::Normal(proposal) => proposal,
         };
         match &proposal.content {
-            Content::Store(command) => {
+            Content::Store(commands) => {
                 let mut view = lock(&self.shared.view);
                 view.applied = Some(entry.log_id);
-                let Applied { response, revision, events } = view.state.apply(command);
+                // Under one lock: whoever looks, or takes a snapshot, finds all of an entry or none of it.
+                let applied: Vec<Applied> = commands.iter().map(|command| view.state.apply(command)).collect();
                 drop(view);
-                self.shared.hub.publish(revision, events);
-                self.shared.follow_leases(&response);
-                Ok(Reply::Store(response))
+                let answer = |Applied { response, revision, events }| {
+                    self.shared.hub.publish(revision, events);
+                    self.shared.follow_leases(&response);
+                    response
+                };
+                Ok(Reply::Store(applied.into_iter().map(answer).collect()))
             }
             Content::Streams(command) => self.apply_to_streams(entry.log_id, command),
         }

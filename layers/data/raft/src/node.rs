@@ -45,6 +45,7 @@ pub(crate) struct Node {
     /// True once everything is flushed and released.
     pub stopped: watch::Receiver<bool>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Node {
@@ -69,6 +70,7 @@ impl Node {
             .enable_time()
             .build()
             .map_err(OpenError::io("make a runtime for", &shared.options.directory))?;
+        let handle = runtime.handle().clone();
         let body = {
             let shared = shared.clone();
             move || {
@@ -92,7 +94,19 @@ impl Node {
             Err(mpsc::RecvError) => return Err(OpenError::Engine("its thread died".into())),
         };
         let replica = Replica { raft, shared };
-        Ok(Self { replica, snapshot_requests, stop: Some(stop).into(), stopped, thread: Some(thread).into() })
+        Ok(Self {
+            replica,
+            snapshot_requests,
+            stop: Some(stop).into(),
+            stopped,
+            thread: Some(thread).into(),
+            runtime: handle,
+        })
+    }
+
+    /// Runs something on the node's own thread until it stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// Begins the orderly stop; `stopped` tells when it is done.

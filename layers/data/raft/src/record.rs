@@ -21,8 +21,10 @@ pub(crate) const RECORD_VERSION: u8 = 1;
 /// What a record holds. Numbers are for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// A command of the state machine.
+    /// One command of the state machine: written by versions before 0.2, still read.
     Command,
+    /// Commands of the state machine, of one caller or of several.
+    Commands,
     /// A command of the streams.
     StreamCommand,
     /// A leader's empty first entry.
@@ -41,6 +43,7 @@ impl Kind {
             Self::Membership => 3,
             Self::Truncate => 4,
             Self::StreamCommand => 5,
+            Self::Commands => 6,
         }
     }
 
@@ -51,6 +54,7 @@ impl Kind {
             3 => Self::Membership,
             4 => Self::Truncate,
             5 => Self::StreamCommand,
+            6 => Self::Commands,
             _ => return None,
         })
     }

@@ -48,9 +48,9 @@ impl Snapshots {
         }
     }
 
-    /// Counts an applied entry.
-    pub(crate) fn count_entry(&self, limit: u64) {
-        if self.entries.fetch_add(1, Ordering::Relaxed) + 1 >= limit {
+    /// Counts applied commands; a record may have several.
+    pub(crate) fn count_entries(&self, count: u64, limit: u64) {
+        if self.entries.fetch_add(count, Ordering::Relaxed) + count >= limit {
             self.entries_due.notify_one();
         }
     }

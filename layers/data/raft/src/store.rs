@@ -14,6 +14,7 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::gather::{self, Bounds, Line};
 use crate::leading::{self, Again, Ask};
 use crate::members;
 use crate::node::Node;
@@ -32,11 +33,18 @@ use crate::wire::{self, DecodeError, LogIdV1};
 const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 /// A permit of the bound above.
 const PERMIT_BYTES: usize = 1024;
+/// Writers whose commands go into the log as one entry. Two entries on their way keep the disk busy; more would make
+/// them smaller.
+const WRITES: Bounds = Bounds { groups: 2, callers: 512, bytes: 1024 * 1024 };
+/// Readers that share one round of a quorum.
+const READS: Bounds = Bounds { groups: 2, callers: 4096, bytes: usize::MAX };
 
 /// The embedded store. Dropping it stops it (and waits for that); [`Store::close`] does the same without blocking.
 pub struct RaftStore {
     node: Node,
     in_flight: Semaphore,
+    writes: Line<Command, Response>,
+    reads: Line<(), ()>,
 }
 
 /// A member of the store's group.
@@ -75,7 +83,12 @@ impl RaftStore {
     /// [`OpenError`]; the text says what to do.
     pub fn open(options: Options) -> Result<Arc<Self>, OpenError> {
         let node = Node::start(options, None)?;
-        Ok(Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES) }))
+        let ((writes, writers), (reads, readers)) = (Line::new(), Line::new());
+        let replica = node.replica.clone();
+        node.spawn(gather::serve(writers, WRITES, move |commands, left| write(replica.clone(), commands, left)));
+        let replica = node.replica.clone();
+        node.spawn(gather::serve(readers, READS, move |readers, left| linearize(replica.clone(), readers.len(), left)));
+        Ok(Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES), writes, reads }))
     }
 
     /// Opens the streams beside the store: another group of the same members, with a log of its own in a folder within.
@@ -170,34 +183,13 @@ impl RaftStore {
     async fn propose(&self, command: Command, bytes: usize) -> Result<Response, StoreError> {
         self.serving()?;
         let _turn = self.turn(bytes).await?;
-        let proposal = Proposal::new(command);
-        let asked = proposal.encoded.clone();
-        let here = move |replica: Replica| {
-            let proposal = proposal.clone();
-            async move { replica.propose(proposal).await }
-        };
-        let answered = |bytes: &[u8]| {
-            let (index, response): (u64, ResponseV1) = wire::decode(bytes)?;
-            Ok((index, Reply::Store(Response::try_from(response)?)))
-        };
         let patience = self.replica().shared.options.patience;
-        let (index, response) =
-            self.at_leader(Lane::Forward(0), Kind::Propose, asked, patience, here, answered).await?;
-        // Whoever wrote here reads it here. It is committed all the same if this node is slow.
-        let _ = tokio::time::timeout(patience, self.replica().applied(index)).await;
-        match response {
-            Reply::Store(response) => Ok(response),
-            Reply::Streams(_) | Reply::Nothing => Err(StoreError::Unknown),
-        }
+        self.writes.ask(command, bytes, patience).await?.ok_or(StoreError::Unknown)
     }
 
     async fn linearize(&self) -> Result<(), StoreError> {
-        let here = |replica: Replica| async move { Ok(types::log_id_dto(&replica.read_index().await?)) };
         let patience = self.replica().shared.options.patience;
-        let upto: LogIdV1 =
-            self.at_leader(Lane::Control, Kind::ReadIndex, Bytes::new(), patience, here, decoded).await?;
-        let late = |_| Err(StoreError::NotServing(NotServing::NoLeader));
-        tokio::time::timeout(patience, self.replica().applied(upto.index)).await.unwrap_or_else(late)
+        self.reads.ask((), 0, patience).await?.ok_or(StoreError::Closed)
     }
 
     /// Has something done where the leader is, see [`leading::at_leader`].
@@ -213,10 +205,7 @@ impl RaftStore {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        // Asking twice changes nothing.
-        let reads = matches!(kind, Kind::ReadIndex | Kind::Members | Kind::LeaseInfo | Kind::KeepAlive);
-        let again = if reads { Again::Reads } else { Again::Never };
-        let ask = Ask { lane, kind, asked, patience, again };
+        let ask = ask(lane, kind, asked, patience);
         leading::at_leader(self.replica(), || self.serving(), ask, here, decode).await
     }
 
@@ -245,6 +234,49 @@ impl RaftStore {
         let patience = self.replica().shared.options.patience;
         self.at_leader(Lane::Control, Kind::KeepAlive, payload(&lease.0), patience, here, granted).await
     }
+}
+
+fn ask(lane: Lane, kind: Kind, asked: Bytes, patience: Duration) -> Ask {
+    // Asking twice changes nothing.
+    let reads = matches!(kind, Kind::ReadIndex | Kind::Members | Kind::LeaseInfo | Kind::KeepAlive);
+    Ask { lane, kind, asked, patience, again: if reads { Again::Reads } else { Again::Never } }
+}
+
+/// Puts commands of several callers through the log as one entry.
+async fn write(replica: Replica, commands: Vec<Command>, left: Duration) -> Result<Vec<Response>, StoreError> {
+    if left.is_zero() {
+        // Nothing is begun that nobody waits for.
+        return Err(StoreError::NotServing(replica.not_serving().unwrap_or(NotServing::NoLeader)));
+    }
+    let proposal = Proposal::of(commands);
+    let asked = proposal.encoded.clone();
+    let here = move |replica: Replica| {
+        let proposal = proposal.clone();
+        async move { replica.propose(proposal).await }
+    };
+    let answered = |bytes: &[u8]| {
+        let (index, responses): (u64, Vec<ResponseV1>) = wire::decode(bytes)?;
+        let responses: Result<_, _> = responses.into_iter().map(Response::try_from).collect();
+        Ok((index, Reply::Store(responses?)))
+    };
+    let ask = ask(Lane::Forward(0), Kind::Propose, asked, left);
+    let (index, responses) = leading::at_leader(&replica, || replica.serving(), ask, here, answered).await?;
+    // Whoever wrote here reads it here. It is committed all the same if this node is slow.
+    let _ = tokio::time::timeout(replica.shared.options.patience, replica.applied(index)).await;
+    match responses {
+        Reply::Store(responses) => Ok(responses),
+        Reply::Streams(_) | Reply::Nothing => Err(StoreError::Unknown),
+    }
+}
+
+/// Waits until this node has applied whatever was acknowledged before now, for several readers.
+async fn linearize(replica: Replica, readers: usize, left: Duration) -> Result<Vec<()>, StoreError> {
+    let here = |replica: Replica| async move { Ok(types::log_id_dto(&replica.read_index().await?)) };
+    let ask = ask(Lane::Control, Kind::ReadIndex, Bytes::new(), left);
+    let upto: LogIdV1 = leading::at_leader(&replica, || replica.serving(), ask, here, decoded).await?;
+    let late = |_| Err(StoreError::NotServing(NotServing::NoLeader));
+    tokio::time::timeout(replica.shared.options.patience, replica.applied(upto.index)).await.unwrap_or_else(late)?;
+    Ok(vec![(); readers])
 }
 
 fn decoded<T: for<'de> serde::Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {

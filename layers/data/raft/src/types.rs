@@ -34,8 +34,8 @@ type CommittedLeader = <openraft::impls::leader_id_std::LeaderId<u64, u64> as Ra
 /// What a group's log is about: its number says it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
-    /// Of the store.
-    Store(Arc<Command>),
+    /// Of the store: commands of several callers, in this order. Each has a revision of its own.
+    Store(Arc<[Command]>),
     /// Of the streams.
     Streams(Arc<StreamCommand>),
 }
@@ -51,8 +51,8 @@ pub(crate) struct Proposal {
 /// What became of an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Reply {
-    /// A command of the store.
-    Store(Response),
+    /// An answer for each command of the store.
+    Store(Vec<Response>),
     /// A command of the streams.
     Streams(StreamAnswer),
     /// An entry of the engine itself.
@@ -61,8 +61,12 @@ pub(crate) enum Reply {
 
 impl Proposal {
     pub(crate) fn new(command: Command) -> Self {
-        let encoded = wire::encode(&CommandV1::from(&command)).into();
-        Self { content: Content::Store(Arc::new(command)), encoded }
+        Self::of(vec![command])
+    }
+
+    pub(crate) fn of(commands: Vec<Command>) -> Self {
+        let encoded: Vec<CommandV1> = commands.iter().map(CommandV1::from).collect();
+        Self { content: Content::Store(commands.into()), encoded: wire::encode(&encoded).into() }
     }
 
     pub(crate) fn of_streams(command: StreamCommand) -> Self {
@@ -71,8 +75,15 @@ impl Proposal {
     }
 
     pub(crate) fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
-        let command: CommandV1 = wire::decode(&encoded)?;
-        Ok(Self { content: Content::Store(Arc::new(command.try_into()?)), encoded })
+        let commands: Vec<CommandV1> = wire::decode(&encoded)?;
+        let commands: Result<_, _> = commands.into_iter().map(Command::try_from).collect();
+        Ok(Self { content: Content::Store(commands?), encoded })
+    }
+
+    /// Of a record with one command, as they were before there were several to a record.
+    pub(crate) fn decode_one(encoded: &[u8]) -> Result<Self, DecodeError> {
+        let command: CommandV1 = wire::decode(encoded)?;
+        Ok(Self::new(command.try_into()?))
     }
 
     pub(crate) fn decode_of_streams(encoded: Bytes) -> Result<Self, DecodeError> {
@@ -85,12 +96,13 @@ impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Values may be secret and large: logs name the kind only.
         f.write_str(match &self.content {
-            Content::Store(command) => match &**command {
-                Command::Txn { .. } => "txn",
-                Command::LeaseGrant { .. } => "lease grant",
-                Command::LeaseRevoke { .. } => "lease revoke",
-                Command::LeaseExpire { .. } => "lease expire",
-                Command::LeaseRenewAll => "lease renew all",
+            Content::Store(commands) => match &**commands {
+                [Command::Txn { .. }] => "txn",
+                [Command::LeaseGrant { .. }] => "lease grant",
+                [Command::LeaseRevoke { .. }] => "lease revoke",
+                [Command::LeaseExpire { .. }] => "lease expire",
+                [Command::LeaseRenewAll] => "lease renew all",
+                _ => "commands of several callers",
             },
             Content::Streams(command) => match &command.request {
                 StreamRequest::Append(_) => "append",

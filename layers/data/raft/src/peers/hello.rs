@@ -20,7 +20,7 @@ use crate::wire;
 /// Longest time for connecting and greeting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Versions of the conversation spoken here.
-const VERSIONS: (u16, u16) = (1, 1);
+const VERSIONS: (u16, u16) = (2, 2);
 /// Read at once.
 const READ_BYTES: usize = 64 * 1024;
 

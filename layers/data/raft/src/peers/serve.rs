@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use data::{LeaseId, NotServing, StoreError};
+use data::{LeaseId, NotServing, OpResult, Response, StoreError};
 use futures_util::stream::{self, StreamExt as _};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
 use serde::Deserialize;
@@ -247,7 +247,7 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
                 Proposal::decode(bytes.clone()).map_err(|_| not_understood())?
             };
             match replica.propose(proposal).await? {
-                (index, Reply::Store(response)) => payload(&(index, ResponseV1::from(response))),
+                (index, Reply::Store(responses)) => payload(&(index, fitting(responses))),
                 (index, Reply::Streams(answer)) => payload(&(index, StreamAnswerV1::from(answer))),
                 (_, Reply::Nothing) => return Err(StoreError::Unknown),
             }
@@ -271,6 +271,27 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
         | Kind::Reply
         | Kind::Failed => return Err(not_understood()),
     })
+}
+
+/// Answers as far as they fit into a frame. Whose does not is told that nobody knows: what it wrote is written, but
+/// what it read cannot be said.
+fn fitting(responses: Vec<Response>) -> Vec<ResponseV1> {
+    let mut room = MAX_PAYLOAD / 2;
+    let mut fitted = |response: Response| {
+        let Response::Txn { results, .. } = &response else { return response.into() };
+        let read = results.iter().map(|result| match result {
+            OpResult::Range(range) => range.kvs.iter().map(|kv| kv.key.as_bytes().len() + kv.value.len()).sum(),
+            OpResult::Put | OpResult::Deleted { .. } => 0_usize,
+        });
+        match room.checked_sub(read.sum()) {
+            Some(left) => {
+                room = left;
+                response.into()
+            }
+            None => ResponseV1::Failed(ErrorV1::Unknown),
+        }
+    };
+    responses.into_iter().map(&mut fitted).collect()
 }
 
 fn stopped(replica: &Replica) -> StoreError {
