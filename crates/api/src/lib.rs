@@ -39,9 +39,26 @@ pub use verbs::{ApplyRequest, PromoteRequest};
 /// The largest body of a request that is no key-value write: a configuration with its includes.
 const MAX_BODY: usize = 16 << 20;
 
-/// What the handlers work with; the node fills it in.
+/// What the handlers work with. Clones share it: every layer of every request takes one.
 #[derive(Clone)]
-pub struct Context {
+pub struct Context(Arc<Parts>);
+
+impl From<Parts> for Context {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl std::ops::Deref for Context {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What the node fills in.
+pub struct Parts {
     /// The newest status, replaced by the node.
     pub status: watch::Receiver<Arc<view::Status>>,
     /// Verbs, for the node to carry out.

@@ -64,7 +64,7 @@ pub async fn read(State(context): State<Context>, Parameters(asked): Parameters<
     if !asked.watch {
         return Json(now).into_response();
     }
-    let events = stream::unfold((context.status, None), move |(mut status, told): (_, Option<Role>)| {
+    let events = stream::unfold((context.status.clone(), None), move |(mut status, told): (_, Option<Role>)| {
         let instance = asked.instance.clone();
         async move {
             loop {

@@ -184,7 +184,7 @@ impl Start {
         let api_address = address_of(&api_listener);
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
         let authority = Arc::new(self.authority(&data_dir)?);
-        let context = api::Context {
+        let context = api::Context::from(api::Parts {
             status: shown,
             commands,
             store: Arc::clone(&store),
@@ -194,7 +194,7 @@ impl Start {
             refresh_metrics: counting::refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
             logs: data_dir.join("logs"),
             authority,
-        };
+        });
         let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
         let server =
             api::serve(api_listener, api::router(context)).map_err(|error| CannotStart(format!("the API: {error}")))?;

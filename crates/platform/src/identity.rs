@@ -54,7 +54,17 @@ mod imp {
     pub fn peer_is_same_user(local: SocketAddr, peer: SocketAddr) -> bool {
         let own = rustix::process::geteuid().as_raw();
         // The peer's own socket has the two addresses the other way round.
-        owner(peer, local).is_some_and(|uid| uid == own || uid == 0)
+        owner_of(peer, local).is_some_and(|uid| uid == own || uid == 0)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn owner_of(local: SocketAddr, remote: SocketAddr) -> Option<u32> {
+        crate::sock_diag::owner(local, remote).unwrap_or_else(|_| owner(local, remote))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn owner_of(local: SocketAddr, remote: SocketAddr) -> Option<u32> {
+        owner(local, remote)
     }
 
     /// `TCP_ESTABLISHED` as `/proc/net/tcp` writes it.

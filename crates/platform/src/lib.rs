@@ -8,4 +8,6 @@ pub mod identity;
 pub mod process;
 pub mod program;
 pub mod signal;
+#[cfg(target_os = "linux")]
+mod sock_diag;
 pub mod socket;

@@ -302,15 +302,26 @@ impl StateMachine {
     fn run(&mut self, op: &Op, revision: Revision, events: &mut Vec<Event>) -> OpResult {
         match op {
             Op::Put { key, value, lease } => {
-                let (create_revision, version) = match self.pairs.get(key) {
-                    Some(old) => (old.create_revision, old.version + 1),
-                    None => (revision, 1),
-                };
+                let old = self.pairs.get(key);
+                let (create_revision, version) =
+                    old.map_or((revision, 1), |old| (old.create_revision, old.version + 1));
                 let pair =
                     Pair { value: value.clone(), create_revision, mod_revision: revision, version, lease: *lease };
                 events.push(Event::Put(key_value(key, &pair)));
-                self.remove(key);
-                self.insert(key.clone(), pair);
+                match old.map(|old| (old.lease, pair_bytes(key, &old.value))) {
+                    None => self.insert(key.clone(), pair),
+                    // In its place: the tree is walked once and stays as it is.
+                    Some((of, bytes)) if of == *lease => {
+                        self.used_bytes = self.used_bytes - bytes + pair_bytes(key, value);
+                        if let Some(place) = self.pairs.get_mut(key) {
+                            *place = pair;
+                        }
+                    }
+                    Some(_) => {
+                        self.remove(key);
+                        self.insert(key.clone(), pair);
+                    }
+                }
                 OpResult::Put
             }
             Op::Delete { range } => {
