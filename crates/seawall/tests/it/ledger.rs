@@ -239,6 +239,9 @@ fn planned_switches_of_a_ledger_fail_no_request() {
         assert!(seawall.service("ledger")["stream"]["end"].as_u64().unwrap() <= before);
         last = now;
     }
+    // Both processes are new after that, and have read everything again.
+    seawall.cli_exits(0, &["restart", "ledger"]);
+    posting.more(10);
     let posted = posting.finish();
     assert_eq!(posted.failures, Vec::<String>::new());
     check(&seawall, &posted);
@@ -339,4 +342,24 @@ fn a_balance_survives_the_loss_of_the_primarys_node() {
         println!("round {round}: back to having read everything: {:?}", back.elapsed());
         assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
     }
+}
+
+#[test]
+fn planned_switches_of_a_ledger_go_over_nodes_without_a_failed_request() {
+    let cluster = Cluster::up_with("");
+    cluster.node(0).apply(0, &ledger(2));
+    (0..3).for_each(|place| drop(cluster.node(place).wait_ready("ledger")));
+    let gateways: Vec<SocketAddr> = (0..3).map(|place| cluster.node(place).gateway).collect();
+    let posting = Posting::start(&gateways, 3);
+    for round in 0..4 {
+        posting.more(20);
+        let (old, ..) = primary(&cluster.node(1).status()).unwrap();
+        cluster.node(round % 3).cli_exits(0, &["promote", "ledger", "--wait"]);
+        (0..3).for_each(|place| drop(cluster.node(place).wait_ready("ledger")));
+        assert_ne!(primary(&cluster.node(1).status()).unwrap().0, old, "round {round}");
+    }
+    posting.more(20);
+    let posted = posting.finish();
+    assert_eq!(posted.failures, Vec::<String>::new());
+    check(cluster.node(2), &posted);
 }
