@@ -176,12 +176,15 @@ impl Demo {
         if epoch < previous {
             return ("409 Conflict", format!("{{\"error\":\"epoch {epoch} is older than {previous}\"}}\n"));
         }
-        if let Some(Err(error)) = self.ledger.as_ref().map(|ledger| ledger.promote(epoch, number("seawall-stream-end")))
-        {
+        let end = number("seawall-stream-end");
+        if let Some(Err(error)) = self.ledger.as_ref().map(|ledger| ledger.promote(epoch, end)) {
             return ("409 Conflict", format!("{{\"error\":\"{error}\"}}\n"));
         }
         self.primary.store(true, Ordering::SeqCst);
-        println!("primary in epoch {epoch}");
+        match self.ledger {
+            Some(_) => println!("primary in epoch {epoch}, after offset {end} of its stream"),
+            None => println!("primary in epoch {epoch}"),
+        }
         ("200 OK", "{\"role\":\"primary\"}\n".into())
     }
 

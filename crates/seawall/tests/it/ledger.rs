@@ -250,6 +250,36 @@ fn planned_switches_of_a_ledger_fail_no_request() {
 }
 
 #[test]
+fn hooks_are_told_where_the_stream_was_sealed() {
+    // The one hook by its command, the other by its request.
+    let exec = ledger(2).replace(
+        "onPromote: { httpPost: { path: /promote } }",
+        "onPromote: { exec: { command: [sh, -c, 'echo $SEAWALL_STREAM $SEAWALL_STREAM_END $SEAWALL_API >> told'] } }",
+    );
+    let seawall = Seawall::up(&exec);
+    let told = || std::fs::read_to_string(seawall.folder().join("told")).unwrap_or_default();
+    assert_eq!(told(), format!("ledger 0 http://{}\n", seawall.api));
+    let (_, pid, epoch) = primary(&seawall.status()).unwrap();
+    for _ in 0..3 {
+        let epoch = epoch.to_string();
+        let append = http::request(seawall.api, "POST", "/api/v1/streams/ledger", &[("Seawall-Epoch", &epoch)], b"{}");
+        assert_eq!(append.unwrap().status, 200);
+    }
+    processes::signal(pid, "KILL");
+    wait("another primary", || primary(&seawall.status()).filter(|now| now.2 > epoch));
+    assert_eq!(told().lines().nth(1).unwrap(), format!("ledger 3 http://{}", seawall.api));
+
+    let seawall = Seawall::up_beside_with(&ledger(2));
+    let posting = Posting::start(&[seawall.gateway], 1);
+    posting.more(5);
+    posting.finish();
+    let at = end(&seawall);
+    seawall.cli_exits(0, &["promote", "ledger", "--wait"]);
+    let (out, _) = seawall.cli_exits(0, &["logs", "ledger"]);
+    assert!(out.contains(&format!(", after offset {at} of its stream")), "{out}");
+}
+
+#[test]
 fn a_standby_that_reads_no_more_is_passed_over() {
     let seawall = Seawall::up(&ledger(3));
     let (old, pid, _) = primary(&seawall.status()).unwrap();
