@@ -22,8 +22,8 @@ const (
 	appendPatience = 4 * time.Second
 	// retryPause lies between two attempts.
 	retryPause = 50 * time.Millisecond
-	// readWait is the longest wait of one read for the next entry.
-	readWait = 10 * time.Second
+	// readWait is the longest wait of one read for the next entry; after it the cursor is said again.
+	readWait = time.Second
 	// primaryPause: a primary need not say often how far it has read, as it knows what it wrote.
 	primaryPause = 50 * time.Millisecond
 	// keptKeys is how many requests are known when they come again: the newest so many.
@@ -92,7 +92,7 @@ func openLedger(instance string) *ledger {
 	l := &ledger{
 		url:      api + "/api/v1/streams/" + stream,
 		instance: instance,
-		client:   http.Client{Timeout: readWait + 5*time.Second},
+		client:   http.Client{Timeout: readWait + 6*time.Second},
 		keys:     map[string]int64{},
 	}
 	go l.follow()
@@ -309,10 +309,9 @@ func (l *ledger) readMore() error {
 	l.book.Lock()
 	next := l.next
 	l.book.Unlock()
-	if next != from || !caughtUp {
-		if err := l.sayCursor(next); err != nil {
-			return err
-		}
+	// Also when nothing is new: what the process before this one had sent may have arrived late and stand there instead.
+	if err := l.sayCursor(next); err != nil {
+		return err
 	}
 	end, err := strconv.ParseInt(response.Header.Get("Seawall-End"), 10, 64)
 	if err != nil {

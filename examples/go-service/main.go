@@ -164,7 +164,7 @@ func (s *service) promote(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.ledger != nil {
-		// Seawall has waited until this instance's cursor was there; a program need not believe that.
+		// Seawall has waited for the cursor; but the one that it saw may be of the process before this one, arrived late.
 		end, _ := strconv.ParseInt(r.Header.Get("Seawall-Stream-End"), 10, 64)
 		if err := s.ledger.promote(epoch, end); err != nil {
 			answer(w, http.StatusConflict, map[string]any{"error": err.Error()})

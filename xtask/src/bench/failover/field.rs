@@ -77,12 +77,23 @@ impl Field {
 
     /// Waits until everybody follows one leader without lag; its place.
     pub fn whole(&self) -> Result<usize> {
+        self.led(true)
+    }
+
+    /// The same under load, when somebody is always a little behind.
+    pub fn leader(&self) -> Result<usize> {
+        self.led(false)
+    }
+
+    fn led(&self, without_lag: bool) -> Result<usize> {
         self.wait("everybody follows one leader", |field| {
             let status = (0..NODES).map(|place| field.status(place)).collect::<Option<Vec<Value>>>()?;
             let leader = status[0]["cluster"]["leader"].as_str()?.to_owned();
             let members = status[0]["cluster"]["members"].as_array()?;
             let there = members.len() == NODES
-                && members.iter().all(|one| one["state"] != "missing" && one["role"] == "server" && one["lag"] == 0);
+                && members.iter().all(|one| {
+                    one["state"] != "missing" && one["role"] == "server" && (one["lag"] == 0 || !without_lag)
+                });
             let agreed = status.iter().all(|one| {
                 let missing = one["layers"].as_array().into_iter().flatten().any(|layer| layer["state"] == "down");
                 one["cluster"]["leader"] == leader.as_str() && one["store"]["serving"] == true && !missing
@@ -101,7 +112,7 @@ impl Field {
             )
         };
         let text = format!(
-            "services:\n{}{}routes:\n  - {{ match: {{ pathPrefix: /ledger }}, to: {{ service: ledger }} }}\n  - {{ match: {{ pathPrefix: /plain }}, to: {{ service: plain }} }}\n",
+            "services:\n{}{}routes:\n  - {{ match: {{ pathPrefix: /ledger }}, to: {{ service: ledger }}, timeout: 15s }}\n  - {{ match: {{ pathPrefix: /plain }}, to: {{ service: plain }}, timeout: 15s }}\n",
             service("plain", ""),
             service("ledger", "    stream: { name: ledger }\n"),
         );

@@ -16,6 +16,8 @@ use crate::rounds::network::{Network, enter};
 /// Where the gateway of a node listens, in its own namespace.
 const GATEWAY: &str = "127.0.0.1:8080";
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that adds to the ledger asks again after this time: what it sent may be with a node that nobody hears any more.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One call.
 #[derive(Clone, Debug)]
@@ -133,7 +135,8 @@ fn call(open: &mut Option<Connection>, doing: Doing, key: &str, flood: &[u8]) ->
     if open.is_none() {
         *open = Some(match doing {
             Doing::Put | Doing::Flood => Connection::open(TIMEOUT)?,
-            Doing::Post | Doing::Get(_) => Connection::to(GATEWAY, TIMEOUT)?,
+            Doing::Get(_) => Connection::to(GATEWAY, TIMEOUT)?,
+            Doing::Post => Connection::to(GATEWAY, PATIENCE)?,
         });
     }
     let Some(connection) = open else { return Err(std::io::ErrorKind::NotConnected.into()) };

@@ -29,8 +29,8 @@ pub fn leader(field: &mut Field, count: usize) -> Result<Section> {
         let others: Vec<usize> = (0..NODES).filter(|place| *place != leader).collect();
         let load = Load::start(&field.network, &others, 2, Doing::Put)?;
         field.wait("writes", |_| (load.calls().len() > 50).then_some(()))?;
-        let killed = Instant::now();
         let dying = field.machines[leader].begin_kill();
+        let killed = Instant::now();
         let next = field.wait("the next write", |_| load.first(killed, |call| call.sent > killed))?;
         times.push(next.done - killed);
         end_kill(&dying);
@@ -49,7 +49,7 @@ pub fn transfer(field: &mut Field, count: usize) -> Result<Section> {
     let load = Load::start(&field.network, &[0, 1, 2], 2, Doing::Put)?;
     let (mut gaps, mut verbs) = (Vec::new(), Vec::new());
     for round in 0..count {
-        let leader = field.whole()?;
+        let leader = field.leader()?;
         let next = format!("n{}", (leader + 1) % NODES + 1);
         let begun = Instant::now();
         field.machines[round % NODES].verb_done(&["cluster", "transfer", &next], None)?;

@@ -18,8 +18,8 @@ use ureq::{Agent, AsSendBody, Body};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(50);
-/// The longest wait of one read for the next entry.
-const WAIT: Duration = Duration::from_secs(10);
+/// The longest wait of one read for the next entry; after it the cursor is said again.
+const WAIT: Duration = Duration::from_secs(1);
 /// A primary need not say often how far it has read: it knows what it wrote.
 const PRIMARY_PAUSE: Duration = Duration::from_millis(50);
 /// Requests that are known when they come again: the newest so many.
@@ -85,7 +85,7 @@ impl Ledger {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(1)))
-            .timeout_global(Some(WAIT + Duration::from_secs(5)))
+            .timeout_global(Some(WAIT + Duration::from_secs(6)))
             .build()
             .into();
         let ledger = Arc::new(Self {
@@ -126,7 +126,7 @@ impl Ledger {
     /// It has not read everything before.
     pub fn promote(&self, epoch: u64, end: u64) -> Result<(), String> {
         let mut term = lock(&self.term);
-        // Seawall has waited for the cursor already; a program need not believe that.
+        // Seawall has waited for the cursor; but the one that it saw may be of the process before this one, arrived late.
         if !self.has_read(end) {
             return Err(format!("it has read up to {}, not to {end}", lock(&self.book).next));
         }
@@ -297,9 +297,8 @@ impl Ledger {
             self.read_entry(line["offset"].as_u64().unwrap_or_default(), &entry);
         }
         let next = lock(&self.book).next;
-        if next != from || !caught_up {
-            self.say_cursor(next)?;
-        }
+        // Also when nothing is new: what the process before this one had sent may have arrived late and stand there instead.
+        self.say_cursor(next)?;
         if end.is_some_and(|end| end <= next) {
             lock(&self.book).caught_up = true;
         }
