@@ -16,8 +16,9 @@ use crate::rounds::network::{Network, enter};
 /// Where the gateway of a node listens, in its own namespace.
 const GATEWAY: &str = "127.0.0.1:8080";
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A client that adds to the ledger asks again after this time: what it sent may be with a node that nobody hears any more.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A client that adds to the ledger asks again, under the same key, after this time: what it sent may be with a node that
+/// nobody hears any more, where it stays until the route's timeout.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// One call.
 #[derive(Clone, Debug)]
