@@ -4,8 +4,9 @@
 //
 //   - GET /health  200 unless hung;  GET /ready  200 or, after POST /fault/unready, 503
 //   - POST /promote, POST /demote  with Seawall-Epoch: the instance's role
+//   - with a stream, POST of anything else: adds ?amount=1 to the balance (ledger.go)
 //   - POST /fault/hang, /fault/crash, /fault/slow?ms=500, /fault/unready, /fault/exit?code=3, /fault/none,
-//     /fault/close (lives on without its port), /fault/garbage (answers what is no HTTP)
+//     /fault/close (lives on without its port), /fault/garbage (answers what is no HTTP), /fault/deaf (reads its stream no more)
 //   - anything else  200 with instance, role and epoch as JSON, after -latency-ms
 package main
 
@@ -39,6 +40,7 @@ type service struct {
 	latency         time.Duration
 	refusePromotion bool
 	listener        net.Listener
+	ledger          *ledger // with a stream
 
 	hung    atomic.Bool
 	unready atomic.Bool
@@ -84,6 +86,7 @@ func main() {
 		latency:         time.Duration(*latencyMs) * time.Millisecond,
 		refusePromotion: *refuse,
 		listener:        listener,
+		ledger:          openLedger(instance),
 	}
 	if err := s.run(); err != nil {
 		log.Fatal(err)
@@ -127,7 +130,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/health":
 		answer(w, http.StatusOK, map[string]any{"health": "ok"})
-	case r.URL.Path == "/ready" && s.unready.Load():
+	case r.URL.Path == "/ready" && (s.unready.Load() || s.ledger != nil && !s.ledger.ready()):
 		answer(w, http.StatusServiceUnavailable, map[string]any{"ready": false})
 	case r.URL.Path == "/ready":
 		answer(w, http.StatusOK, map[string]any{"ready": true})
@@ -137,13 +140,15 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.demote(w)
 	case post && isFault:
 		s.fault(w, fault, r.URL.Query())
+	case post && s.ledger != nil:
+		s.post(w, r)
 	default:
 		s.serve(w)
 	}
 }
 
 // promote makes this instance the primary. An older epoch must never win: that is all a service has to do to be safe.
-// A service with state of its own would store the epoch beside it and check it with each write.
+// A service with state of its own would store the epoch beside it and check it with each write; a stream does that.
 func (s *service) promote(w http.ResponseWriter, r *http.Request) {
 	if s.refusePromotion {
 		answer(w, http.StatusConflict, map[string]any{"error": "told to refuse"})
@@ -158,12 +163,23 @@ func (s *service) promote(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusConflict, map[string]any{"error": text})
 		return
 	}
+	if s.ledger != nil {
+		// Seawall has waited for the cursor; but the one that it saw may be of the process before this one, arrived late.
+		end, _ := strconv.ParseInt(r.Header.Get("Seawall-Stream-End"), 10, 64)
+		if err := s.ledger.promote(epoch, end); err != nil {
+			answer(w, http.StatusConflict, map[string]any{"error": err.Error()})
+			return
+		}
+	}
 	s.epoch, s.primary = epoch, true
 	fmt.Printf("primary in epoch %d\n", epoch)
 	answer(w, http.StatusOK, map[string]any{"role": "primary"})
 }
 
 func (s *service) demote(w http.ResponseWriter) {
+	if s.ledger != nil {
+		s.ledger.demote()
+	}
 	s.role.Lock()
 	defer s.role.Unlock()
 	s.primary = false
@@ -193,6 +209,10 @@ func (s *service) fault(w http.ResponseWriter, which string, query url.Values) {
 	case "close":
 		s.closed.Store(true)
 		s.listener.Close()
+	case "deaf":
+		if s.ledger != nil {
+			s.ledger.deaf.Store(true)
+		}
 	case "garbage":
 		s.garbage.Store(true)
 		answerGarbage(w)
@@ -201,7 +221,7 @@ func (s *service) fault(w http.ResponseWriter, which string, query url.Values) {
 		s.slowMs.Store(0)
 		s.unready.Store(false)
 	default:
-		answer(w, http.StatusNotFound, map[string]any{"error": "faults: hang, crash, exit, slow, unready, close, garbage, none"})
+		answer(w, http.StatusNotFound, map[string]any{"error": "faults: hang, crash, exit, slow, unready, close, garbage, deaf, none"})
 		return
 	}
 	answer(w, http.StatusOK, map[string]any{"fault": which})
@@ -215,6 +235,10 @@ func (s *service) serve(w http.ResponseWriter) {
 		role = "primary"
 	}
 	s.role.Unlock()
+	var balance *ledgerState
+	if s.ledger != nil {
+		balance = s.ledger.state()
+	}
 	answer(w, http.StatusOK, struct {
 		Service  string `json:"service"`
 		Instance string `json:"instance"`
@@ -222,7 +246,23 @@ func (s *service) serve(w http.ResponseWriter) {
 		Role     string `json:"role"`
 		Epoch    uint64 `json:"epoch"`
 		Served   uint64 `json:"served"`
-	}{s.name, s.instance, os.Getpid(), role, epoch, s.served.Add(1)})
+		*ledgerState
+	}{s.name, s.instance, os.Getpid(), role, epoch, s.served.Add(1), balance})
+}
+
+// post adds an amount to the balance, once for each Idempotency-Key.
+func (s *service) post(w http.ResponseWriter, r *http.Request) {
+	time.Sleep(s.latency + time.Duration(s.slowMs.Load())*time.Millisecond)
+	amount := int64(1)
+	if text := r.URL.Query().Get("amount"); text != "" {
+		var err error
+		if amount, err = strconv.ParseInt(text, 10, 64); err != nil {
+			answer(w, http.StatusBadRequest, map[string]any{"error": "amount is a whole number"})
+			return
+		}
+	}
+	status, body := s.ledger.post(amount, r.Header.Get("Idempotency-Key"))
+	answer(w, status, body)
 }
 
 // crash ends the process the hard way (SIGABRT on Linux). A panic in a handler alone would be recovered by net/http.

@@ -1,8 +1,9 @@
 //! Figures for the promises that have a number, each by one command. Results stand in `bench/RESULTS.md`, with the machine
-//! and the command, because a figure without its circumstances is worth nothing; `gateway` and `churn` write their
+//! and the command, because a figure without its circumstances is worth nothing; `gateway`, `churn` and `failover` write their
 //! own, the rest is recorded by hand.
 
 mod churn;
+mod failover;
 mod gateway;
 mod section;
 mod store;
@@ -46,9 +47,11 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         "churn" => churn::churn(rest),
         // Three members beside three of etcd: writes, reads, processor time, memory.
         "store" => store::store(rest),
+        // A cluster of namespaces whose leaders are killed, handed over and cut off, in release: until it is at work again.
+        "failover" => failover::failover(rest),
         // The gateway's own part of a switch, from the swap of endpoints to the answer.
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
-        _ => bail!("usage: cargo xtask bench gateway | churn | shop | store | wal | switch"),
+        _ => bail!("usage: cargo xtask bench gateway | churn | failover | shop | store | wal | switch"),
     }
 }
 

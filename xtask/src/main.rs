@@ -21,7 +21,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   tools    installs the tools that tests point at the gateway: curl, wrk, h2load, hey, Chromium
   rounds   a real cluster under random faults: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--parallel P]
   fuzz     the gateway's fuzz targets: cargo xtask fuzz [TARGET] [--minutes N]
-  bench    figures: cargo xtask bench gateway | churn | shop | store | wal | switch";
+  bench    figures: cargo xtask bench gateway | churn | failover | shop | store | wal | switch";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

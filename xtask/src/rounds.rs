@@ -6,10 +6,10 @@ mod chance;
 mod client;
 mod faults;
 mod history;
-mod http;
+pub mod http;
 mod linear;
-mod machine;
-mod network;
+pub mod machine;
+pub mod network;
 mod order;
 mod plan;
 mod report;
@@ -167,7 +167,10 @@ fn starts(program: &str) -> bool {
 }
 
 /// The binary, built if it is not current.
-fn built(release: bool) -> Result<PathBuf> {
+///
+/// # Errors
+/// It does not build.
+pub fn built(release: bool) -> Result<PathBuf> {
     let mut words = vec!["build", "--locked", "--package", "seawall", "--message-format", "json-render-diagnostics"];
     words.extend(release.then_some("--release"));
     let output = cargo_command(&words).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
@@ -178,7 +181,11 @@ fn built(release: bool) -> Result<PathBuf> {
     path.context("cargo names no binary")
 }
 
-fn version(binary: &Path) -> Result<String> {
+/// What the binary says of itself.
+///
+/// # Errors
+/// It does not run.
+pub fn version(binary: &Path) -> Result<String> {
     let said = Command::new(binary).arg("--version").output().with_context(|| binary.display().to_string())?;
     Ok(String::from_utf8(said.stdout)?.trim().to_owned())
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::Context;
 use crate::problem::Problem;
 use crate::query::{Known, Parameters};
-use crate::view::Status;
+use crate::view::{Status, StreamView};
 
 /// What is asked for.
 #[derive(Debug, Deserialize)]
@@ -42,13 +42,16 @@ struct Role {
     role: Option<String>,
     /// The service's newest term.
     epoch: Option<Epoch>,
+    /// Its stream, sealed for that term; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<StreamView>,
 }
 
 fn role_of(status: &Status, id: &InstanceId) -> Option<Role> {
     let with = |service: &crate::view::ServiceView| {
         let instance = service.instances.iter().find(|instance| instance.id == *id)?;
-        let (service, epoch) = (service.name.clone(), service.epoch);
-        Some(Role { service, instance: id.clone(), role: instance.role.clone(), epoch })
+        let (service, epoch, stream) = (service.name.clone(), service.epoch, service.stream.clone());
+        Some(Role { service, instance: id.clone(), role: instance.role.clone(), epoch, stream })
     };
     status.services.iter().find_map(with)
 }

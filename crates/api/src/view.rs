@@ -175,6 +175,9 @@ pub struct ServiceView {
     pub primary: Option<InstanceId>,
     /// Its epoch.
     pub epoch: Option<Epoch>,
+    /// Its stream, for a service that has one, once there is a primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamView>,
     /// How many instances are ready.
     pub ready: u32,
     /// How many there should be.
@@ -186,6 +189,16 @@ pub struct ServiceView {
     pub note: Option<String>,
     /// The instances.
     pub instances: Vec<InstanceView>,
+}
+
+/// The stream of a service, as its newest primary took it over.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamView {
+    /// Its name.
+    pub name: String,
+    /// The offset after the last entry of the terms before: the primary has read up to there.
+    pub end: u64,
 }
 
 /// An instance.

@@ -63,6 +63,8 @@ pub enum EventKind {
     Routed,
     /// The new primary's hook failed.
     PromoteHookFailed,
+    /// Nobody, or not the one that is wanted, has read the service's stream to its end: the promotion waits for that.
+    PromoteBehind,
     /// The old primary's hook, called in a planned switch, failed; the switch went on.
     DemoteHookFailed,
     /// A primary stopped being primary in a planned switch.

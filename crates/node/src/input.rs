@@ -48,6 +48,15 @@ pub enum Input {
         /// The record.
         result: Result<Option<KeyValue>, StoreError>,
     },
+    /// The stream of a service was sealed for a promotion, or looked at, or could not be.
+    StreamSeen {
+        /// Of which service.
+        service: ServiceName,
+        /// For which term.
+        epoch: Epoch,
+        /// What was found.
+        result: Result<crate::service::Seen, data::StreamError>,
+    },
     /// The store's control state changed.
     Watched(WatchItem),
     /// The watch on the store ended and has to be begun again.

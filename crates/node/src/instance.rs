@@ -163,12 +163,12 @@ impl Instance {
         }
     }
 
-    /// How it is probed, once its address is known.
-    pub fn target(&self) -> Option<Target> {
+    /// How it is probed, once its address is known; `api` is the URL of this node's API.
+    pub fn target(&self, api: &str) -> Option<Target> {
         let address = self.address?;
         Some(Target {
             address,
-            env: self.plan.environment(address),
+            env: self.plan.environment(address, api),
             working_dir: self.plan.working_dir().to_owned(),
             variables: self.plan.variables(address),
         })

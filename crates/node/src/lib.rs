@@ -153,10 +153,12 @@ impl Start {
             tracing::debug!(ended, "commands of the node process before this one");
         }
         link::follow(inputs.clone(), self.tree_prefix.clone()).map_err(|error| CannotStart(error.to_string()))?;
-        let shell = Shell {
+        let mut shell = Shell {
             keeper: Keeper,
             inputs: inputs.clone(),
             store: Arc::clone(&store),
+            streams: Arc::clone(&streams),
+            api: String::new(),
             journal: journal.clone(),
             metrics: metrics.clone(),
             table: Arc::clone(&table),
@@ -182,6 +184,7 @@ impl Start {
         let entrances = Entrances::open(&self.config, orders).map_err(CannotStart)?;
         let (api_listener, listeners) = self.sockets(&entrances)?;
         let api_address = address_of(&api_listener);
+        shell.api = format!("http://{api_address}");
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
         let authority = Arc::new(self.authority(&data_dir)?);
         let context = api::Context::from(api::Parts {

@@ -23,7 +23,7 @@ use crate::instance::{After, Instance, Stage};
 use crate::ports::Ports;
 use crate::shell::{Shell, Subject};
 pub use lifecycle::{Adopted, adopt};
-pub use promotion::{Promotion, events_prefix};
+pub use promotion::{Promotion, Seen, events_prefix};
 pub use rolling::{Roll, RollKind};
 pub use spread::Spread;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use data::{LeaseId, Store, StoreError, Txn, TxnOutcome};
+use data::{LeaseId, Store, StoreError, Streams, Txn, TxnOutcome};
 use health::decide::Holder;
 use health::prober::{self, Target};
 use model::config::{NodeConfig, Probe};
@@ -29,6 +29,10 @@ pub struct Shell {
     pub inputs: mpsc::Sender<Input>,
     /// The store.
     pub store: Arc<dyn Store>,
+    /// The op-logs of services.
+    pub streams: Arc<dyn Streams>,
+    /// The URL of this node's API, for what it runs.
+    pub api: String,
     /// The event journal.
     pub journal: Journal,
     /// The control plane's metrics.
@@ -233,6 +237,7 @@ fn needs_somebody(kind: EventKind) -> bool {
         K::CrashLoop
             | K::InstanceUnkillable
             | K::NoCandidate
+            | K::PromoteBehind
             | K::NoReadyInstance
             | K::RollAborted
             | K::InstanceStartFailed

@@ -1,6 +1,9 @@
 //! The next step of a promotion, from committed state and what is known of the instances; nothing else.
 //! Three commits: `fence` (nobody is primary), `fenced` (the old one has provably stopped), `primary` (the new one).
+//! Between the last two a service's stream is sealed, and whoever becomes primary has read it up to there.
 //! The epoch of a term is the store revision of its `fence`, so it can only grow.
+
+use std::cmp::Reverse;
 
 use model::{Epoch, Incarnation, InstanceId, NodeName, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
@@ -46,6 +49,35 @@ pub struct Record {
     pub wanted: Option<InstanceId>,
     /// The chain of events this belongs to.
     pub cause: String,
+    /// In phase `primary`, for a service with a stream: where it was sealed for this term.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
+}
+
+/// A stream that was sealed with a term's epoch: older terms write nothing more to it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Its name.
+    pub stream: String,
+    /// The offset after the last entry of the older terms.
+    pub end: u64,
+}
+
+/// What the decision knows of the stream that a service's primary must have read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Stream {
+    /// The service has none.
+    #[default]
+    None,
+    /// It is not known to be sealed for the term that is about to begin.
+    Open,
+    /// It is sealed.
+    Sealed {
+        /// The offset after the last entry of the older terms.
+        end: u64,
+        /// The time that a wanted instance has for reading up to there is over.
+        overdue: bool,
+    },
 }
 
 impl Record {
@@ -73,6 +105,14 @@ pub struct View {
     pub ready: bool,
     /// It failed its promotion a moment ago and should not be asked again yet.
     pub avoided: bool,
+    /// How far it has read the service's stream: the offset of the entry that it reads next, 0 if it has said nothing.
+    pub cursor: u64,
+}
+
+impl View {
+    fn may_be_promoted(&self) -> bool {
+        self.alive && self.ready && !self.avoided
+    }
 }
 
 /// A planned switch that was asked for.
@@ -97,6 +137,10 @@ pub enum Step {
     AwaitEnd(Holder),
     /// Commit `fenced`.
     Fenced,
+    /// Seal the service's stream with the term's epoch.
+    Seal,
+    /// Wait until somebody has read the stream up to its end; this one is the nearest to it.
+    AwaitEntries(Holder),
     /// Commit `primary` for this one.
     Promote(Holder),
     /// Nobody can be promoted now.
@@ -104,10 +148,10 @@ pub enum Step {
 }
 
 /// Decides the next step.
-pub fn decide(record: Option<&Record>, instances: &[View], switch: Option<&Switch>) -> Step {
+pub fn decide(record: Option<&Record>, instances: &[View], switch: Option<&Switch>, stream: Stream) -> Step {
     let Some(record) = record else {
         // The first term of all waits for somebody to give it to.
-        return if candidate(instances, None, None).is_some() { Step::Fence } else { Step::NoCandidate };
+        return if instances.iter().any(View::may_be_promoted) { Step::Fence } else { Step::NoCandidate };
     };
     match record.phase {
         Phase::Primary => {
@@ -129,34 +173,61 @@ pub fn decide(record: Option<&Record>, instances: &[View], switch: Option<&Switc
                 .filter(|previous| !planned && instances.iter().any(|view| view.holder == **previous && view.present));
             left.map_or(Step::Fenced, |previous| Step::AwaitEnd(previous.clone()))
         }
-        Phase::Fenced => match candidate(instances, record.wanted.as_ref(), record.previous.as_ref()) {
-            Some(chosen) => Step::Promote(chosen.holder.clone()),
-            None => Step::NoCandidate,
+        Phase::Fenced => match stream {
+            Stream::None => choose(record, instances, 0, false),
+            Stream::Open => Step::Seal,
+            Stream::Sealed { end, overdue } => choose(record, instances, end, overdue),
         },
     }
 }
 
-/// The best one to promote: ready, the wanted one first, the old primary last; among equals the lowest id, so that
-/// every observer chooses the same.
-fn candidate<'v>(instances: &'v [View], wanted: Option<&InstanceId>, previous: Option<&Holder>) -> Option<&'v View> {
-    let fit = instances.iter().filter(|view| view.alive && view.ready && !view.avoided);
+/// Who is promoted: only somebody who has read everything before `end`, so that nothing acknowledged is missing.
+fn choose(record: &Record, instances: &[View], end: u64, overdue: bool) -> Step {
+    let fit = || instances.iter().filter(|view| view.may_be_promoted());
+    let Some(best) = candidate(fit(), record.wanted.as_ref(), record.previous.as_ref(), end) else {
+        return Step::NoCandidate;
+    };
+    if best.cursor >= end {
+        return Step::Promote(best.holder.clone());
+    }
+    // The one that an operator wants is waited for, but not for ever while another has everything.
+    let complete = candidate(fit().filter(|view| view.cursor >= end), None, record.previous.as_ref(), end);
+    match complete.filter(|_| overdue) {
+        Some(other) => Step::Promote(other.holder.clone()),
+        None => Step::AwaitEntries(best.holder.clone()),
+    }
+}
+
+/// The best one to promote: the wanted one first, then who has read furthest, the old primary last; among equals the
+/// lowest id, so that every observer chooses the same.
+fn candidate<'v>(
+    fit: impl Iterator<Item = &'v View>,
+    wanted: Option<&InstanceId>,
+    previous: Option<&Holder>,
+    end: u64,
+) -> Option<&'v View> {
     fit.min_by_key(|view| {
         let not_wanted = wanted.is_some_and(|wanted| *wanted != view.holder.instance);
         let was_primary = previous.is_some_and(|previous| previous.instance == view.holder.instance);
-        (not_wanted, was_primary, view.holder.instance.clone())
+        (not_wanted, Reverse(view.cursor.min(end)), was_primary, view.holder.instance.clone())
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Epoch, Holder, Incarnation, Phase, Record, Step, Switch, View, decide};
+    use super::{Epoch, Holder, Incarnation, Phase, Record, Step, Stream, Switch, View};
+
+    /// Of a service without a stream.
+    fn decide(record: Option<&Record>, instances: &[View], switch: Option<&Switch>) -> Step {
+        super::decide(record, instances, switch, Stream::None)
+    }
 
     fn holder(text: &str) -> Holder {
         let (instance, incarnation) = text.split_once('.').unwrap();
         Holder { instance: instance.into(), incarnation: Incarnation(incarnation.parse().unwrap()), node: None }
     }
 
-    /// `a.1:alive,ready b.2:alive` and so on; `present` is implied by `alive`.
+    /// `a.1:alive,ready b.2:alive,@7` and so on; `present` is implied by `alive`, `@7` is its cursor.
     fn views(text: &str) -> Vec<View> {
         let view = |word: &str| {
             let (name, flags) = word.split_once(':').unwrap();
@@ -167,6 +238,7 @@ mod tests {
                 present: has("alive") || has("present"),
                 ready: has("ready"),
                 avoided: has("avoided"),
+                cursor: flags.split(',').find_map(|flag| flag.strip_prefix('@')?.parse().ok()).unwrap_or(0),
             }
         };
         text.split_whitespace().map(view).collect()
@@ -181,6 +253,7 @@ mod tests {
             previous: previous.map(holder),
             wanted: wanted.map(Into::into),
             cause: "c".into(),
+            sealed: None,
         }
     }
 
@@ -251,5 +324,57 @@ mod tests {
             Step::Fence,
             "it died meanwhile"
         );
+    }
+
+    #[test]
+    fn a_stream_is_sealed_after_the_old_primary_has_gone_and_before_another_is_chosen() {
+        let both = views("a.1:present b.2:alive,ready,@9");
+        let open = |record: &Record| super::decide(Some(record), &both, None, Stream::Open);
+        assert_eq!(open(&record(Phase::Primary, Some("a.1"), None, None)), Step::Fence);
+        assert_eq!(open(&record(Phase::Fence, None, Some("a.1"), None)), Step::AwaitEnd(holder("a.1")));
+        let fenced = record(Phase::Fenced, None, Some("a.1"), None);
+        assert_eq!(open(&fenced), Step::Seal);
+        assert_eq!(super::decide(Some(&fenced), &[], None, Stream::Open), Step::Seal, "also while nobody is ready");
+        assert_eq!(
+            super::decide(Some(&fenced), &both, None, Stream::Sealed { end: 9, overdue: false }),
+            Step::Promote(holder("b.2"))
+        );
+    }
+
+    #[test]
+    fn nobody_is_promoted_who_has_not_read_the_stream_to_its_end() {
+        let at = |wanted, text: &str, overdue| {
+            let fenced = record(Phase::Fenced, None, Some("a.1"), wanted);
+            super::decide(Some(&fenced), &views(text), None, Stream::Sealed { end: 9, overdue })
+        };
+        let (promote, wait) = (|name| Step::Promote(holder(name)), |name| Step::AwaitEntries(holder(name)));
+        // Whoever is nearest, and has it all first.
+        assert_eq!(at(None, "b.2:alive,ready,@3 c.3:alive,ready,@8", false), wait("c.3"));
+        assert_eq!(at(None, "b.2:alive,ready,@3 c.3:alive,ready,@9", false), promote("c.3"));
+        assert_eq!(
+            at(None, "b.2:alive,ready,@3 c.3:alive,@9", false),
+            wait("b.2"),
+            "one that is not ready is no choice"
+        );
+        assert_eq!(at(None, "b.2:alive,ready,@12 c.3:alive,ready,@9", false), promote("b.2"), "beyond counts as there");
+        // Time alone promotes nobody.
+        assert_eq!(at(None, "b.2:alive,ready,@3", true), wait("b.2"));
+        // The old primary, back and complete, rather than a standby that is stuck.
+        assert_eq!(at(None, "a.4:alive,ready,@9 b.2:alive,ready,@3", false), promote("a.4"));
+        assert_eq!(at(None, "a.4:alive,ready,@9 b.2:alive,ready,@9", false), promote("b.2"));
+        // The wanted one has its time; then another that is complete is taken.
+        assert_eq!(at(Some("b"), "a.1:alive,ready,@9 b.2:alive,ready,@3 c.3:alive,ready,@9", false), wait("b.2"));
+        assert_eq!(at(Some("b"), "a.1:alive,ready,@9 b.2:alive,ready,@3 c.3:alive,ready,@9", true), promote("c.3"));
+        assert_eq!(at(Some("b"), "a.1:alive,ready,@9 b.2:alive,ready,@3", true), promote("a.1"));
+        assert_eq!(at(Some("b"), "b.2:alive,ready,@3 c.3:alive,ready,@4", true), wait("b.2"));
+        assert_eq!(at(None, "b.2:alive,@9", true), Step::NoCandidate);
+    }
+
+    #[test]
+    fn records_of_before_there_were_streams_are_read() {
+        let old = r#"{"version":1,"phase":"primary","epoch":7,"holder":{"instance":"a","incarnation":1},"previous":null,"wanted":null,"cause":"c"}"#;
+        let read: Record = serde_json::from_str(old).unwrap();
+        assert_eq!(read, record(Phase::Primary, Some("a.1"), None, None));
+        assert_eq!(serde_json::to_string(&read).unwrap(), old, "and written the same for a service without one");
     }
 }

@@ -6,6 +6,7 @@ use model::config::{Hook, StopHook};
 use model::{Epoch, InstanceId, ServiceName};
 use tokio::time::timeout;
 
+use crate::decide::Sealed;
 use crate::prober::{ENDING, Target, connect, http_get, request};
 
 /// Who is told.
@@ -19,11 +20,11 @@ pub struct Subject {
     pub target: Target,
 }
 
-/// Calls a role hook with the epoch; at most its own timeout.
+/// Calls a role hook with the epoch and, where a stream was sealed for it, with that; at most its own timeout.
 ///
 /// # Errors
 /// In one line, why it did not succeed.
-pub async fn call(hook: &Hook, subject: &Subject, epoch: Epoch) -> Result<(), String> {
+pub async fn call(hook: &Hook, subject: &Subject, epoch: Epoch, sealed: Option<&Sealed>) -> Result<(), String> {
     let limit = Duration::from_secs(hook.timeout_seconds.into());
     let called = async {
         if let Some(post) = &hook.http_post {
@@ -33,11 +34,19 @@ pub async fn call(hook: &Hook, subject: &Subject, epoch: Epoch) -> Result<(), St
             headers.push(("seawall-epoch", &epoch));
             headers.push(("seawall-service", subject.service.as_str()));
             headers.push(("seawall-instance", subject.instance.as_str()));
+            let end = sealed.map(|sealed| sealed.end.to_string());
+            if let (Some(sealed), Some(end)) = (sealed, &end) {
+                headers.push(("seawall-stream", &sealed.stream));
+                headers.push(("seawall-stream-end", end));
+            }
             return post_to(&post.path, post.port, &headers, &subject.target).await;
         }
         if let Some(exec) = &hook.exec {
             let mut env = subject.target.env.clone();
             env.insert("SEAWALL_EPOCH".into(), epoch.to_string());
+            if let Some(sealed) = sealed {
+                env.insert("SEAWALL_STREAM_END".into(), sealed.end.to_string());
+            }
             return subject.target.run(exec, &env, limit).await;
         }
         Err("the hook has no handler".into())

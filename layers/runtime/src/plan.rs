@@ -67,6 +67,12 @@ pub fn instances(name: &ServiceName, service: &Service) -> Vec<Instance> {
             add(Some(version_name), index, command, env, merged(&service.labels, &version.labels));
         }
     }
+    if let Some(stream) = &service.stream {
+        for instance in &mut planned {
+            // Part of what the process is: one that was started with another must be replaced.
+            instance.env.insert("SEAWALL_STREAM".into(), stream.name.clone());
+        }
+    }
     planned
 }
 
@@ -77,11 +83,11 @@ fn merged(base: &BTreeMap<String, String>, over: &BTreeMap<String, String>) -> B
 }
 
 impl Instance {
-    /// The process this instance is, listening on `address`.
-    pub fn process(&self, address: SocketAddr, node: &NodeConfig) -> ProcessSpec {
+    /// The process this instance is, listening on `address`; `api` is the URL of its node's API.
+    pub fn process(&self, address: SocketAddr, api: &str, node: &NodeConfig) -> ProcessSpec {
         ProcessSpec {
             command: self.command.iter().map(|text| self.filled(text, address)).collect(),
-            env: self.environment(address),
+            env: self.environment(address, api),
             working_dir: self.working_dir.clone(),
             log_max_bytes: u64::from(node.log_max_mib.max(1)) << 20,
             log_keep: node.log_keep,
@@ -89,12 +95,13 @@ impl Instance {
     }
 
     /// Its environment; also that of its exec probes and hooks.
-    pub fn environment(&self, address: SocketAddr) -> BTreeMap<String, String> {
+    pub fn environment(&self, address: SocketAddr, api: &str) -> BTreeMap<String, String> {
         let mut env: BTreeMap<String, String> =
             self.env.iter().map(|(name, text)| (name.clone(), self.filled(text, address))).collect();
         env.insert("PORT".into(), address.port().to_string());
         env.insert("SEAWALL_INSTANCE".into(), self.id.to_string());
         env.insert("SEAWALL_SERVICE".into(), self.service.to_string());
+        env.insert("SEAWALL_API".into(), api.to_owned());
         env
     }
 

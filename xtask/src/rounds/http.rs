@@ -26,23 +26,37 @@ impl Answer {
 }
 
 /// A connection.
-pub struct Connection(BufReader<TcpStream>);
+pub struct Connection {
+    reader: BufReader<TcpStream>,
+    host: &'static str,
+}
 
 impl Connection {
     /// To the API in the namespace this thread is in. `timeout` holds for every wait on it.
     pub fn open(timeout: Duration) -> io::Result<Self> {
-        let address: SocketAddr = API.parse().map_err(io::Error::other)?;
+        Self::to(API, timeout)
+    }
+
+    /// To something else in that namespace.
+    pub fn to(host: &'static str, timeout: Duration) -> io::Result<Self> {
+        let address: SocketAddr = host.parse().map_err(io::Error::other)?;
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self { reader: BufReader::new(stream), host })
     }
 
     /// Sends and waits for the answer.
     pub fn send(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: {API}\r\ncontent-length: {}\r\n\r\n", body.len());
-        self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        self.send_with(method, path, "", body)
+    }
+
+    /// The same with more header lines, each with its end.
+    pub fn send_with(&mut self, method: &str, path: &str, more: &str, body: &[u8]) -> io::Result<Answer> {
+        let (host, length) = (self.host, body.len());
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{more}content-length: {length}\r\n\r\n");
+        self.reader.get_mut().write_all(&[head.as_bytes(), body].concat())?;
         let first = self.line()?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status line: {first:?}")))?;
@@ -58,13 +72,13 @@ impl Connection {
         }
         let length = length.filter(|length| *length < 64 << 20);
         let mut body = vec![0; length.ok_or_else(|| io::Error::other("an answer without a length"))?];
-        self.0.read_exact(&mut body)?;
+        self.reader.read_exact(&mut body)?;
         Ok(Answer { status, revision, body })
     }
 
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        if self.0.read_line(&mut line)? == 0 {
+        if self.reader.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(line.trim_end().to_owned())

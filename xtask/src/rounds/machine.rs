@@ -202,6 +202,24 @@ impl Machine {
         Ok(())
     }
 
+    /// Runs a verb of the product against this node to its end, with a file for it if there is a text.
+    ///
+    /// # Errors
+    /// It did not succeed; its words.
+    pub fn verb_done(&self, words: &[&str], file: Option<&str>) -> Result<()> {
+        enter(&self.namespace)?;
+        let path = self.folder.join("given.yaml");
+        let mut command = Command::new(&self.binary);
+        command.args(["--api", &format!("http://{API}")]).args(words).stdin(Stdio::null());
+        if let Some(text) = file {
+            fs::write(&path, text)?;
+            command.arg(&path);
+        }
+        let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+        anyhow::ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
     fn reap(&mut self) {
         self.helpers.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
@@ -216,6 +234,14 @@ impl Machine {
         enter(&self.namespace).ok()?;
         let answer = Connection::open(patience).ok()?.send("GET", path, b"").ok()?;
         (answer.status == 200).then(|| answer.json())
+    }
+
+    /// An answer of the API that is one JSON object a line.
+    pub fn lines(&self, path: &str, patience: Duration) -> Option<Vec<Value>> {
+        enter(&self.namespace).ok()?;
+        let answer = Connection::open(patience).ok()?.send("GET", path, b"").ok()?;
+        let text = String::from_utf8(answer.body).ok().filter(|_| answer.status == 200)?;
+        text.lines().map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// What the processes printed.

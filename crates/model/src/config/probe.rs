@@ -111,9 +111,9 @@ record! {
 record! {
     /// Something done to an instance when its role changes. Exactly one of the two.
     Hook as "a hook" {
-        /// A POST that must answer 200 to 299. Carries `Seawall-Epoch`, `Seawall-Service`, `Seawall-Instance`.
+        /// A POST that must answer 200 to 299. Carries `Seawall-Epoch`, `Seawall-Service`, `Seawall-Instance`; `onPromote` with a `stream` also `Seawall-Stream`, `Seawall-Stream-End`.
         http_post: Option<HttpPostAction> = None,
-        /// A command that must exit with 0. Gets `SEAWALL_EPOCH`, `SEAWALL_SERVICE`, `SEAWALL_INSTANCE`.
+        /// A command that must exit with 0. Gets `SEAWALL_EPOCH`, `SEAWALL_SERVICE`, `SEAWALL_INSTANCE`; `onPromote` with a `stream` also `SEAWALL_STREAM`, `SEAWALL_STREAM_END`.
         exec: Option<ExecAction> = None,
         /// Seconds it may take; at least 1.
         timeout_seconds: u32 = 5,

@@ -14,7 +14,7 @@ record! {
     Service as "a service" {
         /// Program and arguments, run without a shell. `${port}`, `${instance}`, `${service}`, `${index}` are replaced, `$${` is a literal `${`.
         command: Vec<String> = Vec::new(),
-        /// Environment, added to the node's own; with the same variables. `PORT`, `SEAWALL_INSTANCE`, `SEAWALL_SERVICE` are always set.
+        /// Environment, added to the node's own; with the same variables. `PORT`, `SEAWALL_INSTANCE`, `SEAWALL_SERVICE` are always set, and `SEAWALL_API` (the URL of this node's API); `SEAWALL_STREAM` with `stream`.
         env: BTreeMap<String, String> = BTreeMap::new(),
         /// Where the program runs, a folder that exists; relative to the file, whose folder is the default.
         working_dir: Option<String> = None,
@@ -48,6 +48,8 @@ record! {
         on_promote: Option<Hook> = None,
         /// Done to a primary in a planned switch, after its traffic has drained.
         on_demote: Option<Hook> = None,
+        /// The stream in which its primary writes down what its standbys must have: sealed at each promotion, and nobody is promoted who has not read it to its end.
+        stream: Option<ServiceStream> = None,
         /// Labels, for selection.
         labels: BTreeMap<String, String> = BTreeMap::new(),
         /// Requests wait while nobody can answer them, instead of failing.
@@ -116,6 +118,16 @@ record! {
 impl Default for Backoff {
     fn default() -> Self {
         default_of()
+    }
+}
+
+record! {
+    /// The stream of a primary-standby service. Each instance says how far it has read by a cursor of its own name.
+    ServiceStream as "`stream`" {
+        /// Its name. No other service may have it.
+        name: String,
+        /// How long a switch waits for the standby that is wanted to read the rest, before another that has everything is taken; and from when on it is said that nobody has (`promote-behind`).
+        catch_up: Duration = Duration::from_secs(5),
     }
 }
 

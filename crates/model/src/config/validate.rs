@@ -6,6 +6,7 @@ mod listen;
 mod node;
 mod probe;
 mod route;
+mod stream;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     }
     fixed_ports(config, diagnostics);
     instance_names(config, diagnostics);
+    stream::check(config, diagnostics);
     route::check(config, diagnostics);
 }
 

@@ -120,7 +120,7 @@ impl Service {
             was_ready: false,
         });
         instance.enter(Stage::Running);
-        let spec = instance.plan.process(address, &shell.node);
+        let spec = instance.plan.process(address, &shell.api, &shell.node);
         let tag = tag_of(&name, instance, port);
         shell.keeper.order(&Order::Start { id: id.clone(), incarnation, spec, tag });
     }
@@ -154,7 +154,7 @@ impl Service {
     fn send_probes(&mut self, shell: &Shell, id: &InstanceId, now: Instant) {
         let name = self.name.clone();
         let Some(instance) = self.instances.get_mut(id) else { return };
-        let Some(target) = instance.target() else { return };
+        let Some(target) = instance.target(&shell.api) else { return };
         let Some(process) = &mut instance.process else { return };
         if process.pid.is_none() && instance.elsewhere.is_none() {
             return;
@@ -291,7 +291,7 @@ impl Service {
         let (Some(pre_stop), Some(instance)) = (self.definition.pre_stop.clone(), self.instances.get_mut(id)) else {
             return self.order_stop(shell, id, after, grace);
         };
-        let (Some(target), Some(process)) = (instance.target(), &instance.process) else { return };
+        let (Some(target), Some(process)) = (instance.target(&shell.api), &instance.process) else { return };
         let subject = hook::Subject { service: self.name.clone(), instance: id.clone(), target };
         let (service, id, incarnation) = (self.name.clone(), id.clone(), process.incarnation);
         instance.stage = Stage::PreStop(now + grace, after);

@@ -3,6 +3,7 @@
 //! only says whether to try again. Three commits, then `onPromote`, then the route.
 
 mod proposing;
+mod sealing;
 mod serving;
 
 use std::collections::VecDeque;
@@ -19,6 +20,8 @@ use super::switching::Switching;
 use crate::Input;
 use crate::instance::{After, Instance, Stage};
 use crate::shell::{Shell, Subject};
+use sealing::Sealing;
+pub use sealing::Seen;
 
 /// How often `onPromote` is tried before another standby is.
 const HOOK_TRIES: u32 = 3;
@@ -79,6 +82,8 @@ pub struct Promotion {
     /// What had ended before the record was known, with the chain of events: one of them may have been the primary.
     ended_early: Vec<(Holder, String)>,
     pub(super) switching: Option<Switching>,
+    /// What is known of the service's stream, for whoever decides, between `fenced` and `primary`.
+    sealing: Option<Sealing>,
 }
 
 impl Promotion {
@@ -154,7 +159,8 @@ impl Promotion {
         let again = if let HookState::Again(at) = self.hook { Some(at) } else { None };
         let avoided = self.avoided.iter().map(|(_, until)| *until).min();
         let draining = self.switching.as_ref().map(|_| now + crate::instance::DRAIN_LOOK);
-        [self.not_before, again, avoided, draining].into_iter().flatten().min()
+        let stream = self.sealing.as_ref().and_then(Sealing::next_look);
+        [self.not_before, again, avoided, draining, stream].into_iter().flatten().min()
     }
 }
 
@@ -189,11 +195,12 @@ impl Service {
     }
 
     pub(super) fn step_promotion(&mut self, shell: &Shell, now: Instant) {
-        let views = match &self.spread {
+        let mut views = match &self.spread {
             None => self.views(shell, now),
             Some(spread) => spread.views(),
         };
         let decides = self.spread.is_none() || shell.leads;
+        let stream = self.stream_for_decision(decides, &mut views, now);
         let agreed = self.agreed_switch();
         let Some(promotion) = &mut self.promotion else { return };
         promotion.avoided.retain(|(_, until)| *until > now);
@@ -204,10 +211,14 @@ impl Service {
         // A switch is over for the decision once its old primary is not the committed one any more.
         let switching = promotion.switching.as_ref().filter(|switching| promotion.holder() == Some(switching.from()));
         let switch = if self.spread.is_some() { agreed } else { switching.map(Switching::as_switch) };
-        let step = decide(promotion.record.as_ref().map(|(record, _)| record), &views, switch.as_ref());
+        let step = decide(promotion.record.as_ref().map(|(record, _)| record), &views, switch.as_ref(), stream);
         if step != Step::NoCandidate {
             promotion.no_candidate = false;
         }
+        if let Some(sealing) = &mut promotion.sealing {
+            sealing.idle = !matches!(step, Step::Seal | Step::AwaitEntries(_));
+        }
+        self.say_behind(shell, &step, now);
         match step {
             Step::Stay => self.serve_term(shell, now),
             Step::AwaitEnd(holder) => self.end_previous(shell, &holder),
@@ -216,6 +227,7 @@ impl Service {
             Step::Fence => self.fence(shell, false),
             Step::FencePlanned => self.fence(shell, true),
             Step::Fenced => self.propose_fenced(shell),
+            Step::Seal | Step::AwaitEntries(_) => self.look_at_stream(shell, &views, now),
             Step::Promote(holder) => self.propose_primary(shell, holder),
             Step::NoCandidate => self.say_no_candidate(shell),
         }
@@ -235,6 +247,7 @@ impl Service {
                 present: true,
                 ready: instance.is_ready(),
                 avoided: avoided(&holder),
+                cursor: 0,
                 holder,
             })
         };

@@ -1,6 +1,6 @@
 //! A service as `seawall status` shows it.
 
-use api::view::{InstanceView, ServiceView};
+use api::view::{InstanceView, ServiceView, StreamView};
 
 use super::Service;
 use crate::instance::Instance;
@@ -32,6 +32,11 @@ impl Service {
             mode: self.definition.mode.as_str().to_owned(),
             state: state.to_owned(),
             epoch: self.promotion.as_ref().and_then(|promotion| promotion.epoch()),
+            stream: self
+                .promotion
+                .as_ref()
+                .and_then(|promotion| promotion.sealed())
+                .map(|sealed| StreamView { name: sealed.stream.clone(), end: sealed.end }),
             ready,
             desired,
             held: u32::try_from(shell.table.service(&self.name).held()).unwrap_or(u32::MAX),
@@ -52,6 +57,9 @@ impl Service {
         }
         if self.blind && self.promotion.is_some() {
             return Some("this node has lost its lease: requests to the primary wait until a quorum hears it".into());
+        }
+        if let Some(waits) = self.promotion.as_ref().and_then(|promotion| promotion.waits_for_stream()) {
+            return Some(waits);
         }
         let stuck = self.instances.values().find(|instance| instance.stage == crate::instance::Stage::Stuck);
         if let Some(instance) = stuck.or(looping) {

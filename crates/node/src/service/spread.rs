@@ -82,7 +82,7 @@ impl Spread {
         let view = |((id, node), (record, _)): (&(InstanceId, NodeName), &(InstanceRecord, Revision))| {
             let holder = Holder { instance: id.clone(), incarnation: record.incarnation?, node: Some(node.clone()) };
             let (alive, ready, avoided) = (record.alive, record.ready, record.refused);
-            Some(View { holder, alive, present: true, ready, avoided })
+            Some(View { holder, alive, present: true, ready, avoided, cursor: 0 })
         };
         self.records.iter().filter_map(view).collect()
     }

@@ -262,12 +262,12 @@ impl Service {
         let epoch = promotion.epoch().unwrap_or_default();
         let Some(switching) = &mut promotion.switching else { return };
         let holder = switching.from.clone();
-        let target = self.instances.get(&holder.instance).and_then(crate::instance::Instance::target);
+        let target = self.instances.get(&holder.instance).and_then(|instance| instance.target(&shell.api));
         if let (Some(hook), Some(target)) = (self.definition.on_demote.clone(), target) {
             switching.part = Part::Demoting;
             let subject = hook::Subject { service: name.clone(), instance: holder.instance.clone(), target };
             shell.spawn(async move {
-                let result = hook::call(&hook, &subject, epoch).await;
+                let result = hook::call(&hook, &subject, epoch, None).await;
                 Input::Demoted { service: name, holder, result }
             });
         } else {

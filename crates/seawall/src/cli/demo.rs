@@ -1,10 +1,13 @@
-//! `seawall demo-service`: a small HTTP service to try Seawall with. One file, threads and the standard library only,
-//! so that it can also be read as an example of what a service must do: listen on `PORT`, answer its probes.
+//! `seawall demo-service`: a small HTTP service to try Seawall with. Threads and the standard library only, so that it can
+//! also be read as an example of what a service must do: listen on `PORT`, answer its probes. With a stream it is a
+//! ledger besides, see [`ledger`].
 //!
 //! - `GET /health` 200 unless hung; `GET /ready` 200 or, after `POST /fault/unready`, 503
 //! - `POST /promote`, `POST /demote` with `Seawall-Epoch`: the instance's role
+//! - with a stream, `POST` of anything else: adds `?amount=1` to the balance, once for each `Idempotency-Key`
 //! - `POST /fault/hang`, `/fault/crash`, `/fault/slow?ms=500`, `/fault/unready`, `/fault/exit?code=3`, `/fault/none`,
-//!   `/fault/close` (lives on without its port), `/fault/garbage` (answers what is no HTTP)
+//!   `/fault/close` (lives on without its port), `/fault/garbage` (answers what is no HTTP), `/fault/deaf` (reads its
+//!   stream no more)
 //! - anything else: 200 with instance, role and epoch as JSON, after `--latency-ms`
 
 use std::collections::BTreeMap;
@@ -14,7 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+mod ledger;
+
 use super::Outcome;
+use ledger::Ledger;
 
 /// What `demo-service` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -45,6 +51,8 @@ pub struct Arguments {
 struct Demo {
     arguments: Arguments,
     instance: String,
+    /// With a stream.
+    ledger: Option<Arc<Ledger>>,
     epoch: AtomicU64,
     primary: AtomicBool,
     hung: AtomicBool,
@@ -65,6 +73,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let instance = std::env::var("SEAWALL_INSTANCE").unwrap_or_else(|_| arguments.name.clone());
     let demo = Arc::new(Demo {
         arguments: arguments.clone(),
+        ledger: Ledger::open(&instance),
         instance,
         epoch: AtomicU64::new(0),
         primary: AtomicBool::new(false),
@@ -134,23 +143,31 @@ impl Demo {
         }
         match (request.method.as_str(), request.path.as_str()) {
             (_, "/health") => ("200 OK", "{\"health\":\"ok\"}\n".into()),
-            (_, "/ready") if self.unready.load(Ordering::Relaxed) => {
+            (_, "/ready")
+                if self.unready.load(Ordering::Relaxed)
+                    || self.ledger.as_ref().is_some_and(|ledger| !ledger.is_ready()) =>
+            {
                 ("503 Service Unavailable", "{\"ready\":false}\n".into())
             }
             (_, "/ready") => ("200 OK", "{\"ready\":true}\n".into()),
             ("POST", "/promote") => self.promote(request),
             ("POST", "/demote") => {
+                if let Some(ledger) = &self.ledger {
+                    ledger.demote();
+                }
                 self.primary.store(false, Ordering::SeqCst);
                 println!("stepped down");
                 ("200 OK", "{\"role\":\"standby\"}\n".into())
             }
             ("POST", path) if path.starts_with("/fault/") => self.fault(&path[7..], &request.query),
+            ("POST", _) if self.ledger.is_some() => self.post(request),
             _ => self.serve(request),
         }
     }
 
     fn promote(&self, request: &Request) -> (&'static str, String) {
-        let epoch = request.headers.get("seawall-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+        let number = |name: &str| request.headers.get(name).and_then(|number| number.parse().ok()).unwrap_or(0);
+        let epoch = number("seawall-epoch");
         if self.arguments.refuse_promotion {
             return ("409 Conflict", "{\"error\":\"told to refuse\"}\n".into());
         }
@@ -159,8 +176,15 @@ impl Demo {
         if epoch < previous {
             return ("409 Conflict", format!("{{\"error\":\"epoch {epoch} is older than {previous}\"}}\n"));
         }
+        let end = number("seawall-stream-end");
+        if let Some(Err(error)) = self.ledger.as_ref().map(|ledger| ledger.promote(epoch, end)) {
+            return ("409 Conflict", format!("{{\"error\":\"{error}\"}}\n"));
+        }
         self.primary.store(true, Ordering::SeqCst);
-        println!("primary in epoch {epoch}");
+        match self.ledger {
+            Some(_) => println!("primary in epoch {epoch}, after offset {end} of its stream"),
+            None => println!("primary in epoch {epoch}"),
+        }
         ("200 OK", "{\"role\":\"primary\"}\n".into())
     }
 
@@ -176,6 +200,7 @@ impl Demo {
             "exit" => std::process::exit(i32::try_from(number("code").unwrap_or(1)).unwrap_or(1)),
             "slow" => self.slow_ms.store(number("ms").unwrap_or(500), Ordering::Relaxed),
             "unready" => self.unready.store(true, Ordering::Relaxed),
+            "deaf" => self.ledger.iter().for_each(|ledger| ledger.turn_deaf()),
             "garbage" => self.garbage.store(true, Ordering::Relaxed),
             "close" => {
                 self.closed.store(true, Ordering::SeqCst);
@@ -189,28 +214,43 @@ impl Demo {
             _ => {
                 return (
                     "404 Not Found",
-                    "{\"error\":\"faults: hang, crash, exit, slow, unready, close, garbage, none\"}\n".into(),
+                    "{\"error\":\"faults: hang, crash, exit, slow, unready, close, garbage, deaf, none\"}\n".into(),
                 );
             }
         }
         ("200 OK", format!("{{\"fault\":\"{which}\"}}\n"))
     }
 
-    fn serve(&self, request: &Request) -> (&'static str, String) {
+    fn pause(&self) {
         let pause = self.arguments.latency_ms + self.slow_ms.load(Ordering::Relaxed);
         if pause > 0 {
             std::thread::sleep(Duration::from_millis(pause));
         }
+    }
+
+    fn post(&self, request: &Request) -> (&'static str, String) {
+        self.pause();
+        let amount = request.query.split('&').find_map(|pair| pair.strip_prefix("amount=")).unwrap_or("1");
+        let key = request.headers.get("idempotency-key").map_or("", String::as_str);
+        match (amount.parse(), &self.ledger) {
+            (Ok(amount), Some(ledger)) => ledger.post(amount, key),
+            _ => ("400 Bad Request", "{\"error\":\"amount is a whole number\"}\n".into()),
+        }
+    }
+
+    fn serve(&self, request: &Request) -> (&'static str, String) {
+        self.pause();
         let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
         // The epoch in which the gateway believes this instance to be primary.
         let asked = request.headers.get("seawall-epoch").and_then(|epoch| epoch.parse::<u64>().ok()).unwrap_or(0);
         let role = if self.primary.load(Ordering::SeqCst) { "primary" } else { "standby" };
         let body = format!(
-            "{{\"service\":\"{}\",\"instance\":\"{}\",\"pid\":{},\"role\":\"{role}\",\"epoch\":{},\"asked\":{asked},\"served\":{served}}}\n",
+            "{{\"service\":\"{}\",\"instance\":\"{}\",\"pid\":{},\"role\":\"{role}\",\"epoch\":{},\"asked\":{asked},\"served\":{served}{}}}\n",
             self.arguments.name,
             self.instance,
             std::process::id(),
-            self.epoch.load(Ordering::SeqCst)
+            self.epoch.load(Ordering::SeqCst),
+            self.ledger.as_ref().map_or_else(String::new, |ledger| ledger.state())
         );
         ("200 OK", body)
     }

@@ -143,6 +143,11 @@ impl Seawall {
         Self::start(folder, Turn::Beside)
     }
 
+    /// Another one, of a test that has one already.
+    pub fn up_beside_with(body: &str) -> Self {
+        Self::start(new_folder(body), Turn::Beside)
+    }
+
     fn start(folder: tempfile::TempDir, turn: Turn) -> Self {
         let file = folder.path().join("seawall.yaml");
         let stderr = File::options().create(true).append(true).open(folder.path().join("stderr")).unwrap();

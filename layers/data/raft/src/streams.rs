@@ -149,9 +149,14 @@ impl RaftStreams {
 
     async fn propose(&self, request: StreamRequest, again: Again) -> Result<StreamAnswer, StreamError> {
         self.serving()?;
-        let bytes = if let StreamRequest::Append(append) = &request { append.entry.len() } else { 0 };
-        let permits = u32::try_from(1 + bytes / PERMIT_BYTES).unwrap_or(u32::MAX);
-        let _turn = self.in_flight.acquire_many(permits).await.map_err(|_| StreamError::Closed)?;
+        // A seal, which a promotion waits for, is not behind a flood of appends; like cursors it takes no room to speak of.
+        let _turn = match &request {
+            StreamRequest::Append(append) => {
+                let permits = u32::try_from(1 + append.entry.len() / PERMIT_BYTES).unwrap_or(u32::MAX);
+                Some(self.in_flight.acquire_many(permits).await.map_err(|_| StreamError::Closed)?)
+            }
+            _ => None,
+        };
         let patience = self.replica().shared.options.patience;
         let asked = payload(&StreamRequestV1::from(&request));
         let here = move |replica: Replica| {

@@ -7,6 +7,8 @@ mod cluster;
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use data::{Append, Consistency, Durability, MAX_ENTRY_BYTES, Retention, StreamError, Streams};
@@ -181,4 +183,34 @@ async fn damage_is_named_and_a_lost_file_or_folder_refused() {
     std::fs::remove_dir_all(directory.path().join("streams")).unwrap();
     let lost = open().err().map(|error| error.to_string()).unwrap_or_default();
     assert!(lost.contains("holds none"), "{lost}");
+}
+
+#[tokio::test]
+async fn a_seal_is_not_behind_a_flood_of_appends() {
+    /// Many times what may be on its way at once, which is as much as 64 of these.
+    const APPENDS: u64 = 256;
+    let directory = tempfile::tempdir().unwrap();
+    let alone = small(directory.path());
+    let begun = Arc::new(AtomicU64::new(0));
+    let entry = bytes::Bytes::from(vec![0; MAX_ENTRY_BYTES]);
+    let append = |_| {
+        let (streams, begun) = (alone.streams.clone(), begun.clone());
+        let append = Append { stream: name("s"), producer: None, epoch: None, entry: entry.clone() };
+        tokio::spawn(async move {
+            begun.fetch_add(1, Ordering::SeqCst);
+            streams.append(append).await.is_ok()
+        })
+    };
+    let flood: Vec<_> = (0..APPENDS).map(append).collect();
+    while begun.load(Ordering::SeqCst) < APPENDS {
+        tokio::task::yield_now().await;
+    }
+    let end = alone.streams.seal(name("s"), 1).await.unwrap();
+    let mut taken = 0;
+    for append in flood {
+        taken += u64::from(append.await.unwrap());
+    }
+    assert_eq!(taken, end, "what comes after the seal is refused");
+    assert!(end <= APPENDS / 2, "the seal waited for {end} of {APPENDS}");
+    alone.close().await;
 }

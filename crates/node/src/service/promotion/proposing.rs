@@ -1,6 +1,7 @@
 //! The three commits of a promotion: what is written, under which conditions, and what becomes of the proposal.
 //! Middle of the failure walk, between the decision and the watch. Deliberately absent: the decision (`health::decide`).
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use data::{Compare, Key, KeyRange, Op, Txn, TxnOutcome};
@@ -56,6 +57,7 @@ impl Service {
             previous,
             wanted,
             cause: promotion.cause.clone(),
+            sealed: None,
         };
         self.propose(shell, record, proof, EventKind::Fenced, format!("{}: nobody is primary (was: {who})", self.name));
     }
@@ -88,9 +90,13 @@ impl Service {
     pub(super) fn propose_primary(&mut self, shell: &Shell, holder: Holder) {
         let Some((record, at)) = self.promotion.as_ref().and_then(|promotion| promotion.record.clone()) else { return };
         let epoch = record.epoch(at);
-        let message = format!("{} is primary of {} in epoch {epoch}", holder.instance, self.name);
+        let mut message = format!("{} is primary of {} in epoch {epoch}", holder.instance, self.name);
         let proof = self.proof(&holder);
         let record = Record { phase: Phase::Primary, epoch, holder: Some(holder), wanted: None, ..record };
+        let record = self.with_stream(record);
+        if let Some(sealed) = &record.sealed {
+            let _ = write!(message, "; it has read the stream {} to its end, offset {}", sealed.stream, sealed.end);
+        }
         self.propose(shell, record, proof, EventKind::Promoted, message);
     }
 

@@ -42,14 +42,14 @@ impl Service {
             return;
         }
         let answered = instance.process.as_ref().is_some_and(|process| process.promoted == Some(epoch));
-        let (Some(hook), Some(target), false) = (&definition.on_promote, instance.target(), answered) else {
+        let (Some(hook), Some(target), false) = (&definition.on_promote, instance.target(&shell.api), answered) else {
             return self.route(shell, &holder, epoch, now);
         };
         promotion.hook = HookState::Running;
         let subject = hook::Subject { service: name.clone(), instance: holder.instance.clone(), target };
-        let hook = hook.clone();
+        let (hook, sealed) = (hook.clone(), promotion.sealed().cloned());
         shell.spawn(async move {
-            let result = hook::call(&hook, &subject, epoch).await;
+            let result = hook::call(&hook, &subject, epoch, sealed.as_ref()).await;
             Input::Promoted { service: name, holder, epoch, result }
         });
     }
