@@ -14,7 +14,7 @@ use crate::{bench, run};
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 
 /// Builds judge and product, and runs every case.
-pub fn conformance(root: &Path) -> Result<()> {
+pub fn conformance() -> Result<()> {
     let target = std::env::current_exe()?.ancestors().nth(2).context("no target folder")?.to_owned();
     let place = target.join("conformance");
     std::fs::create_dir_all(&place)?;

@@ -31,7 +31,7 @@ fn main() -> Result<()> {
         ["ci", ..] => ci(),
         ["tidy", ..] => tidy::run(&root()),
         ["bench", ..] => bench::bench(&arguments[1..]),
-        ["conformance"] => conformance::conformance(&root()),
+        ["conformance"] => conformance::conformance(),
         ["tools"] => tools::tools(&root()),
         ["fuzz", ref rest @ ..] => fuzz::fuzz(&root(), rest),
         ["rounds", ref rest @ ..] => rounds::rounds(rest),

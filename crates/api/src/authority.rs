@@ -49,20 +49,27 @@ pub async fn require(
     request: Request,
     next: Next,
 ) -> Response {
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "));
-    let allowed = match given {
-        Some(given) => constant_time_equal(given.as_bytes(), context.authority.token.as_bytes()),
-        None => peer.is_same_user(),
-    };
-    if allowed {
+    if has_authority(&context, &peer, request.headers()) {
         return next.run(request).await;
     }
     let cure = "call as the user that runs seawall, or send `Authorization: Bearer TOKEN` with the token from DATA_DIR/api-token";
     Problem::new(StatusCode::UNAUTHORIZED, "this needs authority", cure).into_response()
+}
+
+fn has_authority(context: &Context, peer: &Peer, headers: &HeaderMap) -> bool {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    match given {
+        Some(given) => constant_time_equal(given.as_bytes(), context.authority.token.as_bytes()),
+        None => peer.is_same_user(),
+    }
+}
+
+/// Whether [`require`] and [`same_site`] would both let a request with this head pass.
+pub(crate) fn allows(context: &Context, peer: &Peer, headers: &HeaderMap) -> bool {
+    check_site(headers, &context.authority.allowed_hosts).is_ok() && has_authority(context, peer, headers)
 }
 
 /// Refuses what a web page in the operator's browser could send: a foreign `Host` (DNS rebinding) or a foreign `Origin`.

@@ -100,6 +100,16 @@ pub async fn read(
     answer(read_key(&context, &key, &options).await)
 }
 
+/// GET of one key, without parameters.
+pub async fn get(context: &Context, key: &str) -> Response {
+    answer(read_key(context, key, &Reading::default()).await)
+}
+
+/// PUT of one key, without parameters.
+pub async fn put_plain(context: &Context, key: &str, fence: Option<Fence>, value: Bytes) -> Response {
+    put(context, key, &Writing::default(), fence, value).await.unwrap_or_else(|answer| answer)
+}
+
 /// GET without a key: all of them.
 pub async fn read_all(State(context): State<Context>, Parameters(options): Parameters<Reading>) -> Response {
     let options = Reading { prefix: true, ..options };

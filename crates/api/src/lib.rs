@@ -7,6 +7,7 @@ mod authority;
 mod control;
 mod events;
 mod fence;
+mod hot;
 mod kv;
 mod logs;
 mod problem;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use authority::Authority;
 pub use control::{Applied, Command, MemberChange, Refusal, RefusalKind, Switched};
+pub use hot::Answers;
 use query::{Nothing, Parameters};
 pub use server::{Server, serve};
 pub use verbs::{ApplyRequest, PromoteRequest};
@@ -77,6 +79,11 @@ pub struct Parts {
     pub logs: PathBuf,
     /// Who may do what.
     pub authority: Arc<Authority>,
+}
+
+/// Everything that the API answers.
+pub fn answers(context: Context) -> Answers {
+    Answers::new(router(context.clone()), Some(context))
 }
 
 /// Every route of the API; `docs` of each are in the OpenAPI document, and a test compares the two.

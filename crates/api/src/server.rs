@@ -1,20 +1,19 @@
 //! Serves the API on a socket that the keeper bound.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tower::ServiceExt as _;
 
 use crate::authority::Peer;
+use crate::hot::Answers;
 
 /// The running API.
 #[derive(Debug)]
@@ -36,24 +35,29 @@ struct Bounds {
     head: Duration,
 }
 
-/// Starts serving `router` on `listener`.
+/// Starts serving `answers` on `listener`.
 ///
 /// # Errors
 /// The operating system's.
-pub fn serve(listener: TcpListener, router: Router) -> io::Result<Server> {
-    serve_within(listener, router, Bounds { connections: MAX_CONNECTIONS, head: HEAD_TIMEOUT })
+pub fn serve(listener: TcpListener, answers: Answers) -> io::Result<Server> {
+    serve_within(listener, answers, Bounds { connections: MAX_CONNECTIONS, head: HEAD_TIMEOUT })
 }
 
-fn serve_within(listener: TcpListener, router: Router, bounds: Bounds) -> io::Result<Server> {
+fn serve_within(listener: TcpListener, answers: Answers, bounds: Bounds) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (stop, stopped) = watch::channel(false);
-    let task = tokio::spawn(accept(listener, router, bounds, stopped));
+    let task = tokio::spawn(accept(listener, answers, bounds, stopped));
     Ok(Server { stop, task })
 }
 
 /// Accepts until stopped, then waits for the connections there are.
-async fn accept(listener: tokio::net::TcpListener, router: Router, bounds: Bounds, mut stopped: watch::Receiver<bool>) {
+async fn accept(
+    listener: tokio::net::TcpListener,
+    answers: Answers,
+    bounds: Bounds,
+    mut stopped: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(bounds.connections));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -64,9 +68,9 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, bounds: Bound
         };
         match accepted {
             Ok((stream, remote)) => {
-                let (router, stopped) = (router.clone(), stopped.clone());
+                let (answers, stopped) = (answers.clone(), stopped.clone());
                 tokio::spawn(async move {
-                    connection(stream, remote, router, bounds.head, stopped).await;
+                    connection(stream, remote, answers, bounds.head, stopped).await;
                     drop(place);
                 });
             }
@@ -84,15 +88,14 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, bounds: Bound
 async fn connection(
     stream: TcpStream,
     remote: SocketAddr,
-    router: Router,
+    answers: Answers,
     head: Duration,
     mut stopped: watch::Receiver<bool>,
 ) {
     let peer = Peer::new(stream.local_addr().unwrap_or(remote), remote);
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer.clone()));
-        router.clone().oneshot(request)
+        let (answers, peer) = (answers.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(answers.answer(&peer, request.map(Body::new)).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head).half_close(true);
@@ -128,6 +131,8 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::time::{Instant, timeout};
 
+    use crate::hot::Answers;
+
     use super::{Bounds, HEAD_TIMEOUT, MAX_CONNECTIONS, Server};
 
     /// Nothing that is waited for takes this long; what must not happen is watched for as long as [`MOMENT`].
@@ -138,7 +143,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(|| async { "here" }));
-        (super::serve_within(listener, router, bounds).unwrap(), address)
+        (super::serve_within(listener, Answers::new(router, None), bounds).unwrap(), address)
     }
 
     /// Connects and sends this.

@@ -199,8 +199,8 @@ impl Start {
             authority,
         });
         let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
-        let server =
-            api::serve(api_listener, api::router(context)).map_err(|error| CannotStart(format!("the API: {error}")))?;
+        let server = api::serve(api_listener, api::answers(context))
+            .map_err(|error| CannotStart(format!("the API: {error}")))?;
         let facts = Facts {
             keeper_pid: self.keeper_pid,
             node_starts: self.node_starts,

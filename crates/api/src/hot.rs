@@ -1,0 +1,104 @@
+//! The short way for the most frequent requests: one key is written or read, without parameters. The same checks and the
+//! same answers as by the router, without its layers, which cost more than the request itself. Deliberately absent: every
+//! request that is not plainly one of these, and every refusal; those take the router's way.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{Method, Request};
+use axum::response::{IntoResponse as _, Response};
+use data::MAX_VALUE_BYTES;
+use hyper::body::Body as _;
+use tower::ServiceExt as _;
+
+use crate::authority::{self, Peer};
+use crate::fence::Fence;
+use crate::problem::Problem;
+use crate::{Context, kv};
+
+/// In front of a key.
+const KEYS: &str = "/api/v1/kv/";
+
+/// What answers requests. Clones share it.
+#[derive(Clone)]
+pub struct Answers(Arc<(Router, Option<Context>)>);
+
+impl Answers {
+    /// By the router; what is hot by the short way, if there is one.
+    pub fn new(router: Router, hot: Option<Context>) -> Self {
+        Self(Arc::new((router, hot)))
+    }
+
+    /// Answers one request of a connection to `peer`.
+    pub(crate) async fn answer(&self, peer: &Peer, mut request: Request<Body>) -> Response {
+        let (router, hot) = &*self.0;
+        if let Some(context) = hot.as_ref().filter(|_| is_hot(&request))
+            && authority::allows(context, peer, request.headers())
+        {
+            return answer(context, request).await;
+        }
+        request.extensions_mut().insert(ConnectInfo(peer.clone()));
+        match router.clone().oneshot(request).await {
+            Ok(answer) => answer,
+        }
+    }
+}
+
+fn is_hot(request: &Request<Body>) -> bool {
+    let uri = request.uri();
+    let is_key = uri.path().strip_prefix(KEYS).is_some_and(|key| !key.is_empty() && !key.contains('%'));
+    let size = request.body().size_hint();
+    let fits = |most: usize| size.exact().is_some_and(|bytes| bytes <= most as u64);
+    is_key
+        && uri.query().is_none()
+        && match *request.method() {
+            Method::GET => fits(0),
+            Method::PUT => fits(MAX_VALUE_BYTES),
+            _ => false,
+        }
+}
+
+async fn answer(context: &Context, request: Request<Body>) -> Response {
+    let (head, body) = request.into_parts();
+    let key = head.uri.path().strip_prefix(KEYS).unwrap_or_default();
+    if head.method == Method::GET {
+        return kv::get(context, key).await;
+    }
+    match (Fence::of(&head.headers), axum::body::to_bytes(body, MAX_VALUE_BYTES).await) {
+        (Ok(fence), Ok(value)) => kv::put_plain(context, key, fence, value).await,
+        (Err(problem), _) => problem.into_response(),
+        (_, Err(error)) => {
+            Problem::bad_request(format!("the body did not arrive: {error}"), "nothing was written; send it again")
+                .into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::{Method, Request};
+
+    use super::{MAX_VALUE_BYTES, is_hot};
+
+    #[test]
+    fn only_plain_requests_of_one_key_take_the_short_way() {
+        let check = |method: Method, path: &str, body: Vec<u8>, expected: bool| {
+            let request = Request::builder().method(&method).uri(path).body(Body::from(body)).unwrap();
+            assert_eq!(is_hot(&request), expected, "{method} {path}");
+        };
+        check(Method::PUT, "/api/v1/kv/a/b", vec![0; MAX_VALUE_BYTES], true);
+        check(Method::GET, "/api/v1/kv/a", vec![], true);
+        check(Method::PUT, "/api/v1/kv/a", vec![0; MAX_VALUE_BYTES + 1], false);
+        check(Method::GET, "/api/v1/kv/a", vec![0], false);
+        check(Method::PUT, "/api/v1/kv/a?cas=1", vec![0], false);
+        check(Method::GET, "/api/v1/kv/a?", vec![], false);
+        check(Method::GET, "/api/v1/kv/a%2fb", vec![], false);
+        check(Method::GET, "/api/v1/kv/", vec![], false);
+        check(Method::DELETE, "/api/v1/kv/a", vec![], false);
+        check(Method::HEAD, "/api/v1/kv/a", vec![], false);
+        check(Method::GET, "/api/v1/status", vec![], false);
+    }
+}
