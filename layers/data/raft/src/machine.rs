@@ -10,8 +10,10 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::mpsc;
 
 use crate::abort::AbortOnPanic;
+use crate::gather::{Line, Waiting};
 use crate::options::Options;
 use crate::snapshot::{self, Image};
 use crate::snapshots::{self, Snapshots};
@@ -43,6 +45,10 @@ pub(crate) struct Shared {
     pub streams: Option<Part>,
     /// When a node among others last heard of its leader; at first, when it began to listen.
     pub heard: Mutex<Option<Instant>>,
+    /// Who waits for a round of a quorum, as the leader,
+    pub rounds: Line<(), LogId>,
+    /// and where they come out: taken by whoever answers them.
+    pub waiting_for_rounds: Mutex<Option<mpsc::Receiver<Waiting<(), LogId>>>>,
 }
 
 impl Shared {
@@ -60,6 +66,7 @@ impl Shared {
         let hub = WatchHub::new(view.state.revision(), options.history);
         let among_others = options.peers.is_some();
         let streams = (options.group == STREAMS_GROUP).then(|| Part::new(&options));
+        let (rounds, waiting) = Line::new();
         let shared = Self {
             options,
             streams,
@@ -70,6 +77,8 @@ impl Shared {
             wal,
             snapshots: Snapshots::default(),
             heard: Mutex::new(among_others.then(Instant::now)),
+            rounds,
+            waiting_for_rounds: Mutex::new(Some(waiting)),
         };
         shared.restart_leases();
         shared

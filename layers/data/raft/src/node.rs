@@ -195,6 +195,7 @@ async fn run(
             let leaders = tokio::spawn(notice_leaders(raft.clone(), shared.clone()));
             let snapshots = tokio::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
             let replica = Replica { raft: raft.clone(), shared: shared.clone() };
+            let rounds = tokio::spawn(replica.clone().hold_rounds());
             let keeping = tokio::spawn(streams::keep(replica, base));
             // If nobody waits any more, the stop below follows at once.
             let _ = ready.send(Ok(raft.clone()));
@@ -207,6 +208,7 @@ async fn run(
             leaders.abort();
             snapshots.abort();
             keeping.abort();
+            rounds.abort();
             if let Err(error) = raft.shutdown().await {
                 tracing::error!(%error, "the consensus engine did not stop cleanly");
             }

@@ -10,10 +10,14 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState};
 
+use crate::gather::{self, Bounds};
 use crate::machine::Shared;
 use crate::members;
 use crate::types::{LogId, Proposal, Raft, Reply, Types};
 use crate::wal::lock;
+
+/// Readers and keep-alives that share a round of a quorum.
+const ROUNDS: Bounds = Bounds { groups: 2, callers: 4096, bytes: usize::MAX };
 
 /// Who leads, as far as this node knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,9 +135,24 @@ impl Replica {
         }
     }
 
-    /// Up to where a reader must have applied, as the leader, after a quorum round begun now.
+    /// Up to where a reader must have applied, as the leader, after a quorum round begun now or later.
     pub(crate) async fn read_index(&self) -> Result<LogId, StoreError> {
         self.serving()?;
+        let patience = self.shared.options.patience;
+        self.shared.rounds.ask((), 0, patience).await?.ok_or(StoreError::Closed)
+    }
+
+    /// Answers whoever waits for a round: those that come during one share the next.
+    pub(crate) async fn hold_rounds(self) {
+        let Some(waiting) = lock(&self.shared.waiting_for_rounds).take() else { return };
+        let round = |asked: Vec<()>, _| {
+            let replica = self.clone();
+            async move { Ok(vec![replica.round().await?; asked.len()]) }
+        };
+        gather::serve(waiting, ROUNDS, round).await;
+    }
+
+    async fn round(&self) -> Result<LogId, StoreError> {
         match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
             Ok((read, _)) => Ok(*read.log_id()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(self.elsewhere(&forward)),

@@ -37,7 +37,7 @@ const PERMIT_BYTES: usize = 1024;
 /// them smaller.
 const WRITES: Bounds = Bounds { groups: 2, callers: 512, bytes: 1024 * 1024 };
 /// Readers that share one round of a quorum.
-const READS: Bounds = Bounds { groups: 2, callers: 4096, bytes: usize::MAX };
+const READS: Bounds = Bounds { groups: 1, callers: 4096, bytes: usize::MAX };
 
 /// The embedded store. Dropping it stops it (and waits for that); [`Store::close`] does the same without blocking.
 pub struct RaftStore {
