@@ -1,7 +1,7 @@
 //! Callers that want the same kind of thing, answered together: while some are on their way the rest gathers, and goes
 //! as one. So a thousand writers cost the log some entries, not a thousand, and as many readers one round of a quorum.
-//! Between the store's handle and `leading.rs` in the write walk. Deliberately absent: what is asked, and waiting for
-//! company: nobody waits unless as many groups as may be are on their way.
+//! Between the store's handle and `leading.rs` in the write walk. Nobody waits for company unless as many groups as may
+//! be are on their way, or the line is crowded. Deliberately absent: what is asked.
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,9 @@ pub(crate) struct Bounds {
     pub callers: usize,
     /// Of what they ask; the first of a group may be larger.
     pub bytes: usize,
+    /// After a group of so many callers the next one gathers for this long: what it costs is shared by more. Where there
+    /// are fewer nobody waits.
+    pub crowd: Option<(usize, Duration)>,
 }
 
 /// One caller.
@@ -81,8 +84,12 @@ pub(crate) async fn serve<Q, A, F>(
             asked.push(next.asked);
             answers.push(next.answer);
         }
+        let pause = bounds.crowd.filter(|(crowd, _)| asked.len() >= *crowd);
         let answering = all(asked, left);
         groups.spawn(async move { hand_out(answering.await, answers) });
+        if let Some((_, pause)) = pause {
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 
@@ -133,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_comes_while_others_are_on_their_way_goes_with_the_next_group() {
-        let (line, permits, mut sizes) = start(Bounds { groups: 1, callers: 3, bytes: 1000 });
+        let (line, permits, mut sizes) = start(Bounds { groups: 1, callers: 3, bytes: 1000, crowd: None });
         let first = ask(&line, 1);
         assert_eq!(sizes.recv().await, Some(1), "nobody waits for company");
         let rest: Vec<_> = (2..7).map(|number| ask(&line, number)).collect();
@@ -150,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_is_no_larger_than_it_may_be_and_fails_alone() {
-        let (line, permits, mut sizes) = start(Bounds { groups: 2, callers: 10, bytes: 5 });
+        let (line, permits, mut sizes) = start(Bounds { groups: 2, callers: 10, bytes: 5, crowd: None });
         let (lost, other) = (ask(&line, 13), ask(&line, 1));
         assert_eq!((sizes.recv().await, sizes.recv().await), (Some(1), Some(1)), "10 bytes are more than 5");
         permits.add_permits(2);

@@ -17,7 +17,7 @@ use crate::types::{LogId, Proposal, Raft, Reply, Types};
 use crate::wal::lock;
 
 /// Readers and keep-alives that share a round of a quorum.
-const ROUNDS: Bounds = Bounds { groups: 2, callers: 4096, bytes: usize::MAX };
+const ROUNDS: Bounds = Bounds { groups: 1, callers: 4096, bytes: usize::MAX, crowd: None };
 
 /// Who leads, as far as this node knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
