@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use data::{
@@ -13,6 +13,7 @@ use data::{
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use crate::leading::{self, Again, Ask};
 use crate::members;
@@ -24,6 +25,7 @@ use crate::peers::frame::Kind;
 use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payload};
 use crate::replica::{Leader, Replica};
 use crate::streams::{RaftStreams, StreamOptions};
+use crate::surroundings::planted;
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self, DecodeError, LogIdV1};
@@ -75,6 +77,16 @@ impl RaftStore {
     /// [`OpenError`]; the text says what to do.
     pub fn open(options: Options) -> Result<Arc<Self>, OpenError> {
         let node = Node::start(options, None)?;
+        Ok(Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES) }))
+    }
+
+    /// The same in a world that [`simulate`](crate::simulate) has made of this thread: the store lives as tasks of the
+    /// `LocalSet` that this is called in, and ends with it.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn open_simulated(options: Options) -> Result<Arc<Self>, OpenError> {
+        let node = Node::start_simulated(options, None).await?;
         Ok(Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES) }))
     }
 
@@ -215,7 +227,7 @@ impl RaftStore {
     {
         // Asking twice changes nothing.
         let reads = matches!(kind, Kind::ReadIndex | Kind::Members | Kind::LeaseInfo | Kind::KeepAlive);
-        let again = if reads { Again::Reads } else { Again::Never };
+        let again = if reads || planted("write-made-twice") { Again::Reads } else { Again::Never };
         let ask = Ask { lane, kind, asked, patience, again };
         leading::at_leader(self.replica(), || self.serving(), ask, here, decode).await
     }

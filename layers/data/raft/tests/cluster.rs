@@ -320,3 +320,31 @@ async fn leases_outlive_their_leader_and_end_once() {
         .await;
     assert!(kept.elapsed() >= Duration::from_millis(1100), "not before its time: {:?}", kept.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_again_does_not_end_leases_by_what_it_knew_before() {
+    const TTL: Duration = Duration::from_secs(2);
+    let cluster = Cluster::start(3, usual);
+    let first = cluster.leader(&[0, 1, 2]).await;
+    let second = (first + 1) % 3;
+    let lease = cluster.node(first).lease_grant(TTL).await.unwrap().lease;
+    cluster.node(first).transfer_leader(&name(second)).await.unwrap();
+    // The second leader renews all leases when it begins: from then on the first one's clock runs out.
+    let begun = Instant::now();
+    while begun.elapsed() < TTL * 3 / 4 {
+        cluster.node(second).lease_keep_alive(lease).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let kept = Instant::now();
+    cluster.node(second).lease_keep_alive(lease).await.unwrap();
+    cluster.node(second).transfer_leader(&name(first)).await.unwrap();
+    while kept.elapsed() < TTL * 9 / 10 {
+        let info = cluster.node(first).lease_info(lease).await;
+        assert!(info.is_ok() || kept.elapsed() >= TTL, "{:?} after it was kept: {info:?}", kept.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    eventually("it ends once its time is over", async || {
+        cluster.node(first).lease_info(lease).await == Err(StoreError::LeaseNotFound(lease))
+    })
+    .await;
+}
