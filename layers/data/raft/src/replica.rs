@@ -116,7 +116,14 @@ impl Replica {
     /// Waits until somebody else leads than `known`, or so long.
     pub(crate) async fn leader_changes(&self, known: Leader, patience: Duration) {
         let mut server = self.raft.server_metrics();
-        let change = async { while self.leader() == known && server.changed().await.is_ok() {} };
+        let change = async {
+            while self.leader() == known {
+                if server.changed().await.is_err() {
+                    // The engine has ended. Who waits must not ask again at once, and again, without letting others run.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         // Late is as good as never: whoever waits looks again.
         let _ = tokio::time::timeout(patience, change).await;
     }

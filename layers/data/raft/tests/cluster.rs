@@ -348,3 +348,25 @@ async fn who_leads_again_does_not_end_leases_by_what_it_knew_before() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_follows_a_leader_that_was_let_in_meanwhile() {
+    let mut cluster = Cluster::start(3, usual);
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    cluster.stop_node(away).await;
+    cluster.start_node(3);
+    eventually("the new node has a vote", async || {
+        let members = cluster.node(leader).members().await;
+        members.members.iter().any(|member| *member.name == *name(3) && member.voter)
+    })
+    .await;
+    cluster.node(leader).transfer_leader(&name(3)).await.unwrap();
+    cluster.put(3, "new", "1").await;
+    cluster.start_node(away);
+    eventually("it has what the new leader wrote", async || {
+        cluster.get(away, "new", Consistency::Stale).await == Ok(Some("1".into()))
+    })
+    .await;
+    cluster.put(away, "through it", "1").await;
+}
