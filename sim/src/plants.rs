@@ -32,8 +32,7 @@ plants! {
     VoteBeforeSync = "vote-before-sync", "a vote is given before the superblock that holds it is flushed";
     SkippedDirectorySync = "skipped-directory-sync", "the directory of a new segment is not flushed";
     PromoteBeforeFenced = "promote-before-fenced", "a primary that hangs is replaced before its end is confirmed";
-    PromoteWithoutQuorum = "promote-without-quorum", "a step of a promotion that nobody has confirmed is taken for done";
-    NoProof = "no-proof", "a decision does not say which records it rests on: old news decides";
+    PromoteWithoutQuorum = "promote-without-quorum", "a node that hears of nobody else makes its own process primary";
     DeadlineIgnored = "deadline-ignored", "a keeper lets a primary live that its node cannot vouch for";
     DeadlineFromAnswer = "deadline-from-answer", "a deadline counts from when the answer came, and is a little generous";
     PromotedTooLate = "promoted-too-late", "a node that was away tells its process that it is primary, though its time is over";

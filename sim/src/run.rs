@@ -1,7 +1,6 @@
 //! Many worlds on all cores: counts, the first that fails with the end of its trace and the command that repeats it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -166,7 +165,10 @@ impl Sum {
     fn report(&self, wanted: &Wanted, took: Duration) -> String {
         let mut text = String::new();
         let plant = wanted.plant.map_or_else(String::new, |plant| format!(" --plant {}", plant.name()));
-        let mut line = |line: String| drop(writeln!(text, "{line}"));
+        let mut line = |line: String| {
+            text.push_str(&line);
+            text.push('\n');
+        };
         line(format!(
             "worlds {} (seeds {} to {}), {:.0} s, {:.1} ms a world",
             self.worlds,

@@ -9,7 +9,31 @@ use std::thread;
 use sim::Plant;
 
 /// The bug, a seed from which it is found within [`WORLDS`], and who finds it.
-const PLANTS: &[(&str, u64, &[&str])] = &[];
+const PLANTS: &[(&str, u64, &[&str])] = &[
+    ("ack-before-sync", 0, &["stored_opens_again"]),
+    ("vote-before-sync", 0, &["stored_opens_again"]),
+    ("skipped-directory-sync", 0, &["stored_opens_again"]),
+    ("promote-before-fenced", 0, &["one_primary_at_a_time"]),
+    ("promote-without-quorum", 0, &["one_primary_at_a_time", "epochs_only_grow"]),
+    ("deadline-ignored", 0, &["one_primary_at_a_time"]),
+    ("deadline-from-answer", 0, &["one_primary_at_a_time"]),
+    ("promoted-too-late", 240, &["one_primary_at_a_time", "epochs_only_grow"]),
+    ("mid-log-truncation", 400, &["acked_writes_survive"]),
+    ("tail-not-written-again", 60, &["stored_opens_again"]),
+    ("retried-flush", 0, &["stored_opens_again"]),
+    ("truncation-not-written", 0, &["stored_opens_again"]),
+    ("removals-in-any-order", 0, &["stored_opens_again"]),
+    ("snapshot-before-sync", 0, &["stored_opens_again"]),
+    ("snapshot-forgets-an-entry", 0, &["writes_happen_once"]),
+    ("clock-inside-apply", 0, &["writes_happen_once", "replicas_agree"]),
+    ("expiry-untold", 0, &["watches_miss_nothing"]),
+    ("stale-read", 0, &["linearizable_reads"]),
+    ("keep-alive-without-quorum", 190, &["leases_end_by_commit"]),
+    ("stale-lease", 0, &["leases_end_by_commit", "one_primary_at_a_time"]),
+    ("lead-not-looked-at", 340, &["leases_end_by_commit"]),
+    ("write-made-twice", 0, &["writes_happen_once"]),
+    ("lost-answer-taken-for-refusal", 0, &["writes_happen_once"]),
+];
 
 /// Worlds until it must have been found.
 const WORLDS: u64 = 40;

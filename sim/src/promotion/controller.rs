@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data::{
-    Compare, Consistency, Event, KeyRange, KeyValue, LeaseId, Op, RaftRole, RangeRequest, Revision, Store, StoreError,
-    Txn, TxnOutcome, WatchItem,
+    Compare, Consistency, Event, KeyRange, KeyValue, LeaseId, NotServing, Op, RaftRole, RangeRequest, Revision, Store,
+    StoreError, Txn, TxnOutcome, WatchItem,
 };
 use data_raft::RaftStore;
 use health::decide::{Holder, Phase, Record, Step, View, decide};
@@ -280,9 +280,6 @@ impl Controller {
 
     /// What a decision about a process rests on: its record is still the one that was looked at.
     fn proof(&self, holder: &Holder) -> Option<Compare> {
-        if self.plant == Some(Plant::NoProof) {
-            return None;
-        }
         let node = holder.node.as_ref()?;
         Some(match self.state.borrow().processes.get(node) {
             Some((_, at)) => Compare::mod_revision(instance_key(node), *at),
@@ -298,7 +295,16 @@ impl Controller {
                 return;
             }
         }
-        let leads = self.store.status().role == RaftRole::Leader;
+        let status = self.store.status();
+        if self.plant == Some(Plant::PromoteWithoutQuorum)
+            && matches!(status.not_serving, Some(NotServing::NoQuorum { .. }))
+            && let Some(incarnation) = self.keeper.incarnation.get()
+        {
+            // Nobody else is there, so it must be this one.
+            let epoch = self.state.borrow().record.as_ref().map_or(0, |(record, at)| record.epoch(*at).0);
+            return self.keeper.promote(incarnation, epoch + 1);
+        }
+        let leads = status.role == RaftRole::Leader;
         let (record, at) = self.state.borrow().record.clone().map_or((None, Revision(0)), |(r, at)| (Some(r), at));
         let views = self.views();
         let step = decide(record.as_ref(), &views, None);
@@ -360,27 +366,21 @@ impl Controller {
         self.state.borrow_mut().proposing = true;
         let compare = if at.0 == 0 { Compare::absent(primary_key()) } else { Compare::mod_revision(primary_key(), at) };
         let value = serde_json::to_vec(&record).unwrap_or_default();
-        let mut txn = Txn::put(primary_key(), value.clone()).when(compare);
+        let mut txn = Txn::put(primary_key(), value).when(compare);
         txn.compares.extend(proof);
         let (store, this) = (Arc::clone(&self.store), Rc::clone(self));
         spawn_local(async move {
             let outcome = store.txn(txn).await;
-            if this.plant == Some(Plant::PromoteWithoutQuorum)
-                && !matches!(outcome, Ok(TxnOutcome::Committed { .. } | TxnOutcome::Rejected { .. }))
-            {
-                // What nobody has confirmed is taken for done.
-                let mut state = this.state.borrow_mut();
-                state.record = Some((record, Revision(at.0 + 1)));
-            }
             let again = match outcome {
                 Ok(TxnOutcome::Committed { .. }) => None,
                 Ok(_) => Some(Duration::from_millis(20)),
                 Err(_) => Some(RETRY_PAUSE),
             };
-            let mut state = this.state.borrow_mut();
-            state.proposing = false;
-            state.decide_not_before = again.map(|pause| Instant::now() + pause);
-            drop(state);
+            {
+                let mut state = this.state.borrow_mut();
+                state.proposing = false;
+                state.decide_not_before = again.map(|pause| Instant::now() + pause);
+            }
             if let Some(pause) = again {
                 tokio::time::sleep(pause).await;
                 this.read_record().await;
