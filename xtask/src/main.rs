@@ -4,6 +4,7 @@ mod bench;
 mod conformance;
 mod fuzz;
 mod rounds;
+mod sim;
 mod tidy;
 mod tools;
 mod windows;
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   conformance  the gateway against h2spec, which is built with Go
   tools    installs the tools that tests point at the gateway: curl, wrk, h2load, hey, Chromium
   rounds   a real cluster under random faults: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--parallel P]
+  sim      simulated clusters under seeded faults: cargo xtask sim [--seeds N] [--from S] [--parallel P] [--plant NAME] [--record]
   fuzz     the gateway's fuzz targets: cargo xtask fuzz [TARGET] [--minutes N]
   bench    figures: cargo xtask bench gateway | churn | failover | shop | store | wal | switch";
 
@@ -35,6 +37,7 @@ fn main() -> Result<()> {
         ["tools"] => tools::tools(&root()),
         ["fuzz", ref rest @ ..] => fuzz::fuzz(&root(), rest),
         ["rounds", ref rest @ ..] => rounds::rounds(rest),
+        ["sim", ..] => sim::sim(&arguments[1..]),
         ["windows", ..] => windows::windows(&root()),
         // Processes of `bench gateway`.
         ["bench-backend", bytes] => bench::serve(bytes.parse()?),
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
 
 fn test() -> Result<()> {
     cargo(&["test", "--workspace", "--locked"])?;
+    sim::short()?;
     rounds::short()
 }
 

@@ -27,7 +27,7 @@ const DIRECTIONS: [(&str, &[&str]); 15] = [
     ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime"]),
     ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),
     ("xtask", &[]),
-    ("sim", &["data", "data-raft", "model"]),
+    ("sim", &["data", "data-raft", "health", "model"]),
 ];
 
 /// Licenses that may be linked into the binary.

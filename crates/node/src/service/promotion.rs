@@ -108,9 +108,11 @@ impl Promotion {
         self.record.as_ref().filter(|(record, _)| record.phase == Phase::Primary)?.0.holder.as_ref()
     }
 
-    /// Who is not primary any more by the newest record, and so lives without a deadline again.
+    /// Who has stepped down in good order by the newest record, and so lives without a deadline again. One that was
+    /// lost keeps its own: should its keeper be late, it is ended then.
     fn stepped_down(&self) -> Option<&Holder> {
-        self.record.as_ref().filter(|(record, _)| record.phase != Phase::Primary)?.0.previous.as_ref()
+        let planned = |record: &Record| record.phase != Phase::Primary && record.wanted.is_some();
+        self.record.as_ref().filter(|(record, _)| planned(record))?.0.previous.as_ref()
     }
 
     /// Whether `id` has just refused to be primary.

@@ -30,7 +30,19 @@ pub trait Disk: Debug + Send + Sync + 'static {
 
     /// Makes created and removed names durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+
+    /// Gives a file this content, all of it or, after a crash, what it held before. Not durable by itself.
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()>;
+
+    /// Takes a file, made if absent, for this process until what is returned is dropped or the process ends.
+    ///
+    /// # Errors
+    /// `ErrorKind::WouldBlock` if another process has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>>;
 }
+
+/// A file that is taken; dropping it lets go of it.
+pub trait FileLock: Debug + Send {}
 
 /// An open file, read and written at offsets.
 pub trait DiskFile: Debug + Send + Sync {

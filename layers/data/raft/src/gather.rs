@@ -3,11 +3,14 @@
 //! Between the store's handle and `leading.rs` in the write walk. Nobody waits for company unless as many groups as may
 //! be are on their way, or the line is crowded. Deliberately absent: what is asked.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use data::StoreError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::surroundings;
 
 /// Callers in the line; further ones wait in front of it.
 const LINE: usize = 4096;
@@ -86,7 +89,12 @@ pub(crate) async fn serve<Q, A, F>(
         }
         let pause = bounds.crowd.filter(|(crowd, _)| asked.len() >= *crowd);
         let answering = all(asked, left);
-        groups.spawn(async move { hand_out(answering.await, answers) });
+        let handing = async move { hand_out(answering.await, answers) };
+        if surroundings::is_simulated() {
+            groups.spawn_local(handing)
+        } else {
+            groups.spawn(handing)
+        };
         if let Some((_, pause)) = pause {
             tokio::time::sleep(pause).await;
         }

@@ -1,14 +1,16 @@
 //! What the leader must do, asked of it wherever it is: here, or by a call to the node that leads.
 //! Asked again while nothing came of it and a leader may yet be found, until the request's time is up.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use data::{NotServing, StoreError};
+use tokio::time::Instant;
 
 use crate::peers::frame::Kind;
 use crate::peers::{CallError, Lane};
 use crate::replica::{Leader, Replica};
+use crate::surroundings::planted;
 use crate::wire::DecodeError;
 
 /// Between two looks for a leader that takes the request.
@@ -75,6 +77,9 @@ where
                 match answer {
                     Ok(bytes) => decode(&bytes).map_err(|_| StoreError::Unknown),
                     Err(CallError::Failed(error)) => Err(error),
+                    Err(CallError::Lost(_)) if planted("lost-answer-taken-for-refusal") => {
+                        Err(StoreError::NotServing(NotServing::NotLeader { leader }))
+                    }
                     Err(CallError::NotSent(_)) => Err(StoreError::NotServing(NotServing::NotLeader { leader })),
                     Err(CallError::Lost(_)) => Err(StoreError::Unknown),
                 }

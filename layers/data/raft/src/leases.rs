@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use data::{Command, LeaseId, Response};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
 
+use crate::engine::Watch;
 use crate::machine::Shared;
-use crate::types::{Proposal, Raft, Reply};
+use crate::surroundings::planted;
+use crate::types::{Proposal, Raft, Reply, Types};
 use crate::wal::lock;
 
 /// Pause after a proposal that came to nothing.
@@ -17,12 +20,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn expire(raft: Raft, shared: Arc<Shared>) {
     let mut server = raft.server_metrics();
     loop {
-        while !server.borrow_watched().state.is_leader() {
+        while !server.borrow_and_update().state.is_leader() {
             if server.changed().await.is_err() {
                 return;
             }
         }
-        lead(&raft, &shared).await;
+        lead(&raft, &shared, &mut server).await;
         // Not leading any more, or nothing is committed now (a leader that is new, or without a quorum).
         if let Ok(Err(_)) = tokio::time::timeout(RETRY_PAUSE, server.changed()).await {
             return;
@@ -31,26 +34,40 @@ pub(crate) async fn expire(raft: Raft, shared: Arc<Shared>) {
 }
 
 /// A new leader first restarts every lease, by a committed entry that outdates the expiries of the leader before it.
-async fn lead(raft: &Raft, shared: &Shared) {
+/// So does one that led before and leads again: what its clock says is from before others kept leases alive.
+async fn lead(raft: &Raft, shared: &Shared, server: &mut impl WatchReceiver<Watch, RaftServerMetrics<Types>>) {
+    let reign = server.borrow_watched().vote;
     let any = lock(&shared.view).state.leases().next().is_some();
-    if any && propose(raft, Command::LeaseRenewAll).await.is_none() {
+    if any && !planted("stale-lease") && propose(raft, Command::LeaseRenewAll).await.is_none() {
         return;
     }
     loop {
-        let changed = shared.leases_changed.notified();
-        let due = lock(&shared.leases).take_due(std::time::Instant::now());
+        let leases_changed = shared.leases_changed.notified();
+        {
+            let server = server.borrow_and_update();
+            let same = server.state.is_leader() && server.vote == reign;
+            if !same && !planted("lead-not-looked-at") {
+                return;
+            }
+        }
+        let due = lock(&shared.leases).take_due(tokio::time::Instant::now().into_std());
         for (lease, renewal) in due {
             if !expire_one(raft, shared, lease, renewal).await {
                 return;
             }
         }
         let next = lock(&shared.leases).next_deadline();
-        match next {
-            Some(at) => tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep_until(at.into()) => {}
-            },
-            None => changed.await,
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            alive = server.changed() => if alive.is_err() { return },
+            () = leases_changed => {}
+            () = due => {}
         }
     }
 }

@@ -12,6 +12,7 @@
 
 mod abort;
 mod disk;
+mod engine;
 mod gather;
 mod leading;
 mod leases;
@@ -31,17 +32,19 @@ mod snapshots;
 mod store;
 mod streams;
 mod superblock;
+mod surroundings;
 mod transport;
 mod types;
 mod wal;
 mod wire;
 
-pub use disk::{Disk, DiskFile, FaultyDisk, Operation, RealDisk};
+pub use disk::{Disk, DiskFile, FaultyDisk, FileLock, Operation, RealDisk};
 pub use open_error::OpenError;
 pub use options::Options;
 pub use peers::{PeerOptions, Peers};
 pub use store::{Member, Members, RaftStore};
 pub use streams::{RaftStreams, StreamOptions};
+pub use surroundings::{Simulated, Surroundings, simulate};
 pub use transport::{
     Accepted, Connection, MemoryNetwork, MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport,
 };

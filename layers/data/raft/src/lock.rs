@@ -1,11 +1,11 @@
 //! One process per data directory, and the reserve file for a full disk.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, FileLock, read_all};
 use crate::open_error::OpenError;
 use crate::options::Options;
+use crate::surroundings;
 use crate::wal::need_bytes;
 
 const LOCK: &str = "lock";
@@ -14,14 +14,8 @@ const OWNER: &str = "owner";
 /// Space given up when the disk is full.
 pub(crate) const RESERVE: &str = "reserve";
 
-/// Holds the directory until dropped; the operating system lets go of it when the process dies.
-#[derive(Debug)]
-pub(crate) struct DirectoryLock {
-    _file: File,
-}
-
-/// Makes the directory and takes it.
-pub(crate) fn lock_directory(directory: &Path, disk: &dyn Disk) -> Result<DirectoryLock, OpenError> {
+/// Makes the directory and takes it until what is returned is dropped.
+pub(crate) fn lock_directory(directory: &Path, disk: &dyn Disk) -> Result<Box<dyn FileLock>, OpenError> {
     let not_writable = |source: std::io::Error| {
         if source.kind() == std::io::ErrorKind::StorageFull {
             return OpenError::DiskFull { directory: directory.to_path_buf(), need_bytes: 0 };
@@ -29,23 +23,23 @@ pub(crate) fn lock_directory(directory: &Path, disk: &dyn Disk) -> Result<Direct
         OpenError::NotWritable { directory: directory.to_path_buf(), source }
     };
     disk.create_directory(directory).map_err(not_writable)?;
-    let path = directory.join(LOCK);
-    let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(not_writable)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let owner = std::fs::read_to_string(directory.join(OWNER)).unwrap_or_default();
+    let owner_file = directory.join(OWNER);
+    let lock = match disk.lock(&directory.join(LOCK)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            let owner = disk.open(&owner_file, false).and_then(|file| read_all(&*file)).unwrap_or_default();
+            let owner = String::from_utf8_lossy(&owner);
             let owner = owner.trim();
             let owner = if owner.is_empty() { String::new() } else { format!(" (process {owner})") };
             return Err(OpenError::Locked { directory: directory.to_path_buf(), owner });
         }
-        Err(TryLockError::Error(error)) => return Err(OpenError::io("lock", &path)(error)),
-    }
+        Err(error) => return Err(not_writable(error)),
+    };
     // Only a courtesy to whoever is refused: a full disk must not stop the start here.
-    if let Err(error) = std::fs::write(directory.join(OWNER), std::process::id().to_string()) {
+    if let Err(error) = disk.replace(&owner_file, surroundings::process().to_string().as_bytes()) {
         tracing::warn!(%error, "cannot note this process as the owner of the data directory");
     }
-    Ok(DirectoryLock { _file: file })
+    Ok(lock)
 }
 
 /// Holds back space, so that a full disk still leaves room to stop in good order.

@@ -3,14 +3,15 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use data::{Applied, Key, LeaseClock, LeaseId, Response, StateMachine, StreamCommand, StreamsState, WatchHub};
+use data::{Applied, Command, Key, LeaseClock, LeaseId, Response, StateMachine, StreamCommand, StreamsState, WatchHub};
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::abort::AbortOnPanic;
 use crate::gather::{Line, Waiting};
@@ -20,6 +21,7 @@ use crate::snapshots::{self, Snapshots};
 use crate::streams::STREAMS_GROUP;
 use crate::streams::part::Part;
 use crate::superblock::SnapshotPointerV1;
+use crate::surroundings::planted;
 use crate::types::{self, Content, Entry, LogId, Proposal, Reply, StoredMembership, Types};
 use crate::wal::{Order, Wal, lock};
 
@@ -90,7 +92,7 @@ impl Shared {
         let mut leases = lock(&self.leases);
         leases.clear();
         for record in state.leases() {
-            leases.start(record.lease, record.ttl, record.renewal, Instant::now());
+            leases.start(record.lease, record.ttl, record.renewal, Instant::now().into_std());
         }
         self.leases_changed.notify_one();
     }
@@ -98,7 +100,9 @@ impl Shared {
     /// Keeps the leader's clock in step with what was applied.
     fn follow_leases(&self, response: &Response) {
         match response {
-            Response::LeaseGranted { lease, ttl } => lock(&self.leases).start(*lease, *ttl, 0, Instant::now()),
+            Response::LeaseGranted { lease, ttl } => {
+                lock(&self.leases).start(*lease, *ttl, 0, Instant::now().into_std())
+            }
             Response::LeaseEnded { lease, .. } => lock(&self.leases).remove(*lease),
             Response::LeaseKept { lease } => lock(&self.leases).retry(*lease),
             Response::LeasesRenewed => return self.restart_leases(),
@@ -114,8 +118,12 @@ impl Shared {
 
     pub(crate) fn image(&self) -> Option<Image> {
         let view = lock(&self.view);
+        let mut last = types::log_id_dto(view.applied.as_ref()?);
+        if planted("snapshot-forgets-an-entry") {
+            last.index = last.index.saturating_sub(1).max(1);
+        }
         Some(Image {
-            last: types::log_id_dto(view.applied.as_ref()?),
+            last,
             membership_log: view.membership.log_id().as_ref().map(types::log_id_dto),
             membership: types::membership_dto(view.membership.membership()),
             state: view.state.clone(),
@@ -169,17 +177,36 @@ impl Machine {
                 let mut view = lock(&self.shared.view);
                 view.applied = Some(entry.log_id);
                 // Under one lock: whoever looks, or takes a snapshot, finds all of an entry or none of it.
-                let applied: Vec<Applied> = commands.iter().map(|command| view.state.apply(command)).collect();
+                let mut apply = |command| {
+                    if planted("clock-inside-apply") && self.is_early(command) {
+                        return Applied {
+                            response: Response::Nothing,
+                            revision: view.state.revision(),
+                            events: vec![],
+                        };
+                    }
+                    view.state.apply(command)
+                };
+                let applied: Vec<Applied> = commands.iter().map(&mut apply).collect();
                 drop(view);
-                let answer = |Applied { response, revision, events }| {
-                    self.shared.hub.publish(revision, events);
+                let answer = |(command, applied): (&Command, Applied)| {
+                    let Applied { response, revision, events } = applied;
+                    if !planted("expiry-untold") || !matches!(command, Command::LeaseExpire { .. }) {
+                        self.shared.hub.publish(revision, events);
+                    }
                     self.shared.follow_leases(&response);
                     response
                 };
-                Ok(Reply::Store(applied.into_iter().map(answer).collect()))
+                Ok(Reply::Store(commands.iter().zip(applied).map(answer).collect()))
             }
             Content::Streams(command) => self.apply_to_streams(entry.log_id, command),
         }
+    }
+
+    /// A replica that goes by its own clock; for `planted` alone.
+    fn is_early(&self, command: &Command) -> bool {
+        let Command::LeaseExpire { lease, .. } = command else { return false };
+        lock(&self.shared.leases).remaining(*lease, Instant::now().into_std()).is_some_and(|left| !left.is_zero())
     }
 
     /// First the entry's bytes, then the state that says that they are there.

@@ -4,13 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use data::{NotServing, StoreError};
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
+use tokio::time::Instant;
 
 use crate::peers::message::{AdmitV1, ChangeV1, MemberV1, MembersV1};
 use crate::replica::{Leader, Replica};

@@ -172,6 +172,7 @@ impl RaftNetworkV2<Types> for Peer {
         let Some(peers) = &self.peers else { return Err(alone().into()) };
         let sending = snapshot_lane::send(peers, &self.shared, self.target, &vote, &snapshot);
         tokio::select! {
+            biased;
             sent = sending => sent.map(SnapshotResponse::new).map_err(|error| unreachable(&error).into()),
             closed = cancel => Err(closed.into()),
         }

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use data::NotServing;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{BasicNode, Config, ReadPolicy, SnapshotPolicy};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
+use crate::disk::FileLock;
 use crate::lock;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Shared};
@@ -26,6 +28,7 @@ use crate::snapshot;
 use crate::snapshots;
 use crate::streams;
 use crate::superblock::{self, Superblock, SuperblockV1};
+use crate::surroundings;
 use crate::types::Raft;
 use crate::wal::{Order, Wal, need_bytes};
 use crate::{leases, wal};
@@ -45,24 +48,27 @@ pub(crate) struct Node {
     /// True once everything is flushed and released.
     pub stopped: watch::Receiver<bool>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
-    runtime: tokio::runtime::Handle,
+    /// Of its own thread; none in a simulated world.
+    runtime: Option<tokio::runtime::Handle>,
 }
+
+/// A directory that was recovered, before the engine runs.
+struct Recovered {
+    lock: Box<dyn FileLock>,
+    shared: Arc<Shared>,
+}
+
+/// Told once the engine runs, or why it does not.
+type Ready = Box<dyn FnOnce(Result<Raft, OpenError>) + Send>;
 
 impl Node {
     /// Recovers the directory and returns once the node serves.
     /// A group beside the store's follows the members of `base`, which is the store's.
-    pub(crate) fn start(mut options: Options, base: Option<Replica>) -> Result<Self, OpenError> {
-        let lock = lock::lock_directory(&options.directory, &*options.disk)?;
-        let superblock = open_superblock(&options)?;
-        options.node_id = superblock.content().node_id;
-        lock::reserve(&options)?;
-        let pointer = superblock.content().snapshot;
-        let image = pointer.map(|pointer| snapshot::read(&*options.disk, &options.directory, pointer)).transpose()?;
-        let wal = Arc::new(Wal::open(&options, superblock)?);
-        let shared = Arc::new(Shared::new(options, wal, image));
-        check_segments(&shared)?;
-
+    pub(crate) fn start(options: Options, base: Option<Replica>) -> Result<Self, OpenError> {
+        let Recovered { lock, shared } = recover(options)?;
         let (ready, started) = mpsc::channel();
+        // If nobody waits any more, the stop follows at once.
+        let ready: Ready = Box::new(move |started| drop(ready.send(started)));
         let (snapshot_requests, requests) = tokio::sync::mpsc::channel(1);
         let (stop, stopping) = oneshot::channel();
         let (finished, stopped) = watch::channel(false);
@@ -100,13 +106,36 @@ impl Node {
             stop: Some(stop).into(),
             stopped,
             thread: Some(thread).into(),
-            runtime: handle,
+            runtime: Some(handle),
         })
     }
 
     /// Runs something on the node's own thread until it stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(task);
+        match &self.runtime {
+            Some(runtime) => drop(runtime.spawn(task)),
+            None => drop(surroundings::spawn(task)),
+        }
+    }
+
+    /// The same as tasks of a simulated world.
+    pub(crate) async fn start_simulated(options: Options, base: Option<Replica>) -> Result<Self, OpenError> {
+        let Recovered { lock, shared } = recover(options)?;
+        let (ready, started) = oneshot::channel();
+        let ready: Ready = Box::new(move |started| drop(ready.send(started)));
+        let (snapshot_requests, requests) = tokio::sync::mpsc::channel(1);
+        let (stop, stopping) = oneshot::channel();
+        let (finished, stopped) = watch::channel(false);
+        let running = shared.clone();
+        surroundings::spawn(async move {
+            run(running, base, requests, ready, stopping).await;
+            drop(lock);
+            finished.send_replace(true);
+        });
+        let died = |_| Err(OpenError::Engine("its task died".into()));
+        let raft = started.await.unwrap_or_else(died)?;
+        let replica = Replica { raft, shared };
+        Ok(Self { replica, snapshot_requests, stop: Some(stop).into(), stopped, thread: None.into(), runtime: None })
     }
 
     /// Begins the orderly stop; `stopped` tells when it is done.
@@ -128,6 +157,19 @@ impl Drop for Node {
             tracing::error!("the consensus thread panicked");
         }
     }
+}
+
+fn recover(mut options: Options) -> Result<Recovered, OpenError> {
+    let lock = lock::lock_directory(&options.directory, &*options.disk)?;
+    let superblock = open_superblock(&options)?;
+    options.node_id = superblock.content().node_id;
+    lock::reserve(&options)?;
+    let pointer = superblock.content().snapshot;
+    let image = pointer.map(|pointer| snapshot::read(&*options.disk, &options.directory, pointer)).transpose()?;
+    let wal = Arc::new(Wal::open(&options, superblock)?);
+    let shared = Arc::new(Shared::new(options, wal, image));
+    check_segments(&shared)?;
+    Ok(Recovered { lock, shared })
 }
 
 /// Everything that the snapshot names must be on disk: it was flushed before the snapshot was.
@@ -162,9 +204,9 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
             "there is a log but both copies of the superblock are invalid or gone",
         ));
     }
-    let drawn = || uuid::Uuid::new_v4().as_u64_pair().1 & ((1 << ID_BITS) - 1);
+    let drawn = || surroundings::drawn_id().as_u64_pair().1 & ((1 << ID_BITS) - 1);
     let content = SuperblockV1 {
-        store_id: *uuid::Uuid::new_v4().as_bytes(),
+        store_id: *surroundings::drawn_id().as_bytes(),
         node_id: if options.peers.is_some() && options.group == 0 { drawn() } else { options.node_id },
         group: options.group,
         vote: None,
@@ -186,19 +228,18 @@ async fn run(
     shared: Arc<Shared>,
     base: Option<Replica>,
     requests: tokio::sync::mpsc::Receiver<snapshots::Request>,
-    ready: mpsc::Sender<Result<Raft, OpenError>>,
+    ready: Ready,
     stop: oneshot::Receiver<()>,
 ) {
     match start_engine(&shared).await {
         Ok(raft) => {
-            let expiry = tokio::spawn(leases::expire(raft.clone(), shared.clone()));
-            let leaders = tokio::spawn(notice_leaders(raft.clone(), shared.clone()));
-            let snapshots = tokio::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
+            let expiry = surroundings::spawn(leases::expire(raft.clone(), shared.clone()));
+            let leaders = surroundings::spawn(notice_leaders(raft.clone(), shared.clone()));
+            let snapshots = surroundings::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
             let replica = Replica { raft: raft.clone(), shared: shared.clone() };
-            let rounds = tokio::spawn(replica.clone().hold_rounds());
-            let keeping = tokio::spawn(streams::keep(replica, base));
-            // If nobody waits any more, the stop below follows at once.
-            let _ = ready.send(Ok(raft.clone()));
+            let rounds = surroundings::spawn(replica.clone().hold_rounds());
+            let keeping = surroundings::spawn(streams::keep(replica, base));
+            ready(Ok(raft.clone()));
             let _ = stop.await;
             if let Some(peers) = shared.options.peers.as_ref() {
                 members::step_aside(&Replica { raft: raft.clone(), shared: shared.clone() }).await;
@@ -220,7 +261,7 @@ async fn run(
         }
         Err(error) => {
             close(&shared).await;
-            let _ = ready.send(Err(error));
+            ready(Err(error));
         }
     }
 }

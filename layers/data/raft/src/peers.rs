@@ -9,12 +9,13 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::surroundings;
 use crate::transport::{Connection, Transport};
 use crate::wal::lock;
 
@@ -89,6 +90,14 @@ pub(crate) struct Identity {
     pub store_id: [u8; 16],
 }
 
+/// Where connections live.
+enum Home {
+    /// On a thread of their own.
+    Thread(Handle),
+    /// In a simulated world: where the node is.
+    Here,
+}
+
 /// All other nodes, from this one's point of view. Cloning shares it; the last clone's end ends all connections.
 #[derive(Clone)]
 pub struct Peers(Arc<Inner>);
@@ -107,7 +116,7 @@ pub(crate) struct Inner {
     /// What last went wrong with whom, so that status and log can say it.
     pub troubles: troubles::Troubles,
     next_call: AtomicU64,
-    runtime: Handle,
+    home: Home,
     stop: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -135,7 +144,21 @@ impl Peers {
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("seawall-peers".into()).spawn(body)?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::new(options, transport, Home::Thread(handle), (stop, Some(thread))))
+    }
+
+    /// In a simulated world: connections live where the node is, and end with it.
+    pub fn simulated(options: PeerOptions, transport: Arc<dyn Transport>) -> Self {
+        Self::new(options, transport, Home::Here, (watch::channel(false).0, None))
+    }
+
+    fn new(
+        options: PeerOptions,
+        transport: Arc<dyn Transport>,
+        home: Home,
+        (stop, thread): (watch::Sender<bool>, Option<JoinHandle<()>>),
+    ) -> Self {
+        Self(Arc::new(Inner {
             options,
             transport,
             identity: OnceLock::new(),
@@ -143,29 +166,31 @@ impl Peers {
             book: Mutex::default(),
             lanes: Mutex::default(),
             groups: RwLock::default(),
-            began_ms: SystemTime::UNIX_EPOCH
-                .elapsed()
-                .map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            began_ms: surroundings::wall_clock_ms().max(1),
             troubles: troubles::Troubles::default(),
             next_call: AtomicU64::new(1),
-            runtime: handle,
+            home,
             stop,
-            thread: Mutex::new(Some(thread)),
-        })))
+            thread: Mutex::new(thread),
+        }))
     }
 
     /// Lets a group's calls in. The first group's identity is the node's; with it the doors are opened.
     pub(crate) fn attach(&self, number: u16, identity: Identity, group: Arc<Group>) {
-        let (inner, directory) = (&self.0, group.replica.shared.options.directory.clone());
+        let inner = &self.0;
+        let (disk, directory) = {
+            let options = &group.replica.shared.options;
+            (Arc::clone(&options.disk), options.directory.clone())
+        };
         let mut groups = inner.groups.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         groups.insert(number, group);
         drop(groups);
         let fresh = inner.identity.set(identity).is_ok();
         if fresh {
-            lock(&inner.book).keep_in(&directory);
-            inner.runtime.spawn(serve::accept(Arc::downgrade(inner)));
-            inner.runtime.spawn(finder::find(Arc::downgrade(inner)));
-            inner.runtime.spawn(keep_current(Arc::downgrade(inner)));
+            lock(&inner.book).keep_in(disk, &directory);
+            inner.spawn(serve::accept(Arc::downgrade(inner)));
+            inner.spawn(finder::find(Arc::downgrade(inner)));
+            inner.spawn(keep_current(Arc::downgrade(inner)));
         }
     }
 
@@ -236,7 +261,7 @@ impl Peers {
         let mut lanes = lock(&self.0.lanes);
         let queue = lanes.entry((to, lane)).or_insert_with(|| {
             let (queue, calls) = mpsc::channel(LANE_CALLS);
-            self.0.runtime.spawn(lane::run(Arc::downgrade(&self.0), to, calls));
+            self.0.spawn(lane::run(Arc::downgrade(&self.0), to, calls));
             queue
         });
         queue.clone()
@@ -245,13 +270,15 @@ impl Peers {
     /// A connection of one's own to a node.
     pub(crate) async fn dial(&self, to: u64) -> io::Result<hello::Greeted> {
         let inner = Arc::clone(&self.0);
-        let dialed = self.0.runtime.spawn(async move { inner.dial(to).await });
-        dialed.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        let (done, dialed) = oneshot::channel();
+        // Who waits for it may have given up.
+        self.0.spawn(async move { drop(done.send(inner.dial(to).await)) });
+        dialed.await.unwrap_or_else(|_| Err(io::Error::other("this node is stopping")))
     }
 
     /// Runs something where connections live.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.0.runtime.spawn(work);
+        self.0.spawn(work);
     }
 }
 
@@ -266,6 +293,13 @@ async fn keep_current(inner: std::sync::Weak<Inner>) {
 impl Inner {
     fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match &self.home {
+            Home::Thread(runtime) => drop(runtime.spawn(work)),
+            Home::Here => drop(surroundings::spawn(work)),
+        }
     }
 
     pub(crate) fn identity(&self) -> Identity {

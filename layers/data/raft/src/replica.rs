@@ -2,17 +2,19 @@
 //! Used by the store for local requests and by `peers/serve.rs` for those of other nodes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use data::{LeaseGrant, LeaseId, LeaseInfo, NotServing, StoreError};
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState};
+use tokio::time::Instant;
 
 use crate::gather::{self, Bounds};
 use crate::machine::Shared;
 use crate::members;
+use crate::surroundings::planted;
 use crate::types::{LogId, Proposal, Raft, Reply, Types};
 use crate::wal::lock;
 
@@ -118,7 +120,14 @@ impl Replica {
     /// Waits until somebody else leads than `known`, or so long.
     pub(crate) async fn leader_changes(&self, known: Leader, patience: Duration) {
         let mut server = self.raft.server_metrics();
-        let change = async { while self.leader() == known && server.changed().await.is_ok() {} };
+        let change = async {
+            while self.leader() == known {
+                if server.changed().await.is_err() {
+                    // The engine has ended. Who waits must not ask again at once, and again, without letting others run.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         // Late is as good as never: whoever waits looks again.
         let _ = tokio::time::timeout(patience, change).await;
     }
@@ -153,6 +162,12 @@ impl Replica {
     }
 
     async fn round(&self) -> Result<LogId, StoreError> {
+        if planted("stale-read")
+            && self.leader() == Leader::Here
+            && let Some(applied) = lock(&self.shared.view).applied
+        {
+            return Ok(applied);
+        }
         match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
             Ok((read, _)) => Ok(*read.log_id()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(self.elsewhere(&forward)),
@@ -175,11 +190,15 @@ impl Replica {
 
     /// Restarts a lease's time, as the leader: from when the request arrived, once a quorum round begun after that is over.
     pub(crate) async fn keep_alive(&self, lease: LeaseId, arrived: Instant) -> Result<LeaseGrant, StoreError> {
-        let upto = self.read_index().await?;
-        self.applied(upto.index).await?;
+        if !planted("keep-alive-without-quorum") {
+            let upto = self.read_index().await?;
+            self.applied(upto.index).await?;
+        }
         let ttl = self.shared.view_lease(lease).map(|(ttl, _)| ttl);
         match ttl {
-            Some(ttl) if lock(&self.shared.leases).keep_alive(lease, arrived) => Ok(LeaseGrant { lease, ttl }),
+            Some(ttl) if lock(&self.shared.leases).keep_alive(lease, arrived.into_std()) => {
+                Ok(LeaseGrant { lease, ttl })
+            }
             _ => Err(StoreError::LeaseNotFound(lease)),
         }
     }
@@ -189,7 +208,7 @@ impl Replica {
         let upto = self.read_index().await?;
         self.applied(upto.index).await?;
         let (ttl, keys) = self.shared.view_lease(lease).ok_or(StoreError::LeaseNotFound(lease))?;
-        let remaining = lock(&self.shared.leases).remaining(lease, Instant::now()).unwrap_or_default();
+        let remaining = lock(&self.shared.leases).remaining(lease, Instant::now().into_std()).unwrap_or_default();
         Ok(LeaseInfo { lease, ttl, remaining, keys })
     }
 

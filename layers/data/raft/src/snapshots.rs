@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify, RwLock, RwLockReadGuard, RwLockWrit
 use crate::machine::Shared;
 use crate::snapshot::{self, Image};
 use crate::superblock::SnapshotPointerV1;
+use crate::surroundings;
 use crate::types::{self, Raft, StoredMembership, Types};
 use crate::wal::{Order, lock};
 use crate::wire::{LogIdV1, MembershipV1};
@@ -93,6 +94,7 @@ pub(crate) type Request = oneshot::Sender<io::Result<()>>;
 pub(crate) async fn run(raft: Raft, shared: Arc<Shared>, mut requests: mpsc::Receiver<Request>) {
     loop {
         let request = tokio::select! {
+            biased;
             request = requests.recv() => match request {
                 Some(request) => Some(request),
                 None => return,
@@ -173,26 +175,29 @@ pub(crate) async fn write(shared: &Arc<Shared>, image: Image) -> io::Result<()> 
 
 /// Encoding and writing take long: not on the engine's thread.
 async fn write_on_its_own_thread(shared: Arc<Shared>, image: Image) -> io::Result<SnapshotPointerV1> {
+    if surroundings::is_simulated() {
+        surroundings::disk_time().await;
+        return write_file(&shared, &image);
+    }
     let (sender, receiver) = oneshot::channel();
     // The one before has ended, or ends now: one is written at a time.
     shared.snapshots.join();
     let kept = shared.clone();
     let thread = std::thread::Builder::new().name("seawall-snapshot".into()).spawn(move || {
-        let superblock = shared.wal.superblock();
-        let (slot, sequence) = superblock.snapshot.map_or((0, 1), |current| (1 - current.slot, current.sequence + 1));
-        let options = &shared.options;
-        let identity = (superblock.store_id, superblock.group);
-        // What it names must be as durable as itself.
-        let flushed = shared.streams.as_ref().map_or(Ok(()), |part| part.segments.flush());
-        if let Err(error) = flushed {
-            shared.wal.close_for_good(&error, true);
-            let _ = sender.send(Err(error));
-            return;
-        }
-        let written = snapshot::write(&*options.disk, &options.directory, identity, (slot, sequence), &image);
         // The engine may have shut down meanwhile.
-        let _ = sender.send(written);
+        let _ = sender.send(write_file(&shared, &image));
     })?;
     *lock(&kept.snapshots.thread) = Some(thread);
     receiver.await.unwrap_or_else(|_| Err(io::Error::other("the snapshot thread died")))
+}
+
+fn write_file(shared: &Shared, image: &Image) -> io::Result<SnapshotPointerV1> {
+    let superblock = shared.wal.superblock();
+    let (slot, sequence) = superblock.snapshot.map_or((0, 1), |current| (1 - current.slot, current.sequence + 1));
+    let options = &shared.options;
+    let identity = (superblock.store_id, superblock.group);
+    // What it names must be as durable as itself.
+    let flushed = shared.streams.as_ref().map_or(Ok(()), |part| part.segments.flush());
+    flushed.inspect_err(|error| shared.wal.close_for_good(error, true))?;
+    snapshot::write(&*options.disk, &options.directory, identity, (slot, sequence), image)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use data::{
@@ -13,6 +13,7 @@ use data::{
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use crate::gather::{self, Bounds, Line};
 use crate::leading::{self, Again, Ask};
@@ -25,6 +26,7 @@ use crate::peers::frame::Kind;
 use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payload};
 use crate::replica::{Leader, Replica};
 use crate::streams::{RaftStreams, StreamOptions};
+use crate::surroundings::planted;
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self, DecodeError, LogIdV1};
@@ -84,13 +86,25 @@ impl RaftStore {
     /// # Errors
     /// [`OpenError`]; the text says what to do.
     pub fn open(options: Options) -> Result<Arc<Self>, OpenError> {
-        let node = Node::start(options, None)?;
+        Ok(Self::over(Node::start(options, None)?))
+    }
+
+    fn over(node: Node) -> Arc<Self> {
         let ((writes, writers), (reads, readers)) = (Line::new(), Line::new());
         let replica = node.replica.clone();
         node.spawn(gather::serve(writers, WRITES, move |commands, left| write(replica.clone(), commands, left)));
         let replica = node.replica.clone();
         node.spawn(gather::serve(readers, READS, move |readers, left| linearize(replica.clone(), readers.len(), left)));
-        Ok(Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES), writes, reads }))
+        Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES), writes, reads })
+    }
+
+    /// The same in a world that [`simulate`](crate::simulate) has made of this thread: the store lives as tasks of the
+    /// `LocalSet` that this is called in, and ends with it.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn open_simulated(options: Options) -> Result<Arc<Self>, OpenError> {
+        Ok(Self::over(Node::start_simulated(options, None).await?))
     }
 
     /// Opens the streams beside the store: another group of the same members, with a log of its own in a folder within.
@@ -241,7 +255,13 @@ impl RaftStore {
 fn ask(lane: Lane, kind: Kind, asked: Bytes, patience: Duration) -> Ask {
     // Asking twice changes nothing.
     let reads = matches!(kind, Kind::ReadIndex | Kind::Members | Kind::LeaseInfo | Kind::KeepAlive);
-    Ask { lane, kind, asked, patience, again: if reads { Again::Reads } else { Again::Never } }
+    Ask {
+        lane,
+        kind,
+        asked,
+        patience,
+        again: if reads || planted("write-made-twice") { Again::Reads } else { Again::Never },
+    }
 }
 
 /// Puts commands of several callers through the log as one entry.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use data::{
@@ -15,6 +15,7 @@ use data::{
     StreamRequest, Streams, StreamsMetrics, StreamsState,
 };
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::leading::{self, Again, Ask};
 use crate::machine::Shared;
@@ -26,6 +27,7 @@ use crate::peers::frame::Kind;
 use crate::peers::message::payload;
 use crate::replica::{Leader, Replica};
 use crate::superblock;
+use crate::surroundings;
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self as encoding, DecodeError, LogIdV1};
@@ -226,7 +228,7 @@ impl RaftStreams {
                 return Err(StreamError::PastEnd { next: record.next });
             }
             let (shared, next) = (self.replica().shared.clone(), record.next);
-            let reading = tokio::task::spawn_blocking(move || read_segments(&shared, &record, from, limit));
+            let reading = surroundings::blocking(move || read_segments(&shared, &record, from, limit));
             match reading.await {
                 Ok(Ok(entries)) => return Ok(StreamRead { entries, next }),
                 // Its segment has just gone, perhaps.
@@ -253,7 +255,7 @@ impl RaftStreams {
             if next.ok_or_else(|| StreamError::NotFound(stream.clone()))? > offset {
                 return Ok(true);
             }
-            if tokio::time::timeout_at(until.into(), notified).await.is_err() {
+            if tokio::time::timeout_at(until, notified).await.is_err() {
                 return Ok(false);
             }
         }
@@ -276,7 +278,7 @@ fn read_segments(shared: &Shared, record: &StreamRecord, from: u64, limit: usize
 
 /// A request as the leader puts it into the log: with its clock and its limits.
 fn proposal(replica: &Replica, request: StreamRequest) -> Proposal {
-    let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+    let now_ms = surroundings::wall_clock_ms();
     Proposal::of_streams(StreamCommand { now_ms, retention: replica.shared.options.retention, request })
 }
 
@@ -311,7 +313,7 @@ async fn trim(replica: &Replica) {
             continue;
         }
         let trim = proposal(replica, StreamRequest::Trim);
-        let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        let now_ms = surroundings::wall_clock_ms();
         if lock(&replica.shared.view).streams.overdue(now_ms, retention).is_empty() {
             continue;
         }

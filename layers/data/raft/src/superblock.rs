@@ -82,7 +82,13 @@ impl Superblock {
             }
         }
         match newest {
-            Some((sequence, content)) => Ok(Some(Self { file, path, sequence, content })),
+            Some((sequence, content)) => {
+                let mut superblock = Self { file, path, sequence, content };
+                // After a flush that failed it may have been read from the operating system's memory, and be nowhere else:
+                // a vote that another process gave must not be forgotten by a power cut after this one has told it.
+                superblock.write().map_err(OpenError::io("write", &superblock.path))?;
+                Ok(Some(superblock))
+            }
             // The very first write was cut off: there cannot be a log yet (the caller checks).
             None => Ok(None),
         }

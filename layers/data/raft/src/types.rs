@@ -21,7 +21,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = BasicNode,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = openraft::impls::TokioRuntime,
+        AsyncRuntime = crate::engine::Engine,
 );
 
 pub(crate) type Raft = openraft::Raft<Types, crate::machine::Machine>;

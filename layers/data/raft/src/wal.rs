@@ -18,6 +18,7 @@ use crate::open_error::OpenError;
 use crate::options::Options;
 use crate::record::{self, Record};
 use crate::superblock::{SnapshotPointerV1, Superblock, SuperblockV1};
+use crate::surroundings;
 use crate::wire::{LogIdV1, VoteV1};
 
 mod positions;
@@ -44,9 +45,16 @@ pub(crate) enum Order {
     Close { done: Done },
 }
 
+/// The way to who carries orders out.
+enum Orders {
+    Thread(mpsc::Sender<Order>),
+    /// In a simulated world.
+    Task(tokio::sync::mpsc::UnboundedSender<Order>),
+}
+
 /// Handle of the log.
 pub(crate) struct Wal {
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     need_bytes: u64,
@@ -99,6 +107,12 @@ impl Wal {
             snapshot_due: tokio::sync::Notify::new(),
         });
         let writer = writer::Writer::new(options.clone(), superblock, shared.clone(), recovered.tail)?;
+        let need_bytes = need_bytes(options);
+        if surroundings::is_simulated() {
+            let (orders, inbox) = tokio::sync::mpsc::unbounded_channel();
+            surroundings::spawn(writer.run_simulated(inbox));
+            return Ok(Self { orders: Orders::Task(orders), shared, thread: Mutex::new(None), need_bytes });
+        }
         let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("seawall-wal".into())
@@ -108,12 +122,16 @@ impl Wal {
                 writer.run(&inbox);
             })
             .map_err(OpenError::io("start a thread for", &options.directory))?;
-        Ok(Self { orders, shared, thread: Mutex::new(Some(thread)), need_bytes: need_bytes(options) })
+        Ok(Self { orders: Orders::Thread(orders), shared, thread: Mutex::new(Some(thread)), need_bytes })
     }
 
     /// Gives an order. `done` is always called.
     pub(crate) fn order(&self, order: Order) {
-        if let Err(mpsc::SendError(order)) = self.orders.send(order) {
+        let refused = match &self.orders {
+            Orders::Thread(orders) => orders.send(order).err().map(|mpsc::SendError(order)| order),
+            Orders::Task(orders) => orders.send(order).err().map(|refused| refused.0),
+        };
+        if let Some(order) = refused {
             let (Order::Append { done, .. }
             | Order::TruncateAfter { done, .. }
             | Order::SaveVote { done, .. }

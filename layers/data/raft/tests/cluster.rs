@@ -320,3 +320,53 @@ async fn leases_outlive_their_leader_and_end_once() {
         .await;
     assert!(kept.elapsed() >= Duration::from_millis(1100), "not before its time: {:?}", kept.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_again_does_not_end_leases_by_what_it_knew_before() {
+    const TTL: Duration = Duration::from_secs(2);
+    let cluster = Cluster::start(3, usual);
+    let first = cluster.leader(&[0, 1, 2]).await;
+    let second = (first + 1) % 3;
+    let lease = cluster.node(first).lease_grant(TTL).await.unwrap().lease;
+    cluster.node(first).transfer_leader(&name(second)).await.unwrap();
+    // The second leader renews all leases when it begins: from then on the first one's clock runs out.
+    let begun = Instant::now();
+    while begun.elapsed() < TTL * 3 / 4 {
+        cluster.node(second).lease_keep_alive(lease).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let kept = Instant::now();
+    cluster.node(second).lease_keep_alive(lease).await.unwrap();
+    cluster.node(second).transfer_leader(&name(first)).await.unwrap();
+    while kept.elapsed() < TTL * 9 / 10 {
+        let info = cluster.node(first).lease_info(lease).await;
+        assert!(info.is_ok() || kept.elapsed() >= TTL, "{:?} after it was kept: {info:?}", kept.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    eventually("it ends once its time is over", async || {
+        cluster.node(first).lease_info(lease).await == Err(StoreError::LeaseNotFound(lease))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_follows_a_leader_that_was_let_in_meanwhile() {
+    let mut cluster = Cluster::start(3, usual);
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    cluster.stop_node(away).await;
+    cluster.start_node(3);
+    eventually("the new node has a vote", async || {
+        let members = cluster.node(leader).members().await;
+        members.members.iter().any(|member| *member.name == *name(3) && member.voter)
+    })
+    .await;
+    cluster.node(leader).transfer_leader(&name(3)).await.unwrap();
+    cluster.put(3, "new", "1").await;
+    cluster.start_node(away);
+    eventually("it has what the new leader wrote", async || {
+        cluster.get(away, "new", Consistency::Stale).await == Ok(Some("1".into()))
+    })
+    .await;
+    cluster.put(away, "through it", "1").await;
+}

@@ -30,6 +30,11 @@ impl Service {
             // It has ended; the leader will read it here.
             return;
         }
+        // A node that was away reads of its term after its time: the keeper ends the process, and another may be primary.
+        let is_over = |until| until <= platform::clock::since_boot();
+        if self.spread.is_some() && shell.lives_until(&holder).is_some_and(is_over) {
+            return;
+        }
         let Some(promotion) = &mut self.promotion else { return };
         match promotion.hook {
             HookState::Running => return,

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, FileLock};
 
 /// Which kind of call is counted and failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +116,14 @@ impl Disk for FaultyDisk {
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         self.inner.sync_directory(directory)
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        self.inner.replace(path, content)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
+        self.inner.lock(path)
     }
 }
 

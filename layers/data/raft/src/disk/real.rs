@@ -1,10 +1,10 @@
 //! The operating system's files.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::Path;
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, FileLock};
 
 /// The disk of this machine.
 #[derive(Debug, Default, Clone, Copy)]
@@ -37,7 +37,30 @@ impl Disk for RealDisk {
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         platform::file::sync_directory(directory)
     }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, content)?;
+        fs::rename(&fresh, path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
+        let file = File::options().create(true).write(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(RealLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
+
+/// The operating system lets go of it when the process dies.
+#[derive(Debug)]
+struct RealLock {
+    _file: File,
+}
+
+impl FileLock for RealLock {}
 
 #[derive(Debug)]
 struct RealFile(File);

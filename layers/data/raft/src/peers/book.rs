@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
+use crate::disk::{Disk, read_all};
 use crate::wire;
 
 /// Most nodes of a book: a cluster has a handful.
@@ -42,15 +43,16 @@ pub(crate) struct NoteV1 {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: BTreeMap<u64, Entry>,
-    file: Option<PathBuf>,
+    file: Option<(Arc<dyn Disk>, PathBuf)>,
 }
 
 impl Book {
     /// Reads what was kept in a store's directory, and keeps it there from now on.
-    pub(crate) fn keep_in(&mut self, directory: &Path) {
-        let file = directory.join(FILE);
-        let kept = std::fs::read(&file).ok().and_then(|bytes| wire::decode::<Vec<NoteV1>>(&bytes).ok());
-        self.file = Some(file);
+    pub(crate) fn keep_in(&mut self, disk: Arc<dyn Disk>, directory: &Path) {
+        let path = directory.join(FILE);
+        let read = disk.open(&path, false).and_then(|file| read_all(&*file));
+        let kept = read.ok().and_then(|bytes| wire::decode::<Vec<NoteV1>>(&bytes).ok());
+        self.file = Some((disk, path));
         kept.unwrap_or_default().iter().for_each(|note| self.told(note));
     }
 
@@ -107,11 +109,9 @@ impl Book {
     }
 
     fn save(&self) {
-        let Some(file) = &self.file else { return };
-        let fresh = file.with_extension("new");
-        let saved = std::fs::write(&fresh, wire::encode(&self.notes())).and_then(|()| std::fs::rename(&fresh, file));
-        if let Err(error) = saved {
-            tracing::warn!(file = %file.display(), %error, "addresses of other nodes could not be kept");
+        let Some((disk, path)) = &self.file else { return };
+        if let Err(error) = disk.replace(path, &wire::encode(&self.notes())) {
+            tracing::warn!(file = %path.display(), %error, "addresses of other nodes could not be kept");
         }
     }
 }
@@ -128,7 +128,10 @@ fn entry(note: &NoteV1) -> Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{Book, NoteV1};
+    use crate::disk::RealDisk;
 
     fn note(address: &str, began_ms: u64) -> NoteV1 {
         NoteV1 { id: 7, name: "n7".into(), address: address.into(), began_ms }
@@ -138,7 +141,7 @@ mod tests {
     fn the_newest_address_counts_whoever_tells_it_and_survives() {
         let directory = tempfile::tempdir().unwrap();
         let mut book = Book::default();
-        book.keep_in(directory.path());
+        book.keep_in(Arc::new(RealDisk), directory.path());
         book.listed(7, "n7", "a:1");
         assert_eq!(book.address(7).as_deref(), Some("a:1"));
         book.heard(&note("b:1", 10), true);
@@ -148,11 +151,11 @@ mod tests {
         book.told(&note("c:1", 11));
         assert_eq!(book.address(7).as_deref(), Some("c:1"), "it has moved since it spoke here");
         let mut later = Book::default();
-        later.keep_in(directory.path());
+        later.keep_in(Arc::new(RealDisk), directory.path());
         assert_eq!(later.address(7).as_deref(), Some("c:1"));
         std::fs::write(directory.path().join("peers"), b"garbage").unwrap();
         let mut damaged = Book::default();
-        damaged.keep_in(directory.path());
+        damaged.keep_in(Arc::new(RealDisk), directory.path());
         assert_eq!(damaged.address(7), None, "a help, not more");
     }
 }

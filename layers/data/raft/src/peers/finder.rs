@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use openraft::BasicNode;
 
 use super::book::Entry;
@@ -75,18 +76,15 @@ async fn ask_again(inner: &Arc<Inner>) {
 }
 
 async fn greet_all(inner: &Arc<Inner>) {
-    let mut greetings = tokio::task::JoinSet::new();
-    for address in inner.options.join.iter().filter(|address| **address != inner.options.advertise) {
-        let (inner, address) = (Arc::clone(inner), address.clone());
-        greetings.spawn(async move {
-            match inner.dial_address(&address, None).await {
-                // The greeting itself was all: who it is stands in the book.
-                // What went wrong has been noted where it did.
-                Ok(_) | Err(_) => {}
-            }
-        });
-    }
-    while greetings.join_next().await.is_some() {}
+    let others = inner.options.join.iter().filter(|address| **address != inner.options.advertise);
+    let greetings = others.map(|address| async {
+        match inner.dial_address(address, None).await {
+            // The greeting itself was all: who it is stands in the book.
+            // What went wrong has been noted where it did.
+            Ok(_) | Err(_) => {}
+        }
+    });
+    join_all(greetings).await;
 }
 
 async fn become_member(inner: &Arc<Inner>, replica: &Replica) {

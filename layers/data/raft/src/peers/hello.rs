@@ -13,6 +13,7 @@ use super::Inner;
 use super::book::NoteV1;
 use super::frame::{Frame, Kind};
 use super::message::{HelloV1, payload};
+use crate::replica::Leader;
 use crate::transport::{Connection, Stream};
 use crate::wal::lock;
 use crate::wire;
@@ -90,9 +91,15 @@ pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<
     Ok(Greeted { hello, frames, out })
 }
 
-/// A node that takes itself for a member, while this one knows the members and it is none of them.
+/// A node that takes itself for a member, while this one knows the members and it is none of them. Who hears of no leader
+/// may have missed that it was let in; and whoever leads is a member, known or not.
 fn is_stranger(inner: &Inner, id: u64) -> bool {
     let Some(group) = inner.group(0) else { return false };
+    match group.replica.leader() {
+        Leader::Nobody => return false,
+        Leader::There(leader) if leader == id => return false,
+        Leader::Here | Leader::There(_) => {}
+    }
     let metrics = group.replica.raft.metrics();
     let metrics = metrics.borrow_watched();
     let members = metrics.membership_config.membership();

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::frame::{Frame, Kind};
 use super::hello::Greeted;
@@ -57,7 +58,7 @@ pub(crate) async fn run(inner: Weak<Inner>, to: u64, mut calls: mpsc::Receiver<C
             Err(error) => {
                 let why: Arc<str> = error.to_string().into();
                 first.fail(&why);
-                let until = tokio::time::Instant::now() + pause;
+                let until = Instant::now() + pause;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 while let Ok(call) = tokio::time::timeout_at(until, calls.recv()).await {
                     match call {
@@ -123,6 +124,7 @@ async fn exchange(greeted: Greeted, first: Call, calls: &mut mpsc::Receiver<Call
         }
     };
     let ended: io::Result<()> = tokio::select! {
+        biased;
         ended = sending => ended,
         ended = receiving => ended,
         ended = stalled => ended,

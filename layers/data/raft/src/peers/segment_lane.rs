@@ -10,7 +10,6 @@ use bytes::{Bytes, BytesMut};
 use data::{SegmentRecord, StreamsState};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
 use super::frame::{Frame, Kind};
 use super::hello::Frames;
@@ -19,6 +18,7 @@ use super::snapshot_lane::{BLOCK, STALL, in_time};
 use crate::disk::read_exact_at;
 use crate::machine::Shared;
 use crate::streams::part::Part;
+use crate::surroundings::blocking;
 use crate::wal::lock;
 use crate::wire;
 
@@ -42,11 +42,11 @@ pub(super) async fn send(
         let length = usize::try_from(length.ok_or_else(|| damaged("is asked for an impossible piece"))?)
             .map_err(io::Error::other)?;
         let file = part.segments.reader((piece.id, piece.first))?;
-        let reading = spawn_blocking(move || {
+        let reading = blocking(move || {
             let mut content = vec![0; length];
             read_exact_at(&*file, &mut content, piece.from).map(|()| content)
         });
-        let content = Bytes::from(reading.await.map_err(io::Error::other)??);
+        let content = Bytes::from(reading.await??);
         let whole = crc32fast::hash(&content);
         for begin in (0..content.len()).step_by(BLOCK) {
             let block = content.slice(begin..content.len().min(begin + BLOCK));
@@ -77,17 +77,17 @@ pub(super) async fn receive(
     for (piece, segment) in wanted {
         let content = piece_of(frames, piece).await?;
         let writing = shared.clone();
-        let written = spawn_blocking(move || {
+        let written = blocking(move || {
             let Some(part) = &writing.streams else { return Ok(()) };
             part.segments.write_bytes((piece.id, piece.first), piece.from, &content)?;
             part.segments.verify(piece.id, &segment)
         });
-        written.await.map_err(io::Error::other)??;
+        written.await??;
         lock(&part.received).insert((piece.id, piece.first), piece.to);
     }
     let flushing = shared.clone();
-    let flushed = spawn_blocking(move || flushing.streams.as_ref().map_or(Ok(()), |part| part.segments.flush()));
-    flushed.await.map_err(io::Error::other)?.inspect_err(|error| shared.wal.close_for_good(error, true))
+    let flushed = blocking(move || flushing.streams.as_ref().map_or(Ok(()), |part| part.segments.flush()));
+    flushed.await?.inspect_err(|error| shared.wal.close_for_good(error, true))
 }
 
 /// The content of one segment file never changes, only grows: what this node has applied is there already.

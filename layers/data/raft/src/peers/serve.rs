@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use data::{LeaseId, NotServing, OpResult, Response, StoreError};
@@ -13,6 +13,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendEr
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::frame::{Frame, Kind, MAX_PAYLOAD};
 use super::hello::{self, Frames, Greeted};
@@ -26,6 +27,7 @@ use crate::members;
 use crate::replica::Replica;
 use crate::streams;
 use crate::streams::wire::StreamAnswerV1;
+use crate::surroundings;
 use crate::types::{self, Proposal, Reply, Types};
 use crate::wal::lock;
 use crate::wire;
@@ -56,7 +58,7 @@ pub(crate) async fn accept(inner: Weak<Inner>) {
         let Ok(place) = Arc::clone(&strangers).acquire_owned().await else { return };
         let Ok(accepted) = transport.accept().await else { return };
         let inner = inner.clone();
-        tokio::spawn(async move {
+        surroundings::spawn(async move {
             let greeted = async {
                 let connection = accepted.await?;
                 let peers = inner.upgrade().ok_or(io::ErrorKind::NotConnected)?;
@@ -95,6 +97,7 @@ async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
         io::Result::Ok(())
     };
     let ended = tokio::select! {
+        biased;
         ended = read(inner, &mut frames, &answers) => ended,
         ended = writing => ended,
     };
@@ -116,7 +119,7 @@ async fn read(inner: &Weak<Inner>, frames: &mut Frames, answers: &mpsc::Sender<F
                 let request = decode::<AppendV1>(&frame.payload)?.try_into().map_err(invalid)?;
                 let log = logs.entry(frame.group).or_insert_with(|| {
                     let (log, requests) = mpsc::channel(PIPELINE);
-                    tokio::spawn(append(group.replica.clone(), frame.group, requests, answers.clone()));
+                    surroundings::spawn(append(group.replica.clone(), frame.group, requests, answers.clone()));
                     log
                 });
                 if log.send((frame.call, request)).await.is_err() {
@@ -137,7 +140,7 @@ async fn read(inner: &Weak<Inner>, frames: &mut Frames, answers: &mpsc::Sender<F
             _ => {
                 let Ok(turn) = Arc::clone(&at_once).acquire_owned().await else { return Ok(()) };
                 let (answers, arrived) = (answers.clone(), Instant::now());
-                tokio::spawn(async move {
+                surroundings::spawn(async move {
                     let result = handle(&group.replica, &frame, arrived).await;
                     answer(&answers, &frame, result).await;
                     drop(turn);
@@ -179,6 +182,8 @@ async fn append(
         let mut waiting: VecDeque<u64> = VecDeque::new();
         loop {
             tokio::select! {
+                // There are no more of these than were asked for: neither holds up the other.
+                biased;
                 result = results.next(), if !waiting.is_empty() => {
                     let Some(call) = waiting.pop_front() else { continue };
                     match result {

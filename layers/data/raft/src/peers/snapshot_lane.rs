@@ -20,6 +20,7 @@ use crate::replica::Replica;
 use crate::snapshot;
 use crate::snapshots;
 use crate::superblock::SnapshotPointerV1;
+use crate::surroundings;
 use crate::types::{self, Types};
 use crate::wire;
 
@@ -139,13 +140,13 @@ pub(crate) async fn receive(
     }
     let pointer = SnapshotPointerV1 { slot, sequence: begin.sequence, last: begin.last };
     let checking = shared.clone();
-    let checked = tokio::task::spawn_blocking(move || {
+    let checked = surroundings::blocking(move || {
         file.sync()?;
         let (disk, directory) = (&*checking.options.disk, &checking.options.directory);
         disk.sync_directory(directory)?;
         snapshot::read(disk, directory, pointer).map_err(io::Error::other)
     });
-    let image = checked.await.map_err(io::Error::other)??;
+    let image = checked.await??;
     if let Some(streams) = &image.streams {
         segment_lane::receive(shared, streams, frames, answers, call).await?;
     }

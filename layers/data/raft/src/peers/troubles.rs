@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::wal::lock;
 

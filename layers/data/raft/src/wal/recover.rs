@@ -18,7 +18,11 @@ use crate::open_error::OpenError;
 use crate::options::Options;
 use crate::record::{Found, HeaderFault, Kind, SEGMENT_HEADER, SegmentHeader};
 use crate::superblock::{CleanEndV1, Superblock, SuperblockV1};
+use crate::surroundings::planted;
 use crate::wire::{LogIdV1, decode};
+
+/// Bytes that are written again at once.
+const PIECE: usize = 256 * 1024;
 
 /// Where the writer goes on.
 #[derive(Debug, Clone)]
@@ -81,6 +85,13 @@ fn existing_segments(options: &Options, content: &SuperblockV1) -> Result<Vec<u6
     Ok(sequences)
 }
 
+/// The records of a segment: where they end, with which CRC, and up to where the last of them knew them flushed.
+struct Chain {
+    offset: u64,
+    crc: u32,
+    synced: u64,
+}
+
 struct Walk<'a> {
     content: &'a SuperblockV1,
     recovered: Recovered,
@@ -102,9 +113,12 @@ impl Walk<'_> {
         }
         let segment = Segment { sequence, path, file, seed, length };
         let mut window = Window::new(&*segment.file, length);
-        let (offset, crc) = self.records(&segment, &mut window, header.previous)?;
+        let Chain { offset, crc, synced } = self.records(&segment, &mut window, header.previous)?;
         if newest {
             check_end(self.content, &segment, &mut window, offset, crc)?;
+            if self.content.clean_end.is_none() && !planted("tail-not-written-again") {
+                write_again(&*segment.file, synced, offset).map_err(OpenError::io("write again", &segment.path))?;
+            }
         }
         let segment = Arc::new(segment);
         self.recovered.segments.insert(sequence, segment.clone());
@@ -130,15 +144,17 @@ impl Walk<'_> {
         Ok((header, seed))
     }
 
-    /// Takes in the records of a segment; where the chain ends and with which CRC.
-    fn records(&mut self, segment: &Segment, window: &mut Window<'_>, previous: u32) -> Result<(u64, u32), OpenError> {
-        let (mut offset, mut crc) = (SEGMENT_HEADER as u64, previous);
+    /// Takes in the records of a segment.
+    fn records(&mut self, segment: &Segment, window: &mut Window<'_>, previous: u32) -> Result<Chain, OpenError> {
+        let begin = SEGMENT_HEADER as u64;
+        let mut chain = Chain { offset: begin, crc: previous, synced: begin };
         loop {
-            let found = window.record(offset, segment.seed).map_err(OpenError::io("read", &segment.path))?;
-            let Some(found) = found.filter(|found| found.previous == crc) else { return Ok((offset, crc)) };
-            self.record(segment, offset, &found)?;
-            crc = found.crc;
-            offset += found.length() as u64;
+            let found = window.record(chain.offset, segment.seed).map_err(OpenError::io("read", &segment.path))?;
+            let Some(found) = found.filter(|found| found.previous == chain.crc) else { return Ok(chain) };
+            self.record(segment, chain.offset, &found)?;
+            chain.crc = found.crc;
+            chain.offset += found.length() as u64;
+            chain.synced = chain.synced.max(u64::from(found.synced));
         }
     }
 
@@ -183,7 +199,8 @@ fn check_end(
     offset: u64,
     crc: u32,
 ) -> Result<(), OpenError> {
-    if let Some(clean) = content.clean_end {
+    let forgiving = planted("mid-log-truncation");
+    if let Some(clean) = content.clean_end.filter(|_| !forgiving) {
         if clean == (CleanEndV1 { segment: segment.sequence, offset, crc }) {
             return Ok(());
         }
@@ -194,7 +211,7 @@ fn check_end(
     let end = window.end_of_content(offset).map_err(reading)?;
     for place in offset..end {
         let later = window.record(place, segment.seed).map_err(reading)?;
-        if later.is_some_and(|found| u64::from(found.synced) > offset) {
+        if later.is_some_and(|found| u64::from(found.synced) > offset) && !forgiving {
             let what = format!("an invalid record, and a later record at {place} shows that it was once flushed");
             return Err(OpenError::corrupt(&segment.path, offset, what));
         }
@@ -204,6 +221,20 @@ fn check_end(
         cut(&*segment.file, offset, end).map_err(OpenError::io("cut the torn tail of", &segment.path))?;
     }
     Ok(())
+}
+
+/// Writes what may be in the operating system's memory only: when a flush has failed it is read from there and yet never
+/// written, and nobody would be told. The process that saw the failure is gone; this one acknowledges what it has read.
+fn write_again(file: &dyn DiskFile, from: u64, end: u64) -> std::io::Result<()> {
+    let mut bytes = vec![0; PIECE];
+    let mut offset = from;
+    while offset < end {
+        let length = usize::try_from(end - offset).map_or(PIECE, |left| left.min(PIECE));
+        read_exact_at(file, &mut bytes[..length], offset)?;
+        file.write_all_at(&bytes[..length], offset)?;
+        offset += length as u64;
+    }
+    file.sync()
 }
 
 /// Zeroes what was torn, so that no piece of it can ever be taken for a record.

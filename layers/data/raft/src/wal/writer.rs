@@ -1,12 +1,14 @@
 //! The log's thread: takes orders, writes, flushes, answers. Appends that wait together share one flush.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Instant;
 
 use data::{Durability, NotServing};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 
 use super::positions::Position;
 use super::recover::Tail;
@@ -15,6 +17,7 @@ use crate::open_error::OpenError;
 use crate::options::Options;
 use crate::record::{Kind, Place, Record, SEGMENT_HEADER, SegmentHeader, encode};
 use crate::superblock::{CleanEndV1, Superblock, SuperblockV1};
+use crate::surroundings::{self, planted};
 use crate::wire::{self, LogIdV1};
 
 /// Orders taken into one round.
@@ -41,6 +44,8 @@ pub(crate) struct Writer {
     unflushed_records: u64,
     /// When the oldest unflushed write happened (async durability).
     dirty_since: Option<Instant>,
+    /// A segment was removed since the directory was last flushed.
+    removed: bool,
     waiting: Vec<Done>,
 }
 
@@ -81,6 +86,7 @@ impl Writer {
             unwritten: Vec::new(),
             unflushed_records: 0,
             dirty_since: None,
+            removed: false,
             waiting: Vec::new(),
         })
     }
@@ -94,12 +100,8 @@ impl Writer {
             };
             match first {
                 Ok(order) => {
-                    let rest = std::iter::from_fn(|| inbox.try_recv().ok()).take(ROUND_ORDERS);
-                    for order in std::iter::once(order).chain(rest) {
-                        if let Order::Close { done } = order {
-                            return self.close(done);
-                        }
-                        self.take(order);
+                    if let Some(closed) = self.gather(order, || inbox.try_recv().ok()) {
+                        return self.close(closed);
                     }
                     self.attempt(Self::commit);
                 }
@@ -107,6 +109,40 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return self.attempt(Self::flush),
             }
         }
+    }
+
+    /// The same as a task of a simulated world, where time passes between a write and its flush.
+    pub(crate) async fn run_simulated(mut self, mut inbox: UnboundedReceiver<Order>) {
+        loop {
+            let first = match self.flush_deadline() {
+                None => Ok(inbox.recv().await),
+                Some(deadline) => tokio::time::timeout_at(deadline, inbox.recv()).await,
+            };
+            match first {
+                Ok(Some(order)) => {
+                    if let Some(closed) = self.gather(order, || inbox.try_recv().ok()) {
+                        return self.close(closed);
+                    }
+                    self.attempt(Self::write);
+                    surroundings::disk_time().await;
+                    self.attempt(Self::commit);
+                }
+                Ok(None) => return self.attempt(Self::flush),
+                Err(_) => self.attempt(Self::flush),
+            }
+        }
+    }
+
+    /// Takes an order, and others that wait already; who closes the log, if one does.
+    fn gather(&mut self, first: Order, next: impl FnMut() -> Option<Order>) -> Option<Done> {
+        let rest = std::iter::from_fn(next).take(ROUND_ORDERS);
+        for order in std::iter::once(first).chain(rest) {
+            if let Order::Close { done } = order {
+                return Some(done);
+            }
+            self.take(order);
+        }
+        None
     }
 
     fn flush_deadline(&self) -> Option<Instant> {
@@ -136,7 +172,7 @@ impl Writer {
                 Ok(())
             }),
             Order::Purge { upto, done } => self.alone(done, |writer| writer.purge(upto)),
-            Order::Close { .. } => unreachable!("handled in run"),
+            Order::Close { .. } => unreachable!("handled in gather"),
         }
     }
 
@@ -257,7 +293,11 @@ impl Writer {
             return Ok(());
         }
         let start = Instant::now();
-        if let Err(error) = self.segment.file.sync() {
+        let mut flushed = self.segment.file.sync();
+        if planted("retried-flush") {
+            flushed = flushed.or_else(|_| self.segment.file.sync());
+        }
+        if let Err(error) = flushed {
             self.fail(&error, true);
             return Err(error);
         }
@@ -285,6 +325,10 @@ impl Writer {
     }
 
     fn truncate_after(&mut self, last: Option<LogIdV1>) -> io::Result<()> {
+        if planted("truncation-not-written") {
+            self.shared.state().positions.truncate_after(last.map(|last| last.index));
+            return Ok(());
+        }
         let (term, index) = last.map_or((0, 0), |last| (last.term, last.index));
         self.push(&Record { kind: Kind::Truncate, term, index, payload: wire::encode(&last).into() })?;
         self.unwritten.push(Note::TruncateAfter(last.map(|last| last.index)));
@@ -302,10 +346,22 @@ impl Writer {
         drop(state);
         for segment in gone.values() {
             // A leftover is removed by a later purge or ignored at recovery: its entries are below the purge mark.
-            if let Err(error) = self.options.disk.remove(&segment.path) {
+            if let Err(error) = self.remove(&segment.path) {
                 tracing::warn!(file = %segment.path.display(), %error, "cannot remove an old log segment");
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// Segments go for good in their order: a power cut that brings one back, and not the one after it, would leave a gap.
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        if self.removed && !planted("removals-in-any-order") {
+            self.options.disk.sync_directory(&self.options.directory)?;
+            self.removed = false;
+        }
+        self.options.disk.remove(path)?;
+        self.removed = true;
         Ok(())
     }
 
@@ -321,6 +377,8 @@ impl Writer {
         self.segment = tail.segment;
         self.offset = tail.offset;
         self.synced = tail.offset;
+        // The directory was flushed with it.
+        self.removed = false;
         Ok(())
     }
 

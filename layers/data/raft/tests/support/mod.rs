@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data::{Consistency, Key, KeyRange, Op, RangeRequest, Revision, Store, StoreError, Txn, TxnOutcome};
-use data_raft::{Disk, DiskFile, Options, RaftStore, RealDisk};
+use data_raft::{Disk, DiskFile, FileLock, Options, RaftStore, RealDisk};
 
 /// Real files whose flush does nothing: the tests that use it simulate the power cut themselves.
 #[derive(Debug, Default)]
@@ -35,6 +35,14 @@ impl Disk for UnsyncedDisk {
 
     fn sync_directory(&self, _directory: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        self.0.replace(path, content)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
+        self.0.lock(path)
     }
 }
 
