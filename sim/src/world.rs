@@ -231,6 +231,10 @@ impl World {
             client.abort();
         }
         if !self.is_judged() {
+            let until = Instant::now() + Duration::from_secs(15);
+            while !self.is_settled() && Instant::now() < until && !self.is_judged() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             self.hold().await;
             self.judge.see(&Observation::Over);
         }
@@ -320,15 +324,7 @@ impl World {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         // Leases that were let go end, and the last entries arrive everywhere.
-        let settled = || {
-            let revisions: Option<Vec<Revision>> =
-                self.machines.iter().map(|machine| Some(machine.store()?.status().revision)).collect();
-            revisions.is_some_and(|revisions| revisions.windows(2).all(|pair| pair[0] == pair[1]))
-        };
         tokio::time::sleep(Duration::from_secs(5)).await;
-        while !settled() && Instant::now() < until + Duration::from_secs(10) && !self.is_judged() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
         while self.primaries() != 1 && Instant::now() < until + Duration::from_secs(20) && !self.is_judged() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -340,6 +336,13 @@ impl World {
             let problem = problems.remove(&place);
             self.judge.see(&Observation::Recovered { place, problem });
         }
+    }
+
+    /// All stand at the same revision, at this moment: processes still come and go, and with them a record now and then.
+    fn is_settled(&self) -> bool {
+        let revisions: Option<Vec<Revision>> =
+            self.machines.iter().map(|machine| Some(machine.store()?.status().revision)).collect();
+        revisions.is_some_and(|revisions| revisions.windows(2).all(|pair| pair[0] == pair[1]))
     }
 
     fn primaries(&self) -> usize {
