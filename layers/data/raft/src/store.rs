@@ -24,6 +24,7 @@ use crate::peers::Lane;
 use crate::peers::frame::Kind;
 use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payload};
 use crate::replica::{Leader, Replica};
+use crate::saved::Saving;
 use crate::streams::{RaftStreams, StreamOptions};
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
@@ -110,6 +111,17 @@ impl RaftStore {
         self.node.snapshot_requests.send(sender).await.map_err(|_| StoreError::Closed)?;
         let taken = receiver.await.map_err(|_| StoreError::Closed)?;
         taken.map_err(|error| StoreError::NotServing(NotServing::SnapshotFailed { error: error.to_string().into() }))
+    }
+
+    /// Everything in the store as of now, to be saved to a file: not older than whatever was acknowledged before.
+    ///
+    /// # Errors
+    /// As for a linearizable read.
+    pub async fn save(&self) -> Result<Saving, StoreError> {
+        self.linearize().await?;
+        let replica = self.replica();
+        let image = replica.shared.image().ok_or(StoreError::NotServing(NotServing::Starting))?;
+        Ok(Saving::new(&replica.shared, image))
     }
 
     /// The members as the leader sees them; without a leader, as this node knows them.
