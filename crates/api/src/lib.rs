@@ -13,6 +13,7 @@ mod problem;
 mod query;
 mod role;
 mod server;
+mod snapshot;
 mod streams;
 mod verbs;
 pub mod view;
@@ -34,6 +35,7 @@ pub use authority::Authority;
 pub use control::{Applied, Command, MemberChange, Refusal, RefusalKind, Switched};
 use query::{Nothing, Parameters};
 pub use server::{Server, serve};
+pub use snapshot::{Blocks, Save};
 pub use verbs::{ApplyRequest, PromoteRequest};
 
 /// The largest body of a request that is no key-value write: a configuration with its includes.
@@ -65,6 +67,8 @@ pub struct Parts {
     pub commands: mpsc::Sender<Command>,
     /// The store behind the key-value API.
     pub store: Arc<dyn Store>,
+    /// How the store is saved as a whole.
+    pub save: Save,
     /// The op-logs of services.
     pub streams: Arc<dyn Streams>,
     /// The event journal.
@@ -100,6 +104,7 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/logs/{service}", get(logs::read))
         .route("/api/v1/cluster/members/{name}", delete(verbs::remove_member))
         .route("/api/v1/cluster/members/{name}/lead", post(verbs::lead))
+        .route("/api/v1/snapshot", get(snapshot::save))
         .route("/api/v1/config", get(verbs::config))
         .route("/api/v1/apply", post(verbs::apply))
         .route("/api/v1/services/{service}/promote", post(verbs::promote))

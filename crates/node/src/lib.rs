@@ -16,6 +16,7 @@ mod instance;
 mod lease;
 mod link;
 mod loading;
+pub mod offline;
 mod ports;
 mod service;
 mod shell;
@@ -191,6 +192,7 @@ impl Start {
             status: shown,
             commands,
             store: Arc::clone(&store),
+            save: offline::saving(Arc::clone(&raft)),
             streams: Arc::clone(&streams),
             journal: journal.clone(),
             registry: Arc::new(RwLock::new(registry)),
@@ -267,7 +269,7 @@ impl Start {
 
     /// The store and, in a cluster, the address at which others reach this node.
     fn open_store(&self, data_dir: &Path) -> Result<(Arc<data_raft::RaftStore>, Option<String>), CannotStart> {
-        let mut options = data_raft::Options::new(data_dir.join("store"));
+        let mut options = data_raft::Options::new(data_dir.join(offline::STORE));
         options.durability = match self.config.node.durability {
             Durability::Sync => data::Durability::Sync,
             Durability::Async => data::Durability::Async,

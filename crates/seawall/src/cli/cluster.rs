@@ -3,13 +3,14 @@
 mod certificates;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use api::view::{ClusterView, Status};
 use clap::Subcommand;
 use comfy_table::Cell;
+use node::offline::{self, RecoverError};
 use serde_json::json;
 
 use super::client::{Client, json as body, text};
@@ -56,6 +57,15 @@ enum Verb {
         /// Its `node.name`.
         node: String,
     },
+    /// Make a node that is left its cluster's only voter, when most voters are lost for good; it must not run
+    Recover {
+        /// The node's data directory
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// The others are gone for good: do it
+        #[arg(long)]
+        yes: bool,
+    },
     /// Make a voter the leader, without a failed request
     Transfer {
         /// Its `node.name`.
@@ -100,12 +110,45 @@ pub fn run(client: impl FnOnce() -> Result<Client, Failure>, arguments: &Argumen
             let answer = client()?.delete(&format!("/api/v1/cluster/members/{}", Client::encode(node)))?;
             show(&serde_json::from_value(body(answer)?)?, Format::Table)
         }
+        Verb::Recover { data_dir, yes } => recover(data_dir, *yes),
         Verb::Transfer { node } => {
             let path = format!("/api/v1/cluster/members/{}/lead", Client::encode(node));
             let answer = client()?.post(&path, &json!({}), PATIENCE)?;
             show(&serde_json::from_value(answer)?, Format::Table)
         }
     }
+}
+
+fn recover(data_dir: &Path, yes: bool) -> Outcome {
+    if !data_dir.join("store").is_dir() {
+        return Err(Failure::bad_input(anyhow!("{} is no data directory of a node", data_dir.display())));
+    }
+    // The keeper's: a node process that is down for a moment must not be taken for one that is stopped.
+    let _held = keeper::lock(data_dir).map_err(Failure::failed)?;
+    let survivor = offline::recover(data_dir, yes).map_err(|error| match error {
+        RecoverError::NoMember { .. } => Failure::bad_input(error),
+        other => Failure::failed(other),
+    })?;
+    let mut out = std::io::stdout().lock();
+    let lost = survivor.lost.join(", ");
+    for kept in &survivor.kept {
+        writeln!(out, "{}: kept up to index {}, term {}", kept.group, kept.index, kept.term)?;
+    }
+    writeln!(out, "lost: whatever {lost} acknowledged beyond that, if it was there first; nobody can tell")?;
+    if !yes {
+        writeln!(out, "{} would be the only voter, without {lost}", survivor.name)?;
+        return Err(Failure::bad_input(anyhow!(
+            "nothing was changed; if {lost} cannot be brought back, say so with --yes: two that come back together are a \
+             cluster of their own, with the old state. One that can be brought back is better than this"
+        )));
+    }
+    writeln!(out, "{} is the only voter now, under a new number", survivor.name)?;
+    writeln!(
+        out,
+        "next: start it; then start {lost}, each with an empty data directory: they are let in. With their old ones they \
+         are refused"
+    )?;
+    Ok(())
 }
 
 fn show(cluster: &ClusterView, output: Format) -> Outcome {

@@ -179,7 +179,7 @@ pub fn restore(file: &Path, directory: &Path) -> Result<Saved, SavedError> {
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let mut fresh = std::fs::File::create(to)?;
+    let mut fresh = platform::identity::create_private(to)?;
     io::copy(&mut std::fs::File::open(from)?, &mut fresh)?;
     fresh.flush()?;
     fresh.sync_all()
