@@ -32,11 +32,11 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use authority::Authority;
-pub use control::{Applied, Command, MemberChange, Refusal, RefusalKind, Switched};
+pub use control::{Applied, Command, JoinToken, MemberChange, Refusal, RefusalKind, Switched};
 use query::{Nothing, Parameters};
 pub use server::{Server, serve};
 pub use snapshot::{Blocks, Save};
-pub use verbs::{ApplyRequest, PromoteRequest};
+pub use verbs::{ApplyRequest, PromoteRequest, TokenRequest};
 
 /// The largest body of a request that is no key-value write: a configuration with its includes.
 const MAX_BODY: usize = 16 << 20;
@@ -102,6 +102,7 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/streams/{stream}/seal", post(streams::seal))
         .route("/api/v1/streams/{stream}/cursors/{cursor}", get(streams::cursor).put(streams::commit))
         .route("/api/v1/logs/{service}", get(logs::read))
+        .route("/api/v1/cluster/tokens", post(verbs::token))
         .route("/api/v1/cluster/members/{name}", delete(verbs::remove_member))
         .route("/api/v1/cluster/members/{name}/lead", post(verbs::lead))
         .route("/api/v1/snapshot", get(snapshot::save))

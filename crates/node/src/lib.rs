@@ -45,8 +45,8 @@ pub const CANNOT_START: u8 = runtime::protocol::CANNOT_START as u8;
 
 use tokio::sync::{mpsc, watch};
 
+pub use cluster::{authority, certificates, joining};
 use controller::Controller;
-pub use data_raft::PEER_NAME;
 use entrances::Entrances;
 use input::Input;
 use link::Keeper;
@@ -237,6 +237,7 @@ impl Start {
             store_problem: None,
             lease_error: None,
             certificates: entrances.view(),
+            own_certificate: None,
         };
         self.say_started(&controller.shell);
         let alone = self.config.cluster.is_none();
@@ -249,6 +250,7 @@ impl Start {
         tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
         if !alone {
             tokio::spawn(cluster::watch_members(raft, inputs.clone()));
+            cluster::keep_certified(&self.config, &controller.raft, &inputs);
         }
         tokio::spawn(entrances.keep_current(inputs.clone()));
         let acme = acme.map(|acme| tokio::spawn(acme.run()));

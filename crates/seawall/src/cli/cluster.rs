@@ -2,7 +2,7 @@
 
 mod certificates;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use anyhow::anyhow;
 use api::view::{ClusterView, Status};
 use clap::Subcommand;
 use comfy_table::Cell;
+use node::joining::{self, JoinError};
 use node::offline::{self, RecoverError};
 use serde_json::json;
 
@@ -45,6 +46,22 @@ enum Verb {
         dir: PathBuf,
         /// The node's `node.name`.
         node: String,
+    },
+    /// Make a token with which a new node gets its certificate: once, on its own machine, without a file being carried there
+    Token {
+        /// The new node's `node.name`.
+        node: String,
+        /// How long it is good: `90s`, `30m`, `1h`, at most a day
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = valid)]
+        valid: Duration,
+    },
+    /// On a new machine: make its key, and get its certificate for a token
+    Join {
+        /// What `seawall cluster token` printed; `-` reads it from standard input
+        token: String,
+        /// Where the files go; the file's `cluster.tls.dir`
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
     },
     /// Show the members as the leader sees them
     Members {
@@ -96,6 +113,19 @@ pub fn run(client: impl FnOnce() -> Result<Client, Failure>, arguments: &Argumen
             writeln!(std::io::stdout().lock(), "made {0}/{node}.pem and {0}/{node}.key", dir.display())?;
             Ok(())
         }
+        Verb::Token { node, valid } => {
+            let request = api::TokenRequest { node: node.clone(), valid_seconds: valid.as_secs() };
+            let answer = client()?.post("/api/v1/cluster/tokens", &serde_json::to_value(request)?, PATIENCE)?;
+            let made: api::JoinToken = serde_json::from_value(answer)?;
+            writeln!(std::io::stdout().lock(), "{}", made.token)?;
+            eprintln!(
+                "next, on the new machine: seawall cluster join TOKEN --dir ./pki; the token is good once, for {}s, and whoever has it is let in as {}",
+                valid.as_secs(),
+                made.node
+            );
+            Ok(())
+        }
+        Verb::Join { token, dir } => join(token, dir),
         Verb::Members { output } => {
             let status: Status = serde_json::from_str(&text(client()?.get("/api/v1/status")?)?)?;
             let Some(cluster) = status.cluster else {
@@ -117,6 +147,47 @@ pub fn run(client: impl FnOnce() -> Result<Client, Failure>, arguments: &Argumen
             show(&serde_json::from_value(answer)?, Format::Table)
         }
     }
+}
+
+fn valid(text: &str) -> Result<Duration, String> {
+    let wrong = || "a number and `s`, `m` or `h`, as in `30m`".to_owned();
+    let (number, unit) = text.split_at(text.find(|character: char| !character.is_ascii_digit()).ok_or_else(wrong)?);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    Ok(Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?))
+}
+
+fn join(token: &str, dir: &Path) -> Outcome {
+    let mut given = String::new();
+    let token = if token == "-" {
+        // Arguments are seen by every user of a machine.
+        std::io::stdin().lock().take(64 * 1024).read_to_string(&mut given)?;
+        given.as_str()
+    } else {
+        token
+    };
+    let joined = joining::join(token, dir).map_err(|error| match error {
+        JoinError::BadInput(_) => Failure::bad_input(error),
+        JoinError::Unreachable(_) => Failure::unreachable(error),
+        JoinError::Failed(_) => Failure::failed(error),
+    })?;
+    let (node, dir) = (&joined.node, dir.display());
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "made {dir}/ca.pem, {dir}/{node}.pem and {dir}/{node}.key")?;
+    let addresses: Vec<String> = joined.addresses.iter().map(|address| format!("{address:?}")).collect();
+    writeln!(out, "next: `seawall up` with a file that has")?;
+    writeln!(
+        out,
+        "node: {{ name: {node}, peers: {{ listen: \"ADDRESS:8300\", join: [{}] }} }}\ncluster: {{ name: {}, tls: {{ dir: {dir} }} }}",
+        addresses.join(", "),
+        joined.cluster
+    )?;
+    Ok(())
 }
 
 fn recover(data_dir: &Path, yes: bool) -> Outcome {

@@ -49,5 +49,6 @@ pub use store::{Member, Members, RaftStore};
 pub use streams::{RaftStreams, StreamOptions};
 pub use survivor::{Kept, RecoverError, Survivor, recover};
 pub use transport::{
-    Accepted, Connection, MemoryNetwork, MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport,
+    Accepted, CertificateAnswer, CertificateRequest, Certifier, Connection, Door, Fingerprint, MemoryNetwork,
+    MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport, authority_fingerprint, knock,
 };

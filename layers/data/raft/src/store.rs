@@ -26,6 +26,7 @@ use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payloa
 use crate::replica::{Leader, Replica};
 use crate::saved::Saving;
 use crate::streams::{RaftStreams, StreamOptions};
+use crate::transport::{CertificateAnswer, CertificateRequest, Certifier};
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self, DecodeError, LogIdV1};
@@ -122,6 +123,30 @@ impl RaftStore {
         let replica = self.replica();
         let image = replica.shared.image().ok_or(StoreError::NotServing(NotServing::Starting))?;
         Ok(Saving::new(&replica.shared, image))
+    }
+
+    /// What signs certificates for other nodes, at the door and for members. Nobody is served before, or where nodes have
+    /// no certificates.
+    pub fn certify_with(&self, certifier: Certifier) {
+        let peers = self.replica().shared.options.peers.as_ref();
+        if let Some(door) = peers.and_then(|peers| peers.inner().transport.door()) {
+            door.open(certifier);
+        }
+    }
+
+    /// Asks the other members, one after the other, for a certificate. [`CertificateAnswer::Elsewhere`]: none of those
+    /// that answer can sign.
+    pub async fn certificate(&self, request: &CertificateRequest) -> CertificateAnswer {
+        let options = &self.replica().shared.options;
+        let Some(peers) = &options.peers else { return CertificateAnswer::Elsewhere };
+        for member in members::list(self.replica()).members.iter().filter(|member| member.id != options.node_id) {
+            match peers.certificate(member.id, request).await {
+                Ok(CertificateAnswer::Elsewhere) => {}
+                Ok(answer) => return answer,
+                Err(error) => tracing::debug!(node = member.name, %error, "it signs nothing now"),
+            }
+        }
+        CertificateAnswer::Elsewhere
     }
 
     /// The members as the leader sees them; without a leader, as this node knows them.
