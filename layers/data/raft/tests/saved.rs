@@ -8,6 +8,8 @@ mod support;
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster::{Cluster, eventually};
@@ -99,6 +101,51 @@ async fn what_is_restored_is_served_and_goes_on() {
         assert!(!directory.join("restored").exists());
         close(store).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_saved_while_writers_write_is_one_moment_and_not_older_than_what_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(small(&folder.path().join("store"))).unwrap();
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    // Both keys change in one transaction; between them lies a value longer than a block.
+    must_put(&*store, "between", &vec![b'x'; 200_000]).await;
+    let writer = {
+        let (store, stop, acknowledged) = (store.clone(), stop.clone(), acknowledged.clone());
+        tokio::spawn(async move {
+            for number in 1_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let text = number.to_string();
+                let (a, z) = (Key::try_from("a").unwrap(), Key::try_from("z").unwrap());
+                store.txn(Txn::put(a, text.clone()).then(Op::put(z, text))).await.unwrap();
+                acknowledged.store(number, Ordering::Relaxed);
+            }
+        })
+    };
+    for round in 0..10 {
+        eventually("something new is written", async || acknowledged.load(Ordering::Relaxed) > round * 20).await;
+        let before = acknowledged.load(Ordering::Relaxed);
+        let mut bytes = Vec::new();
+        for block in store.save().await.unwrap() {
+            bytes.extend_from_slice(&block);
+            // A slow client: writers go on meanwhile.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (file, directory) = (folder.path().join("saved"), folder.path().join(format!("restored-{round}")));
+        std::fs::write(&file, &bytes).unwrap();
+        restore(&file, &directory).unwrap();
+        let restored = RaftStore::open(small(&directory)).unwrap();
+        let pairs = content(&*restored).await;
+        let (a, z) = (pairs[0].strip_prefix("a=").unwrap(), pairs[2].strip_prefix("z=").unwrap());
+        assert_eq!(a, z, "half of a transaction");
+        assert!(a.parse::<u64>().unwrap() >= before, "{a} is older than {before}, which was acknowledged");
+        close(restored).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    close(store).await;
 }
 
 #[tokio::test]
