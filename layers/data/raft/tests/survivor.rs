@@ -9,7 +9,7 @@ mod support;
 use std::time::Duration;
 
 use cluster::eventually;
-use data::{Consistency, Store as _, Streams as _};
+use data::{Consistency, Key, Store as _, StoreError, Streams as _, Txn};
 use data_raft::{OpenError, Options, RaftStore, RecoverError, StreamOptions, recover};
 use support::{RETENTION, Together, all, by, put};
 
@@ -63,8 +63,8 @@ async fn one_that_is_left_goes_on_with_everything_and_others_join_again() {
     .await;
     eventually("of the streams, too", async || together.node(1).not_serving().is_none()).await;
     assert_eq!(all(together.node(1), "s", Consistency::Linearizable).await.len(), 21);
-    let refused = together.cluster.node(0).status().not_serving.map(|reason| reason.to_string());
-    assert!(refused.is_some(), "it does not serve");
+    let refused = together.cluster.node(0).txn(Txn::put(Key::try_from("old").unwrap(), "1")).await;
+    assert!(matches!(refused, Err(StoreError::NotServing(_))), "{refused:?}");
     eventually("it says why", async || {
         let reason = together.cluster.node(0).status().not_serving.map(|reason| reason.to_string());
         reason.is_some_and(|reason| reason.contains("was removed from the cluster: wipe its data directory"))
