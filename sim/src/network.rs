@@ -239,7 +239,7 @@ impl Transport for SimTransport {
         Box::pin(async move {
             let wire = self.incoming.lock().await.recv().await.ok_or(io::ErrorKind::NotConnected)?;
             let connection = Connection { stream: Box::new(wire), proved: None, from: None };
-            let accepted: Accepted = Box::pin(std::future::ready(Ok(connection)));
+            let accepted: Accepted = Box::pin(std::future::ready(Ok(Some(connection))));
             Ok(accepted)
         })
     }

@@ -37,6 +37,15 @@ pub enum Command {
         /// The cluster afterwards.
         reply: Reply<ClusterView>,
     },
+    /// Make a token that gets a new node its certificate.
+    Token {
+        /// The node's name.
+        node: String,
+        /// How long it is good.
+        valid: std::time::Duration,
+        /// The token.
+        reply: Reply<JoinToken>,
+    },
     /// Put another configuration in force.
     Apply {
         /// The checked configuration.
@@ -53,6 +62,24 @@ pub enum MemberChange {
     Remove(NodeName),
     /// This voter leads from now on.
     Lead(NodeName),
+}
+
+/// What lets one new node in, once. Not for logs: whoever has it gets the node's certificate.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinToken {
+    /// The node's name.
+    pub node: String,
+    /// The text for `seawall cluster join`.
+    pub token: String,
+    /// When it ends, in milliseconds since the Unix epoch.
+    pub expires_unix_ms: u64,
+}
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinToken").field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 /// Why a verb was not carried out.

@@ -14,6 +14,7 @@ mod problem;
 mod query;
 mod role;
 mod server;
+mod snapshot;
 mod streams;
 mod verbs;
 pub mod view;
@@ -32,11 +33,12 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use authority::Authority;
-pub use control::{Applied, Command, MemberChange, Refusal, RefusalKind, Switched};
+pub use control::{Applied, Command, JoinToken, MemberChange, Refusal, RefusalKind, Switched};
 pub use hot::Answers;
 use query::{Nothing, Parameters};
 pub use server::{Server, serve};
-pub use verbs::{ApplyRequest, PromoteRequest};
+pub use snapshot::{Blocks, Save};
+pub use verbs::{ApplyRequest, PromoteRequest, TokenRequest};
 
 /// The largest body of a request that is no key-value write: a configuration with its includes.
 const MAX_BODY: usize = 16 << 20;
@@ -67,6 +69,8 @@ pub struct Parts {
     pub commands: mpsc::Sender<Command>,
     /// The store behind the key-value API.
     pub store: Arc<dyn Store>,
+    /// How the store is saved as a whole.
+    pub save: Save,
     /// The op-logs of services.
     pub streams: Arc<dyn Streams>,
     /// The event journal.
@@ -105,8 +109,10 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/streams/{stream}/seal", post(streams::seal))
         .route("/api/v1/streams/{stream}/cursors/{cursor}", get(streams::cursor).put(streams::commit))
         .route("/api/v1/logs/{service}", get(logs::read))
+        .route("/api/v1/cluster/tokens", post(verbs::token))
         .route("/api/v1/cluster/members/{name}", delete(verbs::remove_member))
         .route("/api/v1/cluster/members/{name}/lead", post(verbs::lead))
+        .route("/api/v1/snapshot", get(snapshot::save))
         .route("/api/v1/config", get(verbs::config))
         .route("/api/v1/apply", post(verbs::apply))
         .route("/api/v1/services/{service}/promote", post(verbs::promote))

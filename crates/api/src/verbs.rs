@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
@@ -91,6 +92,31 @@ pub async fn remove_member(
 pub async fn lead(State(context): State<Context>, UrlPath(name): UrlPath<String>, _: Parameters<Nothing>) -> Response {
     let change = MemberChange::Lead(NodeName::from(name.as_str()));
     ask(&context, |reply| Command::Members { change, reply }).await
+}
+
+/// The body that asks for a join token.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TokenRequest {
+    /// The new node's name.
+    pub node: String,
+    /// How long the token is good, in seconds.
+    #[serde(default = "an_hour")]
+    pub valid_seconds: u64,
+}
+
+fn an_hour() -> u64 {
+    3600
+}
+
+/// Makes a token that gets a new node its certificate.
+pub async fn token(State(context): State<Context>, _: Parameters<Nothing>, body: bytes::Bytes) -> Response {
+    let request: TokenRequest = match parse(&body) {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    let valid = Duration::from_secs(request.valid_seconds);
+    ask(&context, |reply| Command::Token { node: request.node, valid, reply }).await
 }
 
 /// The body of `apply`: a configuration with everything it includes.

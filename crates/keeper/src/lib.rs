@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 
 use instance::{Command, Instance};
 use node::{NodeEvent, NodeProcess, SILENCE};
-pub use start::{Options, StartError};
+pub use start::{Options, StartError, lock};
 
 /// How long instances get when the keeper has to stop them itself.
 const LAST_GRACE: Duration = Duration::from_secs(5);

@@ -154,8 +154,12 @@ fn hint_for(error: &io::Error) -> &'static str {
     }
 }
 
-/// One keeper for a data directory: two would fight over instances, log files and the store.
-fn lock(data_dir: &Path) -> Result<File, StartError> {
+/// One keeper for a data directory: two would fight over instances, log files and the store. Also held by whoever changes
+/// one while nothing may run on it, until the file is dropped.
+///
+/// # Errors
+/// A Seawall runs on it, or it cannot be written.
+pub fn lock(data_dir: &Path) -> Result<File, StartError> {
     let path = data_dir.join("keeper.lock");
     let error = |reason: io::Error| {
         let hint = hint_for(&reason);

@@ -97,6 +97,10 @@ pub enum EventKind {
     CertificateNotIssued,
     /// A certificate ends soon, or has ended.
     CertificateExpiring,
+    /// In a cluster: the node's own certificate among members was renewed.
+    NodeCertificateRenewed,
+    /// In a cluster: the node's own certificate ends soon, or has ended, and nobody renews it.
+    NodeCertificateExpires,
     /// A notice could not be delivered in time and was given up.
     NotifyFailed,
 }

@@ -2,9 +2,14 @@
 //! wants it, and the configuration that all of them share. What the cluster runs is in `world`; what nodes tell each
 //! other, in `records` and `publisher`. Deliberately absent: consensus (`data/raft`).
 
+pub mod authority;
 pub mod awaited;
+pub mod certificates;
+pub mod joining;
 pub mod publisher;
 pub mod records;
+pub mod renewal;
+pub mod tokens;
 pub mod world;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
@@ -13,8 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::view::ClusterView;
-use api::{Applied, MemberChange, Refusal, RefusalKind};
+use api::{Applied, JoinToken, MemberChange, Refusal, RefusalKind};
 use awaited::Awaited;
+use certificates::OwnFiles;
 use data::{Compare, NotServing, Revision, StoreError, Txn, TxnOutcome};
 use data_raft::{PeerOptions, PeerTls, Peers, RaftStore, TcpTransport, TlsFiles, Transport};
 use model::config::Decode as _;
@@ -43,12 +49,9 @@ pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Pee
     };
     let folder = Path::new(&cluster.tls.dir);
     let name = config.node.name.as_str();
-    let files = TlsFiles {
-        authority: folder.join("ca.pem"),
-        certificate: folder.join(format!("{name}.pem")),
-        key: folder.join(format!("{name}.key")),
-    };
-    let cure = "`seawall cluster init` makes these files, `seawall cluster issue` those of one node";
+    let OwnFiles { authority, certificate, key, .. } = OwnFiles::of(folder, name);
+    let files = TlsFiles { authority, certificate, key };
+    let cure = "`seawall cluster init` makes these files, `seawall cluster issue` or `join` those of one node";
     let tls = PeerTls::open(files).map_err(|error| format!("{error}; {cure}"))?;
     let founders = match std::fs::read_to_string(folder.join(FOUNDERS)) {
         Ok(text) => text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
@@ -79,6 +82,13 @@ fn advertised(host: Option<&str>, bound: SocketAddr) -> String {
         Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{host}]:{}", bound.port()),
         Some(host) => format!("{host}:{}", bound.port()),
     }
+}
+
+/// Has certificates signed: those of other nodes, if the authority's key is here, and this one's, before it ends.
+pub fn keep_certified(config: &Config, store: &Arc<RaftStore>, inputs: &mpsc::Sender<Input>) {
+    let Some(own) = OwnFiles::of_config(config) else { return };
+    store.certify_with(authority::Authority::new(&own.folder).certifier(store));
+    tokio::spawn(renewal::keep(own, config.node.name.to_string(), Arc::clone(store), inputs.clone()));
 }
 
 /// Looks at the members until the node ends.
@@ -212,6 +222,21 @@ impl Controller {
                     tracing::error!(%service, why, ?other, "the cluster could not be told to go back to the definition before: apply one that works");
                 }
             }
+        });
+    }
+
+    /// Makes a token for a new node.
+    pub fn make_token(&self, node: String, valid: Duration, reply: oneshot::Sender<Result<JoinToken, Refusal>>) {
+        let Some(cluster) = &self.config.cluster else {
+            let message = "this machine is in no cluster: see docs/guide/cluster.md".to_owned();
+            // Ignored, here and below: who asked has gone.
+            let _ = reply.send(Err(Refusal { kind: RefusalKind::Refused, message }));
+            return;
+        };
+        let (store, name, folder) = (Arc::clone(&self.raft), cluster.name.clone(), cluster.tls.dir.clone());
+        tokio::spawn(async move {
+            let made = tokens::make(store, Path::new(&folder), name, node, valid).await;
+            let _ = reply.send(made);
         });
     }
 

@@ -15,6 +15,7 @@ use runtime::protocol::{Order, Report};
 use tokio::sync::{mpsc, watch};
 
 use crate::applying::Applying;
+use crate::cluster::renewal::Told;
 use crate::cluster::world::World;
 use crate::entrances::Notice;
 use crate::input::Input;
@@ -83,6 +84,8 @@ pub struct Controller {
     pub store_problem: Option<String>,
     /// Certificates clients are shown.
     pub certificates: Vec<CertificateView>,
+    /// This node's own among members.
+    pub own_certificate: Option<CertificateView>,
     /// The last trouble with the lease.
     pub lease_error: Option<String>,
 }
@@ -218,6 +221,7 @@ impl Controller {
             }
             Input::Members(members) => self.members = Some(members),
             Input::Certificates { shown, notices } => self.certificates(shown, notices),
+            Input::OwnCertificate(told) => self.own_certificate(told),
             Input::LeaseFailed(error) => self.lease_error = Some(error),
             Input::Command(command) => self.command(command, now),
             Input::GatewayDrained { left } => {
@@ -284,6 +288,18 @@ impl Controller {
             }
             // Counted by the gateway's metrics; judged by probes.
             S::Reset { .. } | S::BadResponse { .. } | S::ServerError { .. } | S::TimedOut { .. } => {}
+        }
+    }
+
+    fn own_certificate(&mut self, told: Told) {
+        if let Some(shown) = &told.shown {
+            let labels = CertificateLabels { listener: shown.listener.clone(), file: shown.file.clone() };
+            self.shell.metrics.certificate_expiry.get_or_create(&labels).set(shown.expires_unix);
+        }
+        self.own_certificate = told.shown;
+        if let Some((kind, message)) = told.event {
+            let cause = self.shell.new_cause();
+            self.shell.emit(kind, Subject::default(), &cause, message);
         }
     }
 
@@ -354,6 +370,7 @@ impl Controller {
                 None => drop(reply.send(Err(no_service(&name, &self.services)))),
             },
             Command::Members { change, reply } => self.change_members(change, reply),
+            Command::Token { node, valid, reply } => self.make_token(node, valid, reply),
             Command::Apply { config, reply } => self.apply(*config, reply, now),
         }
     }

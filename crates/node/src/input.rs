@@ -161,6 +161,8 @@ pub enum Input {
         /// What is new.
         notices: Vec<crate::entrances::Notice>,
     },
+    /// In a cluster: this node's own certificate was looked at.
+    OwnCertificate(crate::cluster::renewal::Told),
     /// The gateway has drained.
     GatewayDrained {
         /// Requests that were cut off.

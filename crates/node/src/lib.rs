@@ -16,6 +16,7 @@ mod instance;
 mod lease;
 mod link;
 mod loading;
+pub mod offline;
 mod ports;
 mod service;
 mod shell;
@@ -44,8 +45,8 @@ pub const CANNOT_START: u8 = runtime::protocol::CANNOT_START as u8;
 
 use tokio::sync::{mpsc, watch};
 
+pub use cluster::{authority, certificates, joining};
 use controller::Controller;
-pub use data_raft::PEER_NAME;
 use entrances::Entrances;
 use input::Input;
 use link::Keeper;
@@ -191,6 +192,7 @@ impl Start {
             status: shown,
             commands,
             store: Arc::clone(&store),
+            save: offline::saving(Arc::clone(&raft)),
             streams: Arc::clone(&streams),
             journal: journal.clone(),
             registry: Arc::new(RwLock::new(registry)),
@@ -235,6 +237,7 @@ impl Start {
             store_problem: None,
             lease_error: None,
             certificates: entrances.view(),
+            own_certificate: None,
         };
         self.say_started(&controller.shell);
         let alone = self.config.cluster.is_none();
@@ -247,6 +250,7 @@ impl Start {
         tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
         if !alone {
             tokio::spawn(cluster::watch_members(raft, inputs.clone()));
+            cluster::keep_certified(&self.config, &controller.raft, &inputs);
         }
         tokio::spawn(entrances.keep_current(inputs.clone()));
         let acme = acme.map(|acme| tokio::spawn(acme.run()));
@@ -267,7 +271,7 @@ impl Start {
 
     /// The store and, in a cluster, the address at which others reach this node.
     fn open_store(&self, data_dir: &Path) -> Result<(Arc<data_raft::RaftStore>, Option<String>), CannotStart> {
-        let mut options = data_raft::Options::new(data_dir.join("store"));
+        let mut options = data_raft::Options::new(data_dir.join(offline::STORE));
         options.durability = match self.config.node.durability {
             Durability::Sync => data::Durability::Sync,
             Durability::Async => data::Durability::Async,

@@ -244,6 +244,7 @@ fn needs_somebody(kind: EventKind) -> bool {
             | K::CertificateRefused
             | K::CertificateNotIssued
             | K::CertificateExpiring
+            | K::NodeCertificateExpires
             | K::NotifyFailed
             | K::ConfigRejected
     )

@@ -63,7 +63,7 @@ impl Controller {
             }),
             services,
             tasks: self.tasks(),
-            certificates: self.certificates.clone(),
+            certificates: self.certificates.iter().chain(&self.own_certificate).cloned().collect(),
         }
     }
 
@@ -211,6 +211,11 @@ impl Controller {
                 self.lease_error.clone(),
             ),
             task("certificates", format!("{} watched", files.0), files.1),
+            task(
+                "own certificate",
+                self.own_certificate.as_ref().map_or("none", |_| "watched").into(),
+                self.own_certificate.as_ref().and_then(|own| own.problem.clone()),
+            ),
             task("rolls", if rolls.is_empty() { "none".into() } else { rolls.join(", ") }, None),
             task("notices", format!("{} webhooks", self.config.notify.len()), None),
         ];

@@ -16,13 +16,20 @@ pub fn peer_is_same_user(local: SocketAddr, peer: SocketAddr) -> bool {
 /// # Errors
 /// The operating system's.
 pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    create_private(path)?.write_all(contents)
+}
+
+/// Makes a file that only its owner can read, in place of one that may be there.
+///
+/// # Errors
+/// The operating system's.
+pub fn create_private(path: &Path) -> io::Result<File> {
     // A fresh file: permissions of an existing one would survive the open.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file: File = imp::create_private(path)?;
-    file.write_all(contents)
+    imp::create_private(path)
 }
 
 /// The same, so that whoever reads `path` finds what was there before or all of `contents`, also after the process or the

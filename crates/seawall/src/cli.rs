@@ -14,6 +14,7 @@ mod output;
 mod promote;
 mod restart;
 mod schema;
+mod snapshot;
 mod status;
 mod stream;
 mod tls;
@@ -126,6 +127,8 @@ enum Verb {
     Cluster(cluster::Arguments),
     /// Read and write the replicated key-value store
     Kv(kv::Arguments),
+    /// Save the key-value store to a file, check such a file, start anew from it
+    Snapshot(snapshot::Arguments),
     /// Append to and read replicated op-logs
     Stream(stream::Arguments),
     /// Print the JSON Schema of the configuration file
@@ -158,6 +161,7 @@ pub fn run() -> ExitCode {
         Verb::Restart(restart) => client().and_then(|client| restart::run(&client, &restart)),
         Verb::Cluster(cluster) => cluster::run(client, &cluster),
         Verb::Kv(kv) => client().and_then(|client| kv::run(&client, &kv)),
+        Verb::Snapshot(snapshot) => snapshot::run(client, &snapshot),
         Verb::Stream(stream) => client().and_then(|client| stream::run(&client, &stream)),
         Verb::Schema(schema) => schema::run(&schema),
         Verb::DemoService(demo) => demo::run(&demo),

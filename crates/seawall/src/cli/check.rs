@@ -21,6 +21,15 @@ pub fn run(file: &Path) -> Outcome {
             count(warnings, "warning")
         )));
     };
+    match node::certificates::described(&config) {
+        Some(Ok(ends)) => writeln!(std::io::stdout(), "{ends}")?,
+        // The file may be checked where the node does not run.
+        Some(Err(problem)) => writeln!(
+            std::io::stdout(),
+            "the node's certificate cannot be used here: {problem}; `seawall cluster init`, `issue` or `join` makes one"
+        )?,
+        None => {}
+    }
     let (services, routes) = (count(config.services.len(), "service"), count(config.routes.len(), "route"));
     writeln!(std::io::stdout(), "{}: ok, {services}, {routes}, {}", file.display(), count(warnings, "warning"))?;
     Ok(())

@@ -61,6 +61,12 @@ impl Client {
         self.checked(self.authorized(self.agent.get(format!("{}{path}", self.base))).call())
     }
 
+    /// GET of something large, all of it within `patience`.
+    pub fn download(&self, path: &str, patience: Duration) -> Result<Response<Body>, Failure> {
+        let request = self.agent.get(format!("{}{path}", self.base)).config().timeout_global(Some(patience)).build();
+        self.checked(self.authorized(request).call())
+    }
+
     /// DELETE.
     pub fn delete(&self, path: &str) -> Result<Response<Body>, Failure> {
         let request = self.agent.delete(format!("{}{path}", self.base)).config().timeout_global(Some(QUICK)).build();

@@ -13,6 +13,8 @@ use serde_json::Value;
 use crate::support::processes::signal;
 use crate::support::{Chance, PATIENCE, Seawall, http, run, wait};
 
+mod joining;
+mod recovery;
 mod streams;
 
 /// Nodes by their place; one that is down is absent, and its folder waits for its return.

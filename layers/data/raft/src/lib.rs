@@ -8,6 +8,8 @@
 //! - `wal-NNNNNNNNNNNNNNNN`: log segments, preallocated, records chained by CRC;
 //! - `snapshot-a`, `snapshot-b`: the newest snapshot and the one before or being written;
 //! - `streams`: the same again for the group of streams, and `entries-ID-OFFSET`, their segments;
+//! - `restored`: a saved snapshot that the first start takes over;
+//! - `recovering`: a recovery that is under way;
 //! - `reserve`: space given up when the disk is full, so that the node can stop in good order.
 
 mod abort;
@@ -27,12 +29,14 @@ mod options;
 mod peers;
 mod record;
 mod replica;
+mod saved;
 mod snapshot;
 mod snapshots;
 mod store;
 mod streams;
 mod superblock;
 mod surroundings;
+mod survivor;
 mod transport;
 mod types;
 mod wal;
@@ -42,9 +46,12 @@ pub use disk::{Disk, DiskFile, FaultyDisk, FileLock, Operation, RealDisk};
 pub use open_error::OpenError;
 pub use options::Options;
 pub use peers::{PeerOptions, Peers};
+pub use saved::{Saved, SavedError, SavedMember, Saving, restore, verify};
 pub use store::{Member, Members, RaftStore};
 pub use streams::{RaftStreams, StreamOptions};
 pub use surroundings::{Simulated, Surroundings, simulate};
+pub use survivor::{Kept, RecoverError, Survivor, recover};
 pub use transport::{
-    Accepted, Connection, MemoryNetwork, MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport,
+    Accepted, CertificateAnswer, CertificateRequest, Certifier, Connection, Door, Fingerprint, MemoryNetwork,
+    MemoryTransport, PEER_NAME, PeerTls, Stream, TcpTransport, TlsFiles, Transport, authority_fingerprint, knock,
 };

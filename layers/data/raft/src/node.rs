@@ -24,11 +24,13 @@ use crate::options::Options;
 use crate::peers::Identity;
 use crate::peers::serve::Group;
 use crate::replica::Replica;
+use crate::saved;
 use crate::snapshot;
 use crate::snapshots;
 use crate::streams;
 use crate::superblock::{self, Superblock, SuperblockV1};
 use crate::surroundings;
+use crate::survivor;
 use crate::types::Raft;
 use crate::wal::{Order, Wal, need_bytes};
 use crate::{leases, wal};
@@ -186,9 +188,16 @@ fn check_segments(shared: &Shared) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// A number that no other data directory has.
+pub(crate) fn draw_number() -> u64 {
+    surroundings::drawn_id().as_u64_pair().1 & ((1 << ID_BITS) - 1)
+}
+
 fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
     let directory = &options.directory;
+    survivor::check_finished(directory)?;
     if let Some(superblock) = Superblock::read(&*options.disk, directory)? {
+        saved::forget_restored(options)?;
         let SuperblockV1 { node_id, group, .. } = superblock.content();
         if *group != options.group || ((options.peers.is_none() || *group != 0) && *node_id != options.node_id) {
             return Err(OpenError::ForeignFile { file: superblock.path().to_path_buf() });
@@ -196,7 +205,9 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
         return Ok(superblock);
     }
     let names = options.disk.list(directory).map_err(OpenError::io("list", directory))?;
-    if names.iter().any(|name| name.starts_with("wal-") || name.starts_with("snapshot-")) {
+    let is_restored = options.group == 0 && names.iter().any(|name| name == saved::RESTORED);
+    // A start that was cut off may have written a snapshot of what is restored.
+    if names.iter().any(|name| name.starts_with("wal-") || (name.starts_with("snapshot-") && !is_restored)) {
         let path = directory.join(superblock::FILE_NAME);
         return Err(OpenError::corrupt(
             &path,
@@ -204,10 +215,9 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
             "there is a log but both copies of the superblock are invalid or gone",
         ));
     }
-    let drawn = || surroundings::drawn_id().as_u64_pair().1 & ((1 << ID_BITS) - 1);
-    let content = SuperblockV1 {
+    let mut content = SuperblockV1 {
         store_id: *surroundings::drawn_id().as_bytes(),
-        node_id: if options.peers.is_some() && options.group == 0 { drawn() } else { options.node_id },
+        node_id: if options.peers.is_some() && options.group == 0 { draw_number() } else { options.node_id },
         group: options.group,
         vote: None,
         purged: None,
@@ -215,12 +225,17 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
         newest_segment: 0,
         clean_end: None,
     };
-    Superblock::create(&*options.disk, directory, content).map_err(|source| match source.kind() {
+    if is_restored {
+        saved::take_over(options, &mut content)?;
+    }
+    let created = Superblock::create(&*options.disk, directory, content).map_err(|source| match source.kind() {
         io::ErrorKind::StorageFull => {
             OpenError::DiskFull { directory: directory.clone(), need_bytes: need_bytes(options) }
         }
         _ => OpenError::Io { action: "make the superblock in", file: directory.clone(), source },
-    })
+    })?;
+    saved::forget_restored(options)?;
+    Ok(created)
 }
 
 /// The body of the consensus thread.

@@ -66,6 +66,15 @@ pub enum OpenError {
         /// What was found.
         what: String,
     },
+    /// `seawall cluster recover` was cut off.
+    #[error(
+        "the recovery of {directory} was begun and not finished: run `seawall cluster recover` again, then start",
+        directory = directory.display()
+    )]
+    Unfinished {
+        /// The data directory.
+        directory: PathBuf,
+    },
     /// A file belongs to another data directory.
     #[error(
         "{file} belongs to another data directory (its identity differs): put back the files of this one",

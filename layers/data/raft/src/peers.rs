@@ -20,6 +20,7 @@ use crate::transport::{Connection, Transport};
 use crate::wal::lock;
 
 pub(crate) mod book;
+pub(crate) mod certify;
 pub(crate) mod finder;
 pub(crate) mod frame;
 pub(crate) mod hello;

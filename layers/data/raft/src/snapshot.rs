@@ -6,21 +6,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use data::{KeyValue, LeaseRecord, Revision, StateMachine, StreamsState};
+pub(crate) use encoder::Encoder;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Disk, DiskFile, read_exact_at};
+use crate::disk::{Disk, DiskFile, RealDisk, read_exact_at};
 use crate::open_error::OpenError;
 use crate::streams::wire::StreamV1;
 use crate::superblock::SnapshotPointerV1;
 use crate::surroundings::planted;
-use crate::wire::{LeaseV1, LogIdV1, MembershipV1, PairV1, decode, encode};
+use crate::wire::{LeaseV1, LogIdV1, MembershipV1, PairV1, decode};
+
+mod encoder;
 
 const MAGIC: &[u8; 8] = b"SWALSNAP";
 const VERSION: u32 = 1;
 const FILE_HEADER: usize = 16;
 const BLOCK_HEADER: usize = 12;
-/// Pairs are gathered into blocks of about this size.
-const BLOCK_BYTES: usize = 64 * 1024;
 /// Longest block a reader believes in.
 const MAX_BLOCK: usize = 8 * 1024 * 1024;
 
@@ -30,6 +31,8 @@ const PAIRS: u32 = 3;
 const END: u32 = 4;
 const STREAMS: u32 = 5;
 const STREAM: u32 = 6;
+/// Only in a snapshot that was saved to a file of its own.
+const MADE: u32 = 7;
 
 /// What a snapshot holds besides leases and pairs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -41,8 +44,19 @@ pub(crate) struct MetaV1 {
     pub last: LogIdV1,
     pub membership_log: Option<LogIdV1>,
     pub membership: MembershipV1,
-    revision: u64,
+    pub revision: u64,
     last_lease: u64,
+}
+
+/// When a snapshot was saved, and by whom.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct MadeV1 {
+    /// In milliseconds since the Unix epoch, by the clock of the node that saved it.
+    pub at_ms: u64,
+    /// The cluster's name; empty on a machine by itself.
+    pub cluster: String,
+    /// The node that saved it.
+    pub node: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,7 +100,8 @@ pub(crate) fn write(
     let file = disk.open(&path, true)?;
     file.truncate(0)?;
     let pointer = SnapshotPointerV1 { slot, sequence, last: image.last };
-    if let Err(error) = write_blocks(&*file, store_id, group, sequence, image) {
+    let blocks = Encoder::new(image.clone(), (store_id, group), sequence, None);
+    if let Err(error) = write_all(&*file, blocks) {
         // Gives the space back; the old snapshot is in the other slot.
         let _ = file.truncate(0);
         return Err(io::Error::new(error.kind(), format!("writing {}: {error}", path.display())));
@@ -95,79 +110,14 @@ pub(crate) fn write(
     Ok(pointer)
 }
 
-fn write_blocks(file: &dyn DiskFile, store_id: [u8; 16], group: u16, sequence: u64, image: &Image) -> io::Result<()> {
-    let mut out = BlockWriter::new(file)?;
-    let meta = MetaV1 {
-        store_id,
-        group,
-        sequence,
-        last: image.last,
-        membership_log: image.membership_log,
-        membership: image.membership.clone(),
-        revision: image.state.revision().0,
-        last_lease: image.state.last_lease(),
-    };
-    out.block(META, &encode(&meta))?;
-    let leases: Vec<LeaseV1> = image.state.leases().map(LeaseV1::from).collect();
-    out.block(LEASES, &encode(&leases))?;
-    let (mut pairs, mut gathered) = (Vec::new(), 0);
-    for kv in image.state.pairs() {
-        gathered += kv.key.as_bytes().len() + kv.value.len();
-        pairs.push(PairV1::from(kv));
-        if gathered >= BLOCK_BYTES {
-            out.block(PAIRS, &encode(&pairs))?;
-            pairs.clear();
-            gathered = 0;
-        }
+/// Writes blocks one after the other, and flushes.
+fn write_all(file: &dyn DiskFile, blocks: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
+    let mut offset = 0;
+    for block in blocks {
+        file.write_all_at(&block, offset)?;
+        offset += block.len() as u64;
     }
-    out.block(PAIRS, &encode(&pairs))?;
-    if let Some(streams) = &image.streams {
-        let count = streams.streams().count() as u64;
-        out.block(STREAMS, &encode(&StreamsV1 { next_id: streams.next_id(), streams: count }))?;
-        for (name, record) in streams.streams() {
-            out.block(STREAM, &encode(&StreamV1::new(name, record)))?;
-        }
-    }
-    let end =
-        EndV1 { leases: leases.len() as u64, pairs: image.state.len() as u64, whole: out.whole.clone().finalize() };
-    out.block(END, &encode(&end))?;
     if planted("snapshot-before-sync") { Ok(()) } else { file.sync() }
-}
-
-struct BlockWriter<'a> {
-    file: &'a dyn DiskFile,
-    offset: u64,
-    whole: crc32fast::Hasher,
-}
-
-impl<'a> BlockWriter<'a> {
-    fn new(file: &'a dyn DiskFile) -> io::Result<Self> {
-        let mut header = [0; FILE_HEADER];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        let crc = crc32fast::hash(&header[..12]);
-        header[12..].copy_from_slice(&crc.to_le_bytes());
-        let mut writer = Self { file, offset: 0, whole: crc32fast::Hasher::new() };
-        writer.put(&header)?;
-        Ok(writer)
-    }
-
-    fn block(&mut self, kind: u32, payload: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        let mut bytes = Vec::with_capacity(BLOCK_HEADER + payload.len());
-        bytes.extend_from_slice(&kind.to_le_bytes());
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&block_checksum(&bytes, payload).to_le_bytes());
-        bytes.extend_from_slice(payload);
-        self.put(&bytes)
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.offset)?;
-        self.whole.update(bytes);
-        self.offset += bytes.len() as u64;
-        Ok(())
-    }
 }
 
 fn block_checksum(kind_and_length: &[u8], payload: &[u8]) -> u32 {
@@ -179,64 +129,44 @@ fn block_checksum(kind_and_length: &[u8], payload: &[u8]) -> u32 {
 
 /// Reads the meta block only.
 pub(crate) fn read_meta(disk: &dyn Disk, directory: &Path, pointer: SnapshotPointerV1) -> Result<MetaV1, OpenError> {
-    Reader::open(disk, directory, pointer)?.meta(pointer)
+    let mut reader = Reader::open(disk, path(directory, pointer.slot))?;
+    let meta = reader.meta()?;
+    reader.expect(&meta, pointer)?;
+    Ok(meta)
 }
 
 /// Reads and checks a whole snapshot.
 pub(crate) fn read(disk: &dyn Disk, directory: &Path, pointer: SnapshotPointerV1) -> Result<Image, OpenError> {
-    let mut reader = Reader::open(disk, directory, pointer)?;
-    let meta = reader.meta(pointer)?;
-    let mut state = StateMachine::restore(Revision(meta.revision), meta.last_lease);
-    let mut leases = 0_u64;
-    let mut streams: Option<(StreamsState, u64)> = None;
-    loop {
-        let whole = reader.whole.clone().finalize();
-        let (kind, payload) = reader.block()?;
-        match kind {
-            LEASES => {
-                let records: Vec<LeaseV1> = reader.decode(&payload)?;
-                leases += records.len() as u64;
-                records.into_iter().for_each(|record| state.restore_lease(&LeaseRecord::from(record)));
-            }
-            PAIRS => {
-                for pair in reader.decode::<Vec<PairV1>>(&payload)? {
-                    state.restore_pair(KeyValue::try_from(pair).map_err(|error| reader.corrupt(error.to_string()))?);
-                }
-            }
-            STREAMS => {
-                let begin: StreamsV1 = reader.decode(&payload)?;
-                streams = Some((StreamsState::restore(begin.next_id), begin.streams));
-            }
-            STREAM => {
-                let stream: StreamV1 = reader.decode(&payload)?;
-                let (name, record) = stream.into_record().map_err(|error| reader.corrupt(error.to_string()))?;
-                let (streams, _) =
-                    streams.as_mut().ok_or_else(|| reader.corrupt("a stream stands where none is expected"))?;
-                streams.restore_stream(name, record);
-            }
-            END => {
-                let end: EndV1 = reader.decode(&payload)?;
-                if end.whole != whole || end.leases != leases || end.pairs != state.len() as u64 {
-                    return Err(reader.corrupt("the snapshot's totals do not match its content"));
-                }
-                if streams.as_ref().is_some_and(|(streams, count)| streams.streams().count() as u64 != *count) {
-                    return Err(reader.corrupt("the snapshot does not have as many streams as it says"));
-                }
-                break;
-            }
-            other => {
-                let what = format!("a snapshot block of kind {other}");
-                return Err(OpenError::UnknownFormat { file: reader.path, what });
-            }
-        }
+    let mut reader = Reader::open(disk, path(directory, pointer.slot))?;
+    let meta = reader.meta()?;
+    reader.expect(&meta, pointer)?;
+    reader.rest(meta).map(|(image, _)| image)
+}
+
+/// A snapshot that was saved to a file of its own, outside of any data directory.
+pub(crate) struct Saved {
+    pub store_id: [u8; 16],
+    pub made: Option<MadeV1>,
+    pub image: Image,
+    /// The file's size.
+    pub bytes: u64,
+}
+
+/// Reads and checks one, to its last byte.
+pub(crate) fn read_saved(file: &Path) -> Result<Saved, OpenError> {
+    let opened = RealDisk.open_to_read(file).map_err(OpenError::io("open", file))?;
+    let mut reader = Reader::over(opened, file.to_path_buf())?;
+    let meta = reader.meta()?;
+    let (store_id, group) = (meta.store_id, meta.group);
+    if group != 0 {
+        return Err(reader.corrupt("it is not of a key-value store"));
     }
-    Ok(Image {
-        last: meta.last,
-        membership_log: meta.membership_log,
-        membership: meta.membership,
-        state,
-        streams: streams.map(|(streams, _)| streams),
-    })
+    let (image, made) = reader.rest(meta)?;
+    let bytes = reader.file.length().map_err(OpenError::io("measure", file))?;
+    if bytes != reader.offset {
+        return Err(reader.corrupt("there is something behind its end"));
+    }
+    Ok(Saved { store_id, made, image, bytes })
 }
 
 struct Reader {
@@ -247,9 +177,12 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(disk: &dyn Disk, directory: &Path, pointer: SnapshotPointerV1) -> Result<Self, OpenError> {
-        let path = path(directory, pointer.slot);
+    fn open(disk: &dyn Disk, path: PathBuf) -> Result<Self, OpenError> {
         let file = disk.open(&path, false).map_err(OpenError::io("open", &path))?;
+        Self::over(file, path)
+    }
+
+    fn over(file: Box<dyn DiskFile>, path: PathBuf) -> Result<Self, OpenError> {
         let mut reader = Self { file, path, offset: 0, whole: crc32fast::Hasher::new() };
         let header = reader.take(FILE_HEADER)?;
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -263,16 +196,77 @@ impl Reader {
         Ok(reader)
     }
 
-    fn meta(&mut self, pointer: SnapshotPointerV1) -> Result<MetaV1, OpenError> {
+    /// Everything behind the description.
+    fn rest(&mut self, meta: MetaV1) -> Result<(Image, Option<MadeV1>), OpenError> {
+        let mut made = None;
+        let mut state = StateMachine::restore(Revision(meta.revision), meta.last_lease);
+        let mut leases = 0_u64;
+        let mut streams: Option<(StreamsState, u64)> = None;
+        loop {
+            let whole = self.whole.clone().finalize();
+            let (kind, payload) = self.block()?;
+            match kind {
+                LEASES => {
+                    let records: Vec<LeaseV1> = self.decode(&payload)?;
+                    leases += records.len() as u64;
+                    records.into_iter().for_each(|record| state.restore_lease(&LeaseRecord::from(record)));
+                }
+                PAIRS => {
+                    for pair in self.decode::<Vec<PairV1>>(&payload)? {
+                        state.restore_pair(KeyValue::try_from(pair).map_err(|error| self.corrupt(error.to_string()))?);
+                    }
+                }
+                STREAMS => {
+                    let begin: StreamsV1 = self.decode(&payload)?;
+                    streams = Some((StreamsState::restore(begin.next_id), begin.streams));
+                }
+                STREAM => {
+                    let stream: StreamV1 = self.decode(&payload)?;
+                    let (name, record) = stream.into_record().map_err(|error| self.corrupt(error.to_string()))?;
+                    let (streams, _) =
+                        streams.as_mut().ok_or_else(|| self.corrupt("a stream stands where none is expected"))?;
+                    streams.restore_stream(name, record);
+                }
+                MADE => made = Some(self.decode(&payload)?),
+                END => {
+                    let end: EndV1 = self.decode(&payload)?;
+                    if end.whole != whole || end.leases != leases || end.pairs != state.len() as u64 {
+                        return Err(self.corrupt("the snapshot's totals do not match its content"));
+                    }
+                    if streams.as_ref().is_some_and(|(streams, count)| streams.streams().count() as u64 != *count) {
+                        return Err(self.corrupt("the snapshot does not have as many streams as it says"));
+                    }
+                    break;
+                }
+                other => {
+                    let what = format!("a snapshot block of kind {other}");
+                    return Err(OpenError::UnknownFormat { file: self.path.clone(), what });
+                }
+            }
+        }
+        let image = Image {
+            last: meta.last,
+            membership_log: meta.membership_log,
+            membership: meta.membership,
+            state,
+            streams: streams.map(|(streams, _)| streams),
+        };
+        Ok((image, made))
+    }
+
+    fn meta(&mut self) -> Result<MetaV1, OpenError> {
         let (kind, payload) = self.block()?;
         if kind != META {
             return Err(self.corrupt("the snapshot does not begin with its description"));
         }
-        let meta: MetaV1 = self.decode(&payload)?;
+        self.decode(&payload)
+    }
+
+    fn expect(&self, meta: &MetaV1, pointer: SnapshotPointerV1) -> Result<(), OpenError> {
         if meta.sequence != pointer.sequence || meta.last != pointer.last {
             return Err(self.corrupt("the snapshot is not the one the superblock names"));
         }
-        Ok(meta)
+        Ok(())
     }
 
     fn block(&mut self) -> Result<(u32, Vec<u8>), OpenError> {

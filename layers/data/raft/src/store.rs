@@ -25,8 +25,10 @@ use crate::peers::Lane;
 use crate::peers::frame::Kind;
 use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payload};
 use crate::replica::{Leader, Replica};
+use crate::saved::Saving;
 use crate::streams::{RaftStreams, StreamOptions};
 use crate::surroundings::planted;
+use crate::transport::{CertificateAnswer, CertificateRequest, Certifier};
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self, DecodeError, LogIdV1};
@@ -126,6 +128,41 @@ impl RaftStore {
         self.node.snapshot_requests.send(sender).await.map_err(|_| StoreError::Closed)?;
         let taken = receiver.await.map_err(|_| StoreError::Closed)?;
         taken.map_err(|error| StoreError::NotServing(NotServing::SnapshotFailed { error: error.to_string().into() }))
+    }
+
+    /// Everything in the store as of now, to be saved to a file: not older than whatever was acknowledged before.
+    ///
+    /// # Errors
+    /// As for a linearizable read.
+    pub async fn save(&self) -> Result<Saving, StoreError> {
+        self.linearize().await?;
+        let replica = self.replica();
+        let image = replica.shared.image().ok_or(StoreError::NotServing(NotServing::Starting))?;
+        Ok(Saving::new(&replica.shared, image))
+    }
+
+    /// What signs certificates for other nodes, at the door and for members. Nobody is served before, or where nodes have
+    /// no certificates.
+    pub fn certify_with(&self, certifier: Certifier) {
+        let peers = self.replica().shared.options.peers.as_ref();
+        if let Some(door) = peers.and_then(|peers| peers.inner().transport.door()) {
+            door.open(certifier);
+        }
+    }
+
+    /// Asks the other members, one after the other, for a certificate. [`CertificateAnswer::Elsewhere`]: none of those
+    /// that answer can sign.
+    pub async fn certificate(&self, request: &CertificateRequest) -> CertificateAnswer {
+        let options = &self.replica().shared.options;
+        let Some(peers) = &options.peers else { return CertificateAnswer::Elsewhere };
+        for member in members::list(self.replica()).members.iter().filter(|member| member.id != options.node_id) {
+            match peers.certificate(member.id, request).await {
+                Ok(CertificateAnswer::Elsewhere) => {}
+                Ok(answer) => return answer,
+                Err(error) => tracing::debug!(node = member.name, %error, "it signs nothing now"),
+            }
+        }
+        CertificateAnswer::Elsewhere
     }
 
     /// The members as the leader sees them; without a leader, as this node knows them.

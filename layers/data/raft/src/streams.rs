@@ -42,7 +42,7 @@ use wire::{StreamAnswerV1, StreamRequestV1};
 /// The number of the group.
 pub(crate) const STREAMS_GROUP: u16 = 1;
 /// The folder within the store's.
-const FOLDER: &str = "streams";
+pub(crate) const FOLDER: &str = "streams";
 /// A file beside that folder, made after it: without it one cannot tell a folder that is lost from a new one.
 const MADE: &str = "streams-made";
 /// Most bytes of appends on their way at once; further callers wait their turn.

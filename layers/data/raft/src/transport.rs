@@ -9,11 +9,13 @@ use std::sync::Arc;
 use data::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod door;
 mod memory;
 mod tcp;
 
+pub use door::{CertificateAnswer, CertificateRequest, Certifier, Door, Fingerprint, knock};
 pub use memory::{MemoryNetwork, MemoryTransport};
-pub use tcp::{PEER_NAME, PeerTls, TcpTransport, TlsFiles};
+pub use tcp::{PEER_NAME, PeerTls, TcpTransport, TlsFiles, authority_fingerprint};
 
 /// Bytes in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -38,10 +40,16 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// Looks at the files it rests on, if it rests on any, and takes changed ones over.
     fn look(&self) {}
 
+    /// The door for nodes that have no certificate yet, where there are certificates.
+    fn door(&self) -> Option<&Door> {
+        None
+    }
+
     /// The next connection that somebody else made. What fails before the connection is usable (a handshake) is an
     /// error of that connection alone; `ErrorKind::NotConnected` means that no more will come.
     fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>>;
 }
 
-/// A connection whose handshake may still be under way, so that a slow one holds up nobody.
-pub type Accepted = BoxFuture<'static, io::Result<Connection>>;
+/// A connection whose handshake may still be under way, so that a slow one holds up nobody. There is none if somebody
+/// came to the door and has had an answer.
+pub type Accepted = BoxFuture<'static, io::Result<Option<Connection>>>;

@@ -1,5 +1,5 @@
 //! Data directories written by earlier versions open and read the same for ever.
-//! `examples/golden.rs` and `golden_streams.rs` wrote them; a new format version gets a new directory, the old ones are never touched.
+//! `examples/golden.rs`, `golden_streams.rs` and `golden_saved.rs` wrote them; a new format version gets a new directory, the old ones are never touched.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod support;
@@ -70,6 +70,23 @@ async fn streams_of_version_1_open_and_read_the_same() {
     assert_eq!(streams.append(entry("orders", 21, Some(1))).await, Err(StreamError::Fenced { epoch: 2 }));
     assert_eq!(streams.append(entry("sealed", 2, Some(4))).await.map(|appended| appended.offset), Ok(1));
     streams.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_saved_snapshot_of_version_1_is_restored_the_same() {
+    let scratch = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/saved-v1");
+    let saved = data_raft::verify(&golden).unwrap();
+    assert_eq!((saved.revision, saved.keys, saved.leases), (Revision(10), 10, 1));
+    let directory = scratch.path().join("store");
+    assert_eq!(data_raft::restore(&golden, &directory).unwrap(), saved);
+    let store = RaftStore::open(Options { reserve_bytes: 0, ..Options::new(&directory) }).unwrap();
+    let mut want: Vec<String> = (0..8).map(|number| format!("config/{number}=value {number}")).collect();
+    want.extend(["leased/a=lives".into(), "\u{fffd}\0=\0\u{1}\u{2}".into()]);
+    assert_eq!(content(&*store).await, want);
+    let lease = store.lease_info(LeaseId(1)).await.unwrap();
+    assert_eq!((lease.keys, lease.ttl), (vec![key("leased/a")], Duration::from_secs(3600)));
+    assert_eq!(must_put(&*store, "new", b"1").await, Revision(11));
 }
 
 fn copy_files(from: &Path, to: &Path) {

@@ -4,19 +4,13 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use node::authority::{parameters, validity};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 use crate::cli::Failure;
 
 /// How long an authority is good.
 const AUTHORITY_DAYS: i64 = 3650;
-/// How long a node's certificate is good.
-const NODE_DAYS: i64 = 825;
-/// Against clocks that differ: certificates are good from a day before they are made.
-const EARLIER_DAYS: i64 = 1;
 
 /// Makes a new authority and its first nodes' certificates.
 pub fn init(dir: &Path, nodes: &[String]) -> Result<(), Failure> {
@@ -49,7 +43,7 @@ fn make(dir: &Path, nodes: &[String]) -> Result<()> {
     parameters.distinguished_name.push(DnType::CommonName, "Seawall cluster authority");
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    validity(&mut parameters, AUTHORITY_DAYS)?;
+    validity(&mut parameters, AUTHORITY_DAYS).map_err(|error| anyhow!(error))?;
     let authority = CertifiedIssuer::self_signed(parameters, key)?;
     for node in nodes {
         certify(dir, node, &authority)?;
@@ -80,26 +74,12 @@ pub fn issue(dir: &Path, node: &str) -> Result<(), Failure> {
 
 fn certify(dir: &Path, node: &str, issuer: &Issuer<'_, impl rcgen::SigningKey>) -> Result<()> {
     let key = KeyPair::generate()?;
-    let mut parameters = CertificateParams::new(vec![node::PEER_NAME.to_owned()])?;
-    parameters.distinguished_name.push(DnType::CommonName, node);
-    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    validity(&mut parameters, NODE_DAYS)?;
+    let parameters = parameters(node).map_err(|error| anyhow!(error))?;
     let certificate = parameters.signed_by(&key, issuer)?;
     let path = dir.join(format!("{node}.key"));
     platform::identity::write_private(&path, key.serialize_pem().as_bytes())
         .with_context(|| path.display().to_string())?;
     write(dir, &format!("{node}.pem"), certificate.pem().as_bytes())
-}
-
-fn validity(parameters: &mut CertificateParams, days: i64) -> Result<()> {
-    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
-    let day = |from_now: i64| -> Result<_> {
-        let at = now.checked_add(jiff::Span::new().days(from_now))?;
-        Ok(rcgen::date_time_ymd(i32::from(at.year()), at.month().unsigned_abs(), at.day().unsigned_abs()))
-    };
-    (parameters.not_before, parameters.not_after) = (day(-EARLIER_DAYS)?, day(days)?);
-    Ok(())
 }
 
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {

@@ -70,8 +70,10 @@ fn is_half_admitted(inner: &Inner, replica: &Replica) -> bool {
 async fn ask_again(inner: &Arc<Inner>) {
     let spoken = lock(&inner.book).spoken();
     let is_other = |(id, entry): &&(u64, Entry)| entry.member && *id != inner.identity().id;
-    if let Some(member) = spoken.iter().find(is_other) {
-        ask(inner, member).await;
+    for member in spoken.iter().filter(is_other) {
+        if ask(inner, member).await {
+            return;
+        }
     }
 }
 
@@ -90,8 +92,16 @@ async fn greet_all(inner: &Arc<Inner>) {
 async fn become_member(inner: &Arc<Inner>, replica: &Replica) {
     let options = &inner.options;
     let spoken = lock(&inner.book).spoken();
-    if let Some(member) = spoken.iter().find(|(_, entry)| entry.member) {
-        return ask(inner, member).await;
+    // All of them: one may have been left behind by a recovery, and leads nobody.
+    let mut is_alone = true;
+    for member in spoken.iter().filter(|(_, entry)| entry.member) {
+        is_alone = false;
+        if ask(inner, member).await {
+            return;
+        }
+    }
+    if !is_alone {
+        return;
     }
     let first = options.founders.iter().min();
     if first != Some(&options.name) {
@@ -113,8 +123,8 @@ async fn become_member(inner: &Arc<Inner>, replica: &Replica) {
     }
 }
 
-/// Asks a member, then the leader it names, to be let in.
-async fn ask(inner: &Arc<Inner>, (id, member): &(u64, Entry)) {
+/// Asks a member, then the leader it names, to be let in; whether that was done.
+async fn ask(inner: &Arc<Inner>, (id, member): &(u64, Entry)) -> bool {
     let options = &inner.options;
     let request = AdmitV1 {
         name: options.name.clone(),
@@ -132,7 +142,7 @@ async fn ask(inner: &Arc<Inner>, (id, member): &(u64, Entry)) {
                 if let Ok(members) = wire::decode::<MembersV1>(&bytes) {
                     tracing::info!(members = members.members.len(), "let into the cluster");
                 }
-                return;
+                return true;
             }
             Err(CallError::Failed(data::StoreError::NotServing(data::NotServing::NotLeader { leader })))
                 if leader != asked && lock(&inner.book).address(leader).is_some() =>
@@ -141,8 +151,9 @@ async fn ask(inner: &Arc<Inner>, (id, member): &(u64, Entry)) {
             }
             Err(error) => {
                 tracing::debug!(node = %member.name, %error, "not let in yet");
-                return;
+                return false;
             }
         }
     }
+    false
 }

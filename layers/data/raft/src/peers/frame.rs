@@ -47,13 +47,15 @@ pub(crate) enum Kind {
     Members,
     /// A change of the members.
     Change,
+    /// A certificate is asked for.
+    Certify,
     /// The answer to a call.
     Reply,
     /// The error that is the answer to a call.
     Failed,
 }
 
-const KINDS: [(Kind, u8); 20] = [
+const KINDS: [(Kind, u8); 21] = [
     (Kind::Hello, 1),
     (Kind::Refused, 2),
     (Kind::Append, 10),
@@ -72,6 +74,7 @@ const KINDS: [(Kind, u8); 20] = [
     (Kind::Admit, 40),
     (Kind::Members, 41),
     (Kind::Change, 42),
+    (Kind::Certify, 43),
     (Kind::Reply, 60),
     (Kind::Failed, 61),
 ];

@@ -20,8 +20,8 @@ use crate::wire;
 
 /// Longest time for connecting and greeting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-/// Versions of the conversation spoken here.
-const VERSIONS: (u16, u16) = (2, 2);
+/// Versions of the conversation spoken here. The third one knows requests for certificates.
+const VERSIONS: (u16, u16) = (2, 3);
 /// Read at once.
 const READ_BYTES: usize = 64 * 1024;
 

@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use super::certify::{CertifiedV1, CertifyV1};
 use super::frame::{Frame, Kind, MAX_PAYLOAD};
 use super::hello::{self, Frames, Greeted};
 use super::message::{
@@ -28,6 +29,7 @@ use crate::replica::Replica;
 use crate::streams;
 use crate::streams::wire::StreamAnswerV1;
 use crate::surroundings;
+use crate::transport::CertificateAnswer;
 use crate::types::{self, Proposal, Reply, Types};
 use crate::wal::lock;
 use crate::wire;
@@ -60,15 +62,16 @@ pub(crate) async fn accept(inner: Weak<Inner>) {
         let inner = inner.clone();
         surroundings::spawn(async move {
             let greeted = async {
-                let connection = accepted.await?;
+                let Some(connection) = accepted.await? else { return Ok(None) };
                 let peers = inner.upgrade().ok_or(io::ErrorKind::NotConnected)?;
-                hello::answer(&peers, connection).await
+                hello::answer(&peers, connection).await.map(Some)
             };
             let late = || io::Error::from(io::ErrorKind::TimedOut);
             let greeted = tokio::time::timeout(GREETING, greeted).await.unwrap_or_else(|_| Err(late()));
             drop(place);
             match greeted {
-                Ok(greeted) => serve(&inner, greeted).await,
+                Ok(None) => {}
+                Ok(Some(greeted)) => serve(&inner, greeted).await,
                 Err(error) => {
                     if let Some(peers) = inner.upgrade() {
                         peers.troubles.note(INCOMING, Some(&error));
@@ -98,7 +101,7 @@ async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
     };
     let ended = tokio::select! {
         biased;
-        ended = read(inner, &mut frames, &answers) => ended,
+        ended = read(inner, &hello.name, &mut frames, &answers) => ended,
         ended = writing => ended,
     };
     if let Err(error) = ended {
@@ -106,7 +109,7 @@ async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
     }
 }
 
-async fn read(inner: &Weak<Inner>, frames: &mut Frames, answers: &mpsc::Sender<Frame>) -> io::Result<()> {
+async fn read(inner: &Weak<Inner>, caller: &str, frames: &mut Frames, answers: &mpsc::Sender<Frame>) -> io::Result<()> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut logs: BTreeMap<u16, mpsc::Sender<(u64, AppendEntriesRequest<Types>)>> = BTreeMap::new();
     while let Some(frame) = frames.next().await? {
@@ -136,6 +139,15 @@ async fn read(inner: &Weak<Inner>, frames: &mut Frames, answers: &mpsc::Sender<F
                         return Err(error);
                     }
                 }
+            }
+            Kind::Certify => {
+                let request = decode::<CertifyV1>(&frame.payload)?.of(caller);
+                let Some(inner) = inner.upgrade() else { return Ok(()) };
+                let answered = match inner.transport.door() {
+                    Some(door) => door.certify(request).await,
+                    None => CertificateAnswer::Elsewhere,
+                };
+                answer(answers, &frame, Ok(payload(&CertifiedV1::from(answered)))).await;
             }
             _ => {
                 let Ok(turn) = Arc::clone(&at_once).acquire_owned().await else { return Ok(()) };
@@ -269,6 +281,7 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
         Kind::Hello
         | Kind::Refused
         | Kind::Append
+        | Kind::Certify
         | Kind::SnapshotBegin
         | Kind::SnapshotBlock
         | Kind::SnapshotEnd

@@ -15,7 +15,7 @@ use crate::wal::lock;
 use crate::wire::{self, MembershipV1};
 
 /// The key in the store's group under which the first members stand.
-const FOUNDERS: &str = "sys/streams/founders";
+pub(crate) const FOUNDERS: &str = "sys/streams/founders";
 /// Between two looks while the group is not formed,
 const EAGER: Duration = Duration::from_millis(100);
 /// and afterwards.

@@ -116,7 +116,7 @@ impl Transport for MemoryTransport {
             let next = self.incoming.lock().await.recv().await;
             let (inner, cable) = next.ok_or(io::ErrorKind::NotConnected)?;
             let connection = Connection { stream: Box::new(Wire { inner, cable }), proved: None, from: None };
-            let accepted: Accepted = Box::pin(std::future::ready(Ok(connection)));
+            let accepted: Accepted = Box::pin(std::future::ready(Ok(Some(connection))));
             Ok(accepted)
         })
     }

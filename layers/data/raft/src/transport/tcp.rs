@@ -13,11 +13,12 @@ use data::BoxFuture;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{Acceptor, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
+use super::door::{self, Door, Fingerprint};
 use super::{Accepted, Connection, Transport};
 use crate::wal::lock;
 
@@ -55,6 +56,8 @@ struct Current {
 #[derive(Clone)]
 struct Both {
     server: Arc<ServerConfig>,
+    /// For whoever knocks at the door: the one configuration that asks for no certificate.
+    door: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
@@ -113,7 +116,7 @@ fn read(files: &TlsFiles) -> io::Result<Both> {
     for certificate in authority {
         roots.add(certificate).map_err(|error| unusable(&files.authority, &error))?;
     }
-    let roots = Arc::new(roots);
+    let (roots, shown) = (Arc::new(roots), chain(&files.authority)?);
     let identity = || -> io::Result<_> {
         let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable(&files.key, &error))?;
         Ok((chain(&files.certificate)?, key))
@@ -132,13 +135,34 @@ fn read(files: &TlsFiles) -> io::Result<Both> {
         .map_err(|error| unusable(&files.certificate, &error))?;
     server.send_tls13_tickets = 0;
     let (certificates, key) = identity()?;
+    // The authority is shown, too: who knocks knows its fingerprint only.
+    let certificates = certificates.into_iter().chain(shown).collect();
+    let mut door = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(only_1_3)
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .map_err(|error| unusable(&files.certificate, &error))?;
+    door.send_tls13_tickets = 0;
+    door.alpn_protocols = vec![door::PROTOCOL.to_vec()];
+    let (certificates, key) = identity()?;
     let client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(only_1_3)
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_client_auth_cert(certificates, key)
         .map_err(|error| unusable(&files.certificate, &error))?;
-    Ok(Both { server: Arc::new(server), client: Arc::new(client) })
+    Ok(Both { server: Arc::new(server), door: Arc::new(door), client: Arc::new(client) })
+}
+
+/// The fingerprint of the authority whose certificate is in a file.
+///
+/// # Errors
+/// Why the file cannot be used.
+pub fn authority_fingerprint(file: &Path) -> io::Result<Fingerprint> {
+    let certificates = chain(file)?;
+    let first = certificates.first().ok_or_else(|| unusable(file, &"there is no certificate in it"))?;
+    Ok(door::fingerprint(first))
 }
 
 fn chain(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -169,6 +193,7 @@ fn name_of(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<Arc<str>> 
 pub struct TcpTransport {
     listener: TcpListener,
     tls: Option<Arc<PeerTls>>,
+    door: Arc<Door>,
 }
 
 impl TcpTransport {
@@ -179,7 +204,7 @@ impl TcpTransport {
     /// The socket cannot be used.
     pub fn new(listener: std::net::TcpListener, tls: Option<PeerTls>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: TcpListener::from_std(listener)?, tls: tls.map(Arc::new) })
+        Ok(Self { listener: TcpListener::from_std(listener)?, tls: tls.map(Arc::new), door: Arc::default() })
     }
 }
 
@@ -206,6 +231,11 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn door(&self) -> Option<&Door> {
+        // In the clear nobody is who they say.
+        self.tls.is_some().then_some(&*self.door)
+    }
+
     fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
         Box::pin(async move {
             let (stream, peer) = loop {
@@ -217,9 +247,9 @@ impl Transport for TcpTransport {
                     }
                 }
             };
-            let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.current().server));
+            let (tls, door) = (self.tls.as_ref().map(|tls| tls.current()), Arc::clone(&self.door));
             let accepted: Accepted = Box::pin(async move {
-                let finished = finish(stream, peer, tls).await;
+                let finished = finish(stream, peer, tls, &door).await;
                 finished.map_err(|error| io::Error::new(error.kind(), format!("from {}: {error}", peer.ip())))
             });
             Ok(accepted)
@@ -227,13 +257,20 @@ impl Transport for TcpTransport {
     }
 }
 
-async fn finish(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Connection> {
+async fn finish(stream: TcpStream, peer: SocketAddr, tls: Option<Both>, door: &Door) -> io::Result<Option<Connection>> {
     stream.set_nodelay(true)?;
     let from = Some(peer.ip());
-    let Some(tls) = tls else { return Ok(Connection { stream: Box::new(stream), proved: None, from }) };
-    let stream = within(tls.accept(stream)).await?;
+    let Some(tls) = tls else { return Ok(Some(Connection { stream: Box::new(stream), proved: None, from })) };
+    let begun = within(LazyConfigAcceptor::new(Acceptor::default(), stream)).await?;
+    let knocks = begun.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == door::PROTOCOL));
+    if knocks {
+        let stream = within(begun.into_stream(tls.door)).await?;
+        door.serve(stream).await?;
+        return Ok(None);
+    }
+    let stream = within(begun.into_stream(tls.server)).await?;
     let proved = Some(name_of(stream.get_ref().1.peer_certificates())?);
-    Ok(Connection { stream: Box::new(stream), proved, from })
+    Ok(Some(Connection { stream: Box::new(stream), proved, from }))
 }
 
 async fn within<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -27,19 +27,22 @@ pub fn name(place: usize) -> String {
 impl Cluster {
     /// Starts so many founders.
     pub fn start(founders: usize, adjust: impl Fn(&mut Options) + 'static) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut cluster = Self {
-            network: MemoryNetwork::default(),
-            nodes: Vec::new(),
-            directory,
-            founders,
-            adjust: Box::new(adjust),
-        };
+        let mut cluster = Self::prepare(founders, adjust);
         for place in 0..founders {
-            cluster.nodes.push(None);
             cluster.start_node(place);
         }
         cluster
+    }
+
+    /// The same without starting any of them.
+    pub fn prepare(founders: usize, adjust: impl Fn(&mut Options) + 'static) -> Self {
+        Self {
+            network: MemoryNetwork::default(),
+            nodes: vec![None; founders],
+            directory: tempfile::tempdir().unwrap(),
+            founders,
+            adjust: Box::new(adjust),
+        }
     }
 
     pub fn path(&self, place: usize) -> PathBuf {

@@ -1,0 +1,47 @@
+//! What is done with a data directory while no node runs on it, and with snapshots in files: for the command line.
+//! Deliberately absent: how it is done (`data/raft`).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use data_raft::RaftStore;
+pub use data_raft::{Kept, OpenError, RecoverError, Saved, SavedError, SavedMember, Survivor, verify};
+
+/// The store's folder within a data directory.
+pub(crate) const STORE: &str = "store";
+
+/// Puts a saved snapshot into a new data directory, for the first start there.
+///
+/// # Errors
+/// The snapshot is damaged, or the directory is not empty.
+pub fn restore(file: &Path, data_dir: &Path) -> Result<Saved, SavedError> {
+    let io = |action, source| OpenError::Io { action, file: data_dir.to_path_buf(), source };
+    let is_occupied = match std::fs::read_dir(data_dir) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(io("list", error).into()),
+    };
+    if is_occupied {
+        return Err(SavedError::NotEmpty { directory: data_dir.to_path_buf() });
+    }
+    // Nothing is made for a file that is no good.
+    verify(file)?;
+    platform::file::create_private_directory(data_dir).map_err(|error| io("make", error))?;
+    data_raft::restore(file, &data_dir.join(STORE))
+}
+
+/// Makes the node of a data directory its cluster's only voter; with `carry_out` false, says what that would mean.
+///
+/// # Errors
+/// The directory is in use, damaged, or no member's.
+pub fn recover(data_dir: &Path, carry_out: bool) -> Result<Survivor, RecoverError> {
+    data_raft::recover(&data_dir.join(STORE), carry_out)
+}
+
+/// How the API saves the store.
+pub(crate) fn saving(store: Arc<RaftStore>) -> api::Save {
+    Arc::new(move || {
+        let store = Arc::clone(&store);
+        Box::pin(async move { Ok(Box::new(store.save().await?) as api::Blocks) })
+    })
+}
