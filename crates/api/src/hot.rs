@@ -1,6 +1,6 @@
 //! The short way for the most frequent requests: one key is written or read, without parameters. The same checks and the
 //! same answers as by the router, without its layers, which cost more than the request itself. Deliberately absent: every
-//! request that is not plainly one of these, and every refusal; those take the router's way.
+//! request that is not plainly one of these, and whoever has no authority; those take the router's way.
 
 use std::sync::Arc;
 

@@ -174,6 +174,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn behind_a_crowd_the_next_group_gathers_though_it_might_go_at_once() {
+        let crowd = Some((2, Duration::from_secs(2)));
+        let (line, permits, mut sizes) = start(Bounds { groups: 1, callers: 10, bytes: 1000, crowd });
+        permits.add_permits(10);
+        // On one thread both are in line before anybody is served.
+        let (first, second) = (ask(&line, 1), ask(&line, 2));
+        assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(Some(2)), Ok(Some(4))));
+        assert_eq!(sizes.recv().await, Some(2));
+        let third = ask(&line, 3);
+        // Their group before is answered, so without the pause the third would be on its way after a few turns.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let fourth = ask(&line, 4);
+        assert_eq!((third.await.unwrap(), fourth.await.unwrap()), (Ok(Some(6)), Ok(Some(8))));
+        assert_eq!(sizes.recv().await, Some(2), "both in one group");
+    }
+
+    #[tokio::test]
     async fn an_answer_that_never_comes_is_not_known() {
         let (line, callers) = Line::<u64, u64>::new();
         let line = Arc::new(line);

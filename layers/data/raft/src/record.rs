@@ -21,7 +21,7 @@ pub(crate) const RECORD_VERSION: u8 = 1;
 /// What a record holds. Numbers are for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// One command of the state machine: written by versions before 0.2, still read.
+    /// One command of the state machine, from before a record held several: not written any more, still read.
     Command,
     /// Commands of the state machine, of one caller or of several.
     Commands,

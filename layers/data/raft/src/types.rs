@@ -144,3 +144,23 @@ pub(crate) fn membership_dto(membership: &Membership<u64, BasicNode>) -> Members
         nodes: membership.nodes().map(|(node, basic)| (*node, basic.addr.clone())).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use data::{Command, Key, LeaseId, Txn};
+
+    use super::Proposal;
+    use crate::wire::{self, CommandV1};
+
+    #[test]
+    fn commands_of_several_callers_come_back_in_their_order_and_a_single_old_one_too() {
+        let put = |name: &str| Command::Txn {
+            txn: Txn::put(Key::new(name.as_bytes().to_vec()).unwrap(), b"v".to_vec()),
+            quota_bytes: 9,
+        };
+        let proposal = Proposal::of(vec![put("a"), Command::LeaseRevoke { lease: LeaseId(3) }, put("b")]);
+        assert_eq!(Proposal::decode(proposal.encoded.clone()).unwrap(), proposal);
+        let old = wire::encode(&CommandV1::from(&put("a")));
+        assert_eq!(Proposal::decode_one(&old).unwrap(), Proposal::new(put("a")));
+    }
+}

@@ -331,3 +331,29 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
 fn invalid(error: wire::DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use data::{Key, KeyValue, OpResult, RangeResult, Response, Revision};
+
+    use super::{ErrorV1, MAX_PAYLOAD, ResponseV1, fitting, payload};
+
+    fn read(bytes: usize) -> Response {
+        let key = Key::new(b"k".to_vec()).unwrap();
+        let (at, value) = (Revision(1), vec![7; bytes].into());
+        let pair = KeyValue { key, value, create_revision: at, mod_revision: at, version: 1, lease: None };
+        let range = RangeResult { revision: at, kvs: vec![pair], more: false };
+        Response::Txn { succeeded: true, revision: at, results: vec![OpResult::Range(range)] }
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_frame_is_unknown_for_its_caller_alone() {
+        let half = MAX_PAYLOAD / 2;
+        let wrote = || Response::Txn { succeeded: true, revision: Revision(2), results: vec![OpResult::Put] };
+        let fitted = fitting(vec![read(half - 100), wrote(), read(200), wrote(), read(50)]);
+        let unknown: Vec<bool> =
+            fitted.iter().map(|answer| matches!(answer, ResponseV1::Failed(ErrorV1::Unknown))).collect();
+        assert_eq!(unknown, [false, false, true, false, false]);
+        assert!(payload(&(1_u64, fitted)).len() <= MAX_PAYLOAD);
+    }
+}
