@@ -162,7 +162,9 @@ impl Authority {
         if let Some(replaced) = before.and_then(|before| CertificateIdentifier::try_from(before.leaf()).ok()) {
             match account.new_order(&NewOrder::new(identifiers).replaces(replaced)).await {
                 Ok(order) => return Ok(order),
-                Err(Error::Api(problem)) if is(&problem, "rateLimited") || is(&problem, "accountDoesNotExist") => {
+                Err(Error::Api(problem))
+                    if ["rateLimited", "accountDoesNotExist", "badNonce"].iter().any(|kind| is(&problem, kind)) =>
+                {
                     return Err(Error::Api(problem).into());
                 }
                 Err(error) => tracing::debug!(%error, "ordered without a word of what it replaces"),

@@ -32,6 +32,8 @@ const AT_ONCE: usize = 64;
 const LIST_AGAIN: Duration = Duration::from_millis(100);
 /// Giving the lease back may take so long.
 const LEAVING: Duration = Duration::from_secs(1);
+/// New placements wait for so long for a member that has not said yet that it takes instances.
+const COMING: Duration = Duration::from_secs(5);
 /// After a placement that was not committed.
 const PLACE_AGAIN: Duration = Duration::from_millis(200);
 
@@ -42,6 +44,8 @@ pub struct World {
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// Nodes that were there or should be, and since when they are not.
     away: BTreeMap<NodeName, Instant>,
+    /// Members that have not said yet that they are there, and are not known to be away, and since when this node knows of them.
+    coming: BTreeMap<NodeName, Instant>,
     /// Placements, instances, switches and restarts, as they were read: for services that come later.
     kept: BTreeMap<String, (Vec<u8>, Revision)>,
     /// The revision of the configuration in force; 0 while there is none.
@@ -334,8 +338,27 @@ impl Controller {
         said
     }
 
+    /// Whether a member is about to take instances. A cluster that has just come up would be filled on the nodes that
+    /// were quickest, and instances stay where they are.
+    fn somebody_comes(&self, world: &mut World, now: Instant) -> bool {
+        let members = self.members.iter().flat_map(|members| &members.members);
+        // One that has not answered yet may still do so.
+        let awaited = members.filter(|member| member.silent.is_none_or(|silent| silent < COMING));
+        let coming: Vec<NodeName> = awaited
+            .map(|member| NodeName::from(&*member.name))
+            .filter(|name| *name != self.config.node.name)
+            .filter(|name| !world.nodes.contains_key(name) && !world.away.contains_key(name))
+            .collect();
+        world.coming.retain(|name, _| coming.contains(name));
+        for name in coming {
+            world.coming.entry(name).or_insert(now);
+        }
+        world.coming.values().any(|since| now.saturating_duration_since(*since) < COMING)
+    }
+
     fn place_all(&mut self, world: &mut World, now: Instant) {
         let Some(cluster) = &self.config.cluster else { return };
+        let somebody_comes = self.somebody_comes(world, now);
         let placements: BTreeMap<&ServiceName, _> = self
             .services
             .iter()
@@ -372,7 +395,8 @@ impl Controller {
             placed.values().for_each(|node| *others.entry(node.clone()).or_default() -= 1);
             let ids = wanted.iter().map(|plan| &plan.id);
             let next = placement::decide(ids, &placed, &nodes, &others, cluster.reschedule_after);
-            if next == placed {
+            let new = next.keys().any(|id| !placed.contains_key(id));
+            if next == placed || (new && somebody_comes) {
                 continue;
             }
             for (id, node) in next.iter().filter(|(id, node)| placed.get(*id).is_some_and(|before| before != *node)) {

@@ -196,11 +196,12 @@ fn recover(data_dir: &Path, yes: bool) -> Outcome {
     }
     // The keeper's: a node process that is down for a moment must not be taken for one that is stopped.
     let _held = keeper::lock(data_dir).map_err(Failure::failed)?;
-    let survivor = offline::recover(data_dir, yes).map_err(|error| match error {
+    let mut survivor = offline::recover(data_dir, yes).map_err(|error| match error {
         RecoverError::NoMember { .. } => Failure::bad_input(error),
         other => Failure::failed(other),
     })?;
     let mut out = std::io::stdout().lock();
+    survivor.lost.sort();
     let lost = survivor.lost.join(", ");
     for kept in &survivor.kept {
         writeln!(out, "{}: kept up to index {}, term {}", kept.group, kept.index, kept.term)?;

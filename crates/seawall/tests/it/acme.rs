@@ -177,6 +177,13 @@ fn a_certificate_is_ordered_by_a_visit_under_tls_and_with_an_account_elsewhere()
     assert!(!kept.contains(KEY) && !seawall.stderr().contains(KEY));
 }
 
+/// Version 3, then the serial number: RFC 5280, 4.1.
+fn serial_begins_with_zero(certificate: &[u8]) -> bool {
+    const VERSION: [u8; 6] = [0xa0, 3, 2, 1, 2, 2];
+    let version = certificate.windows(VERSION.len()).position(|window| window == VERSION).unwrap();
+    certificate[version + VERSION.len() + 1] == 0
+}
+
 #[test]
 fn a_certificate_is_renewed_without_a_dropped_connection_and_outlives_its_authority() {
     let folder = folder();
@@ -200,7 +207,9 @@ fn a_certificate_is_renewed_without_a_dropped_connection_and_outlives_its_author
     let after = Visit::to(tls, "shop.example", &root).unwrap();
     assert_ne!(after.shown, before.shown);
     assert_eq!(before.get().unwrap(), "HTTP/1.1 200 OK", "the connection made before");
-    assert_eq!((pebble.issued(), pebble.said("is a replacement of")), (2, 1));
+    // Pebble does not find a certificate again whose serial number begins with a zero in DER.
+    let found = usize::from(!serial_begins_with_zero(&before.shown));
+    assert_eq!((pebble.issued(), pebble.said("is a replacement of")), (2, found));
 
     pebble.stop();
     let told = nth_event(&seawall, "certificate-not-issued", 1);

@@ -53,6 +53,11 @@ impl Cluster {
             cluster.nodes.push(Some(node));
         }
         cluster.leader();
+        for place in 0..3 {
+            cluster.node(place).wait_for("all three are members", |status| {
+                (status["cluster"]["members"].as_array()?.len() == 3).then_some(())
+            });
+        }
         cluster
     }
 
