@@ -1,9 +1,11 @@
 //! `cargo xtask rounds`: real `seawall` processes as a cluster of namespaces under random faults, and what their clients
-//! saw judged. The walk: a seed -> `plan` -> `round` (`machine`, `network`, `client`, `faults`) -> `linear` and `order`.
+//! saw judged. The walk: a seed -> `plan` -> `round` (`machine`, `network`, `client`, `scribe`, `faults`) -> `linear`,
+//! `order` and `entries`.
 //! Deliberately absent: simulated time and simulated disks; those are the tests of `data-raft`.
 
 mod chance;
 mod client;
+mod entries;
 mod faults;
 mod history;
 pub mod http;
@@ -14,6 +16,7 @@ mod order;
 mod plan;
 mod report;
 mod round;
+pub mod scribe;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

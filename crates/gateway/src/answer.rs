@@ -29,6 +29,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) const NO_ROUTE: Self = Self::new(404, "no-route");
+    pub(crate) const ROUTES_UNKNOWN: Self = Self { retry: true, ..Self::new(503, "routes-unknown") };
     pub(crate) const NO_INSTANCE: Self = Self { retry: true, ..Self::new(503, "no-ready-instance") };
     pub(crate) const HELD_TOO_LONG: Self = Self { retry: true, ..Self::new(503, "held-too-long") };
     pub(crate) const HOLD_FULL: Self = Self { retry: true, ..Self::new(503, "hold-full") };

@@ -98,7 +98,9 @@ fn challenge<S>(worker: &Worker, client: &Client<S>) -> Option<Arc<ErrorPage>> {
 
 /// Which service the request is for.
 fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Answer> {
-    let route = worker.table.routes().find(&client.head, client.scheme()).cloned().ok_or(Answer::NO_ROUTE)?;
+    let Some(route) = worker.table.routes().find(&client.head, client.scheme()).cloned() else {
+        return Err(if worker.table.is_unknown() { Answer::ROUTES_UNKNOWN } else { Answer::NO_ROUTE });
+    };
     let most = route.policy.max_body_bytes.or(worker.options.max_body_bytes);
     if let (Some(most), Framing::Length(length)) = (most, client.head.framing())
         && length > most

@@ -3,6 +3,7 @@
 //! endpoints are swapped whole, while counters, holds and pools stay. Deliberately absent: any decision about them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
@@ -17,6 +18,8 @@ use crate::service::Service;
 #[derive(Debug)]
 pub struct Table {
     routes: ArcSwap<Routes>,
+    /// Nobody knows yet what the routes are.
+    unknown: AtomicBool,
     retired: Mutex<Retired<Routes>>,
     services: Mutex<BTreeMap<ServiceName, Arc<Service>>>,
     metrics: Metrics,
@@ -25,7 +28,13 @@ pub struct Table {
 impl Table {
     /// An empty table: every request gets 404 until routes come.
     pub fn new(metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { routes: ArcSwap::default(), retired: Mutex::default(), services: Mutex::default(), metrics })
+        Arc::new(Self {
+            routes: ArcSwap::default(),
+            unknown: AtomicBool::new(false),
+            retired: Mutex::default(),
+            services: Mutex::default(),
+            metrics,
+        })
     }
 
     /// The handle of a service, made at first sight; the same one ever after.
@@ -48,6 +57,16 @@ impl Table {
         before.series().filter(|name| !kept.contains(name)).for_each(|name| self.metrics.remove_route(name));
         self.retired.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(before);
         Ok(())
+    }
+
+    /// Whether routes may exist that this node has not heard of. Until then a request without a route gets 503, not the 404
+    /// that clients and caches take for the truth.
+    pub fn set_unknown(&self, unknown: bool) {
+        self.unknown.store(unknown, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.unknown.load(Ordering::Relaxed)
     }
 
     /// Forgets services not wanted, and their metrics; requests they have still end well.

@@ -41,6 +41,10 @@ fn no_route_and_no_instance_are_told_apart() {
     client.send("HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert_eq!(client.head().unwrap().0, 404, "the connection stayed open");
     client.assert_closed();
+    rig.table.set_unknown(true);
+    let response = rig.get("/");
+    response.assert_reason(503, "routes-unknown");
+    assert_eq!(response.header("Retry-After"), Some("1"));
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl Start {
         metrics.node_starts.set(i64::from(self.node_starts));
         let table = gateway::Table::new(gateway_metrics.clone());
         table.set_routes(applying::routes(&self.config)).map_err(|error| CannotStart(error.to_string()))?;
+        table.set_unknown(self.config.cluster.is_some() && self.config.routes.is_empty());
         let host = cluster::host(&self.config).map_err(CannotStart)?;
         let (inputs, received) = mpsc::channel(INPUTS);
         platform::process::mark_trees(&self.tree_prefix);

@@ -26,6 +26,7 @@ struct Lasting {
 enum Undo {
     Start(Vec<usize>),
     Continue { place: usize, pid: u32 },
+    Resume(u32),
     Mend(Vec<(usize, usize)>),
     Quicken(usize),
     FreeDisk(usize),
@@ -44,6 +45,8 @@ pub struct Faults {
     starting: BTreeMap<usize, bool>,
     /// How often each kind was done.
     pub done: BTreeMap<Fault, u64>,
+    /// How many services there are.
+    pub services: usize,
     /// Steps that met another fault which excludes them.
     pub skipped: u64,
     /// From each of these microseconds on, a majority was whole and connected, or not.
@@ -63,6 +66,7 @@ impl Faults {
             lasting,
             starting,
             done,
+            services: 0,
             skipped: 0,
             majority: vec![(0, true)],
             told: Vec::new(),
@@ -107,7 +111,7 @@ impl Faults {
                     .map(|(place, status)| {
                         let shown = status.as_ref().map_or_else(
                             || "does not answer".to_owned(),
-                            |status| format!("{} {}", status["store"], status["cluster"]),
+                            |status| format!("{} {} {}", status["store"], status["cluster"], status["services"]),
                         );
                         format!("n{}: {shown}", place + 1)
                     })
@@ -121,19 +125,36 @@ impl Faults {
         }
     }
 
-    /// It serves, and everybody is a voter that the leader hears; a lost disk's old number is no member any more.
+    /// It serves, and everybody is a voter that the leader hears; a lost disk's old number is no member any more. Services,
+    /// once there are some, are ready.
     fn is_whole(&self, status: &Value) -> bool {
         let members = status["cluster"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
         let well = |member: &Value| {
             member["role"] == "server" && matches!(member["state"].as_str(), Some("leader" | "follower"))
         };
-        status["store"]["serving"] == true && members.len() == self.machines.len() && members.iter().all(well)
+        let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+        services.len() == self.services
+            && services.iter().all(|service| service["state"] == "ready")
+            && status["store"]["serving"] == true
+            && members.len() == self.machines.len()
+            && members.iter().all(well)
     }
 
     fn leader(&self) -> Option<usize> {
         self.machines.iter().find_map(|machine| {
             let name = machine.status()?["cluster"]["leader"].as_str()?.to_owned();
             name.strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)
+        })
+    }
+
+    /// The process of the ledger's primary, as whoever answers first knows it.
+    fn primary(&self) -> Option<u32> {
+        self.machines.iter().find_map(|machine| {
+            let status = machine.status()?;
+            let ledger = status["services"].as_array()?.iter().find(|one| one["name"] == "ledger")?;
+            let mut instances = ledger["instances"].as_array()?.iter();
+            let primary = instances.find(|one| one["id"] == ledger["primary"])?;
+            u32::try_from(primary["pid"].as_u64()?).ok()
         })
     }
 
@@ -146,7 +167,7 @@ impl Faults {
                 Undo::Continue { place: struck, .. }
                 | Undo::FreeDisk(struck)
                 | Undo::StopFailing { place: struck, .. } => *struck == place,
-                Undo::Mend(_) | Undo::Quicken(_) | Undo::Clock(_) | Undo::Nothing => false,
+                Undo::Mend(_) | Undo::Quicken(_) | Undo::Clock(_) | Undo::Resume(_) | Undo::Nothing => false,
             })
     }
 
@@ -252,6 +273,16 @@ impl Faults {
                 self.machines[place].set_clock(seconds)?;
                 Undo::Clock(place)
             }
+            Fault::KillPrimary | Fault::PausePrimary => {
+                let Some(pid) = self.primary() else { return Ok(None) };
+                let kills = step.fault == Fault::KillPrimary;
+                signal(pid, if kills { "KILL" } else { "STOP" });
+                if kills { Undo::Nothing } else { Undo::Resume(pid) }
+            }
+            Fault::Promote => {
+                self.machines[place].verb(&["promote", "ledger"])?;
+                Undo::Nothing
+            }
         }))
     }
 
@@ -297,7 +328,7 @@ impl Faults {
                     self.starting.insert(place, wiped);
                 }
             }
-            Undo::Continue { pid, .. } => signal(pid, "CONT"),
+            Undo::Continue { pid, .. } | Undo::Resume(pid) => signal(pid, "CONT"),
             Undo::Mend(directions) => {
                 for (from, to) in directions {
                     self.network.mend(from, to)?;

@@ -15,6 +15,10 @@ pub struct Answer {
     pub status: u16,
     /// Of `seawall-revision`.
     pub revision: Option<u64>,
+    /// Of `seawall-end`.
+    pub end: Option<u64>,
+    /// The connection is of no use any more.
+    pub closing: bool,
     pub body: Vec<u8>,
 }
 
@@ -60,20 +64,22 @@ impl Connection {
         let first = self.line()?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status line: {first:?}")))?;
-        let (mut length, mut revision) = (None, None);
+        let (mut length, mut revision, mut end, mut closing) = (None, None, None, false);
         loop {
             let line = self.line()?.to_ascii_lowercase();
             let Some((name, value)) = line.split_once(':') else { break };
             match name {
                 "content-length" => length = value.trim().parse::<usize>().ok(),
                 "seawall-revision" => revision = value.trim().parse().ok(),
+                "seawall-end" => end = value.trim().parse().ok(),
+                "connection" => closing = value.trim() == "close",
                 _ => {}
             }
         }
         let length = length.filter(|length| *length < 64 << 20);
         let mut body = vec![0; length.ok_or_else(|| io::Error::other("an answer without a length"))?];
         self.reader.read_exact(&mut body)?;
-        Ok(Answer { status, revision, body })
+        Ok(Answer { status, revision, end, closing, body })
     }
 
     fn line(&mut self) -> io::Result<String> {

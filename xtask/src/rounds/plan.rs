@@ -18,11 +18,14 @@ pub enum Fault {
     FullDisk,
     FlushError,
     Clock,
+    KillPrimary,
+    PausePrimary,
+    Promote,
 }
 
 impl Fault {
     /// All there are.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::KillKeeper,
         Self::KillNode,
         Self::KillAll,
@@ -36,6 +39,9 @@ impl Fault {
         Self::FullDisk,
         Self::FlushError,
         Self::Clock,
+        Self::KillPrimary,
+        Self::PausePrimary,
+        Self::Promote,
     ];
 
     /// In reports.
@@ -54,6 +60,9 @@ impl Fault {
             Self::FullDisk => "a node's disk full",
             Self::FlushError => "a flush failed (EIO)",
             Self::Clock => "a node's clock set",
+            Self::KillPrimary => "a primary killed",
+            Self::PausePrimary => "a primary stopped (SIGSTOP)",
+            Self::Promote => "the primary changed by hand",
         }
     }
 
@@ -63,8 +72,8 @@ impl Fault {
             Self::Pause => (1_000, 10_000),
             Self::KillKeeper | Self::KillAll | Self::Wipe => (0, 2_000),
             Self::Stop => (1_000, 4_000),
-            Self::KillNode | Self::Transfer => (0, 0),
-            Self::Slow | Self::Isolate | Self::OneWay | Self::Clock => (500, 6_000),
+            Self::KillNode | Self::Transfer | Self::KillPrimary | Self::Promote => (0, 0),
+            Self::Slow | Self::Isolate | Self::OneWay | Self::Clock | Self::PausePrimary => (500, 6_000),
             Self::FullDisk => (2_000, 5_000),
             Self::FlushError => (500, 1_500),
         }
@@ -123,7 +132,7 @@ pub fn plan(seed: u64, seconds: u64, nodes: usize, possible: &[Fault]) -> Plan {
         let lasts_ms = scale(chance.between(least, most));
         let target = match fault {
             Fault::Clock => Target::Node(clock.unwrap_or(0)),
-            Fault::Wipe | Fault::Transfer => Target::Node(chance.place(nodes)),
+            Fault::Wipe | Fault::Transfer | Fault::Promote => Target::Node(chance.place(nodes)),
             _ if chance.percent(40) => Target::Leader,
             _ => Target::Node(chance.place(nodes)),
         };

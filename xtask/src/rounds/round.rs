@@ -1,4 +1,5 @@
-//! One round: a cluster, clients, faults, the end of the faults, the last reads, and the judgement of all that was seen.
+//! One round: a cluster with a service, clients, faults, the end of the faults, the last reads, and the judgement of all
+//! that was seen.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,12 +14,19 @@ use serde_json::Value;
 
 use super::chance::Chance;
 use super::client::{Client, Field, Seen};
+use super::entries::{self, Log};
 use super::faults::{Faults, HEALING};
 use super::history::{self, Did, Operation};
 use super::machine::{Machine, Making};
 use super::network::Network;
 use super::plan::{self, Fault, Plan};
+use super::scribe::{self, Into, Saw, Scribe};
 use super::{linear, order};
+
+/// Clients that append to a stream, and clients of the service; each.
+const SCRIBES: usize = 3;
+/// Longest answer of a last look at a stream.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// What a round is made of.
 #[derive(Clone)]
@@ -45,10 +53,20 @@ pub struct Outcome {
     pub unknown: u64,
     pub refused: u64,
     pub unreachable: u64,
+    /// Entries that were acknowledged of the stream `log`, and of the service.
+    pub entries: [u64; 2],
+    /// Looks at them that were answered.
+    pub looks: u64,
+    /// Attempts at entries that had to be repeated.
+    pub again: u64,
+    /// Terms of primaries that wrote.
+    pub terms: u64,
     pub faults: BTreeMap<Fault, u64>,
     pub skipped: u64,
     /// Longest time without an answer while a majority was whole and connected.
     pub longest_gap: Duration,
+    /// The same for what the service was asked to add.
+    pub longest_without: Duration,
     /// What must not be; empty if all is well.
     pub violations: Vec<String>,
     /// Where everything of it is, if something is wrong.
@@ -58,7 +76,7 @@ pub struct Outcome {
 impl Outcome {
     /// Everything that was acknowledged.
     pub fn acknowledged(&self) -> u64 {
-        self.writes + self.reads + self.conflicts
+        self.writes + self.reads + self.conflicts + self.entries.iter().sum::<u64>() + self.looks
     }
 }
 
@@ -77,6 +95,7 @@ pub fn run(setting: &Setting) -> Result<Outcome> {
             std::thread::spawn(move || client.run())
         })
         .collect();
+    let scribes = scribes(setting.seed, &field);
     let ran = faults.run(&plan, setting.seconds);
     field.stop.store(true, Ordering::Relaxed);
     let ended = field.now();
@@ -87,16 +106,27 @@ pub fn run(setting: &Setting) -> Result<Outcome> {
         seen.unreachable += one.unreachable;
         seen.odd.extend(one.odd);
     }
+    let mut saw = [Saw::default(), Saw::default()];
+    for (into, scribe) in scribes {
+        let one = scribe.join().ok().context("a client panicked")?;
+        let all = &mut saw[usize::from(into == Into::Ledger)];
+        all.log.join(one.log);
+        all.again += one.again;
+        all.odd.extend(one.odd);
+    }
     ran?;
     let mut violations = Vec::new();
     violations.extend(faults.heal()?);
     let (last, trouble) = if violations.is_empty() { last_reads(&faults, &field) } else { Default::default() };
     violations.extend(trouble);
-    violations.extend(seen.odd.iter().take(5).cloned());
+    if violations.is_empty() {
+        violations.extend(judge_logs(&faults, &saw));
+    }
+    violations.extend(seen.odd.iter().chain(&saw[0].odd).chain(&saw[1].odd).take(5).cloned());
     violations.extend(judge(&seen.history, &last, field.keys));
     violations.extend(faults.broken().err().map(|error| error.to_string()));
     let mut outcome = Outcome { seed: setting.seed, violations, folder: folder.clone(), ..Outcome::default() };
-    count(&mut outcome, &seen, &mut faults, ended);
+    count(&mut outcome, &seen, &saw, &mut faults, ended);
     if outcome.violations.is_empty() && !setting.keep {
         drop(faults);
         fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -104,6 +134,9 @@ pub fn run(setting: &Setting) -> Result<Outcome> {
         seen.history.extend(last);
         seen.history.sort_by_key(|operation| operation.called);
         fs::write(folder.join("history.jsonl"), history::lines(&seen.history))?;
+        for (name, saw) in ["log", "ledger"].iter().zip(&saw) {
+            fs::write(folder.join(format!("{name}.jsonl")), saw.log.lines())?;
+        }
         fs::write(folder.join("faults"), faults.told.join("\n") + "\n")?;
         fs::write(folder.join("violations"), outcome.violations.join("\n") + "\n")?;
     }
@@ -146,9 +179,75 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
     if let Some(trouble) = faults.heal()? {
         anyhow::bail!("the cluster does not even begin: {trouble}; see {}", folder.display());
     }
+    let text = format!(
+        "services:\n{}routes:\n{}",
+        scribe::service(&setting.binary, "ledger", "    stream: { name: ledger }\n"),
+        scribe::route("ledger")
+    );
+    faults.machines[0].verb_done(&["apply", "-f"], Some(&text))?;
+    faults.services = 1;
+    if let Some(trouble) = faults.heal()? {
+        anyhow::bail!("the service does not even begin: {trouble}; see {}", folder.display());
+    }
     // Nothing before now counts as a gap.
     faults.majority = vec![(field.now(), true)];
     Ok((faults, field))
+}
+
+fn scribes(seed: u64, field: &Arc<Field>) -> Vec<(Into, std::thread::JoinHandle<Saw>)> {
+    let scribe = |number: usize| {
+        let into = if number < SCRIBES { Into::Log } else { Into::Ledger };
+        let scribe = Scribe::new(into, number, Arc::clone(field), Chance::new(seed, 1_000 + number as u64));
+        (into, std::thread::spawn(move || scribe.run()))
+    };
+    (0..2 * SCRIBES).map(scribe).collect()
+}
+
+/// All that is wrong with the stream `log` and with the ledger, as clients saw them and as every node has them.
+fn judge_logs(faults: &Faults, saw: &[Saw; 2]) -> Vec<String> {
+    let judge = |name: &str, log: &Log| -> Result<(), String> {
+        let mut first: Option<Vec<String>> = None;
+        for machine in &faults.machines {
+            let node = format!("n{}", machine.place + 1);
+            let written = entries_of(machine, name).ok_or_else(|| format!("{node} does not give its entries"))?;
+            let written = if name == "ledger" {
+                let parsed =
+                    written.iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect::<Vec<_>>();
+                entries::keys(&parsed).map_err(|why| format!("{node}: {why}"))?
+            } else {
+                written
+            };
+            if first.as_ref().is_some_and(|first| *first != written) {
+                return Err(format!("n1 and {node} hold different entries"));
+            }
+            log.check(&written)?;
+            first = Some(written);
+        }
+        Ok(())
+    };
+    let judged = [("log", &saw[0].log), ("ledger", &saw[1].log)];
+    judged
+        .into_iter()
+        .filter_map(|(name, log)| judge(name, log).map_err(|why| format!("{name}: {why}")).err())
+        .collect()
+}
+
+/// What is in a stream, as one node tells; nothing if nobody wrote.
+fn entries_of(machine: &Machine, name: &str) -> Option<Vec<String>> {
+    let mut found: Vec<String> = Vec::new();
+    let until = Instant::now() + HEALING;
+    machine.get("/api/v1/streams", LAST_LOOK)?["streams"].as_array()?.iter().find(|one| one["name"] == name)?;
+    while Instant::now() < until {
+        let path = format!("/api/v1/streams/{name}?from={}&limit=1000", found.len());
+        let Some(lines) = machine.lines(&path, LAST_LOOK) else { continue };
+        if lines.is_empty() {
+            return Some(found);
+        }
+        for line in lines {
+            found.push(line["data"].as_str()?.to_owned());
+        }
+    }
+    None
 }
 
 /// Reads every key through every node, and compares what the nodes hold.
@@ -199,7 +298,7 @@ fn judge(history: &[Operation], last: &[Operation], keys: usize) -> Vec<String> 
     checks.into_iter().chain((0..keys).map(of_key)).filter_map(Result::err).collect()
 }
 
-fn count(outcome: &mut Outcome, seen: &Seen, faults: &mut Faults, ended: u64) {
+fn count(outcome: &mut Outcome, seen: &Seen, saw: &[Saw; 2], faults: &mut Faults, ended: u64) {
     let mut answers = Vec::new();
     for operation in &seen.history {
         let counted = match operation.did {
@@ -218,6 +317,18 @@ fn count(outcome: &mut Outcome, seen: &Seen, faults: &mut Faults, ended: u64) {
     let (from, longest) = longest_gap(&answers, &faults.majority, ended);
     outcome.longest_gap = Duration::from_micros(longest);
     faults.told.push(format!("{from:>9} us  the longest time without a write begins: {longest} us"));
+    faults.told.sort();
+    outcome.entries = [0, 1].map(|which| saw[which].log.acknowledged.len() as u64);
+    outcome.looks = saw.iter().map(|saw| saw.log.looks.len() as u64).sum();
+    outcome.again = saw.iter().map(|saw| saw.again).sum();
+    let added = &saw[1].log.acknowledged;
+    let terms: std::collections::BTreeSet<u64> = added.iter().filter_map(|one| one.epoch).collect();
+    outcome.terms = terms.len() as u64;
+    let mut answers: Vec<u64> = added.iter().map(|one| one.returned).collect();
+    answers.sort_unstable();
+    let (from, longest) = longest_gap(&answers, &faults.majority, ended);
+    outcome.longest_without = Duration::from_micros(longest);
+    faults.told.push(format!("{from:>9} us  the longest time without an amount added begins: {longest} us"));
     faults.told.sort();
     (outcome.unreachable, outcome.skipped) = (seen.unreachable, faults.skipped);
     outcome.faults.clone_from(&faults.done);

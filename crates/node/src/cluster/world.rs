@@ -134,6 +134,7 @@ impl Controller {
                 self.control(name, Some((&kv.value, kv.mod_revision)), now);
             }
         }
+        self.shell.table.set_unknown(false);
     }
 
     /// Control state has changed.

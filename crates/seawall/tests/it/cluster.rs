@@ -249,6 +249,8 @@ fn who_is_waited_for_is_said() {
     assert!(problem.contains("waiting for n2, n3"), "{problem}");
     let refused = node.api("PUT", "/api/v1/kv/x", b"1");
     assert!(refused.status == 503 && refused.text().contains("waiting for n2, n3"), "{}", refused.text());
+    let nowhere = node.get("/");
+    assert_eq!((nowhere.status, nowhere.header("seawall-reason")), (503, Some("routes-unknown")), "404 would be a lie");
     let events = node.events_of("store-state").len();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(node.events_of("store-state").len(), events, "how long it waits is no news");

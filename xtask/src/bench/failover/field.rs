@@ -1,6 +1,6 @@
 //! The cluster that is measured: three machines in namespaces, and what is asked of them between two measurements.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::root;
 use crate::rounds::machine::{Machine, Making};
 use crate::rounds::network::Network;
+use crate::rounds::scribe::{route, service};
 
 /// How many.
 pub const NODES: usize = 3;
@@ -22,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub struct Field {
     pub machines: Vec<Machine>,
     pub network: Network,
-    binary: String,
+    binary: PathBuf,
 }
 
 /// The primary of a service.
@@ -52,7 +53,7 @@ impl Field {
             machines.push(Machine::make(place, namespace, &making)?);
         }
         machines.iter_mut().try_for_each(Machine::start)?;
-        let field = Self { machines, network, binary: binary.display().to_string() };
+        let field = Self { machines, network, binary: binary.to_owned() };
         field.whole()?;
         Ok(field)
     }
@@ -105,16 +106,12 @@ impl Field {
 
     /// Puts two services in force: `plain`, and `ledger`, which keeps its balance in a stream.
     pub fn services(&self) -> Result<()> {
-        let service = |name: &str, more: &str| {
-            format!(
-                "  {name}:\n    mode: primary-standby\n    replicas: 2\n    command: [{:?}, demo-service, --name, {name}, --port, \"${{port}}\", --host, \"${{address}}\"]\n{more}    livenessProbe: {{ httpGet: {{ path: /health }}, periodSeconds: 1, failureThreshold: 3 }}\n    readinessProbe: {{ httpGet: {{ path: /ready }}, periodSeconds: 1 }}\n    onPromote: {{ httpPost: {{ path: /promote }} }}\n    onDemote: {{ httpPost: {{ path: /demote }} }}\n    restartBackoff: {{ initial: 50ms, max: 100ms }}\n    hold: {{ maxWait: 30s }}\n",
-                self.binary
-            )
-        };
         let text = format!(
-            "services:\n{}{}routes:\n  - {{ match: {{ pathPrefix: /ledger }}, to: {{ service: ledger }}, timeout: 15s }}\n  - {{ match: {{ pathPrefix: /plain }}, to: {{ service: plain }}, timeout: 15s }}\n",
-            service("plain", ""),
-            service("ledger", "    stream: { name: ledger }\n"),
+            "services:\n{}{}routes:\n{}{}",
+            service(&self.binary, "plain", ""),
+            service(&self.binary, "ledger", "    stream: { name: ledger }\n"),
+            route("ledger"),
+            route("plain"),
         );
         self.machines[0].verb_done(&["apply", "-f"], Some(&text))?;
         self.settled("plain")?;
