@@ -42,7 +42,13 @@ pub fn bench(arguments: &[String]) -> Result<()> {
             "stop::both_processes",
         ]),
         // Writes a second with one, 16 and 64 writers, beside the rate of bare flushes on the same disk.
-        "wal" => cargo(&["run", "--release", "--locked", "--package", "data-raft", "--example", "write_rate"]),
+        "wal" => cargo(
+            &[
+                &["run", "--release", "--locked", "--package", "data-raft", "--example", "write_rate", "--"],
+                &rest.iter().map(String::as_str).collect::<Vec<_>>()[..],
+            ]
+            .concat(),
+        ),
         // The gateway with a large table while endpoints and routes are swapped under load.
         "churn" => churn::churn(rest),
         // Three members beside three of etcd: writes, reads, processor time, memory.

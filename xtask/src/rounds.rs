@@ -27,10 +27,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::bench::cargo_command;
 use crate::root;
+use machine::Windows;
 use plan::Fault;
 use round::{Outcome, Setting};
 
-const USAGE: &str = "usage: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--nodes N] [--parallel P] [--release] [--record] [--keep]";
+const USAGE: &str = "usage: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--nodes N] [--parallel P] [--release] [--windows] [--record] [--keep]";
 /// Where faketime's library may be.
 const FAKETIME: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
@@ -47,6 +48,7 @@ struct Asked {
     nodes: usize,
     parallel: usize,
     release: bool,
+    windows: bool,
     record: bool,
     keep: bool,
 }
@@ -68,8 +70,17 @@ pub fn short() -> Result<()> {
         println!("rounds: skipped, {why}");
         return Ok(());
     }
-    let asked =
-        Asked { rounds: 10, seconds: 5, seed: 1, nodes: 3, parallel: 2, release: false, record: false, keep: false };
+    let asked = Asked {
+        rounds: 10,
+        seconds: 5,
+        seed: 1,
+        nodes: 3,
+        parallel: 2,
+        release: false,
+        windows: false,
+        record: false,
+        keep: false,
+    };
     run(&asked, "cargo xtask rounds --rounds 10 --seconds 5 --seed 1 --parallel 2")
 }
 
@@ -82,6 +93,7 @@ fn asked(arguments: &[&str]) -> Result<Asked> {
         nodes: 3,
         parallel: 1,
         release: false,
+        windows: false,
         record: false,
         keep: false,
     };
@@ -95,12 +107,14 @@ fn asked(arguments: &[&str]) -> Result<Asked> {
             "--nodes" => asked.nodes = usize::try_from(number()?)?,
             "--parallel" => asked.parallel = usize::try_from(number()?)?,
             "--release" => asked.release = true,
+            "--windows" => asked.windows = true,
             "--record" => asked.record = true,
             "--keep" => asked.keep = true,
             _ => bail!(USAGE),
         }
     }
     ensure!((3..=9).contains(&asked.nodes), "3 to 9 nodes");
+    ensure!(!asked.windows || asked.parallel == 1, "there is one Wine: --windows goes without --parallel");
     ensure!((1..=16).contains(&asked.parallel) && (1..=3_600).contains(&asked.seconds), "{USAGE}");
     Ok(asked)
 }
@@ -110,7 +124,7 @@ fn run(asked: &Asked, words: &str) -> Result<()> {
     network::remove_leftovers();
     let clock = FAKETIME.into_iter().map(PathBuf::from).find(|path| path.exists());
     let possible: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| is_possible(*fault, clock.as_deref())).collect();
-    let begun = Instant::now();
+    let (begun, place) = (Instant::now(), root().join("target/rounds"));
     let (next, outcomes) = (Mutex::new(0), Mutex::new(Vec::<Outcome>::new()));
     let one = || -> Result<()> {
         loop {
@@ -127,7 +141,8 @@ fn run(asked: &Asked, words: &str) -> Result<()> {
                 seconds: asked.seconds,
                 nodes: asked.nodes,
                 binary: binary.clone(),
-                place: root().join("target/rounds"),
+                place: place.clone(),
+                windows: asked.windows.then(|| Windows::of(&place)),
                 possible: possible.clone(),
                 clock: clock.clone(),
                 keep: asked.keep,

@@ -4,7 +4,7 @@
 //! What Wine cannot prove is listed in `docs/reference/windows.md`.
 
 mod proofs;
-mod wine;
+pub mod wine;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::run;
+use crate::{root, run};
 
 /// What a fresh Debian lacks.
 const PACKAGES: [&str; 6] = ["bsdutils", "cargo-web", "gcc-mingw-w64-x86-64", "rust-web-src", "rustc-web", "wine64"];
@@ -44,12 +44,21 @@ __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T size) {
 }
 ";
 
+/// Where the program is, once it has been built.
+pub fn program() -> PathBuf {
+    target().join(TARGET).join(PROFILE).join("seawall.exe")
+}
+
+fn target() -> PathBuf {
+    root().join("target/windows")
+}
+
 /// Installs what is missing, builds, proves.
 pub fn windows(root: &Path) -> Result<()> {
     if !install()? {
         return Ok(());
     }
-    let target = root.join("target/windows");
+    let target = target();
     let begun = Instant::now();
     done("building every crate", cargo(root, &target, "build").arg("--workspace"))?;
     done("building the tests", cargo(root, &target, "test").arg("--no-run").args(TESTS))?;

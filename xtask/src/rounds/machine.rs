@@ -1,4 +1,5 @@
-//! One machine of a round: a keeper with its node process in a namespace, its folder, and what can be done to them.
+//! One machine of a round: a keeper with its node process in a namespace, its folder, and what can be done to them. It may
+//! be a Windows one under Wine, whose processes are told by its prefix: Wine's parents are not Linux's.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,6 +13,8 @@ use serde_json::Value;
 use super::http::{API, Connection};
 use super::network::{address, enter, tool};
 use crate::bench::process::family;
+use crate::windows::program;
+use crate::windows::wine::{LOADER, Wine, environment};
 
 /// A data directory that can be filled has so many bytes.
 const SMALL_DISK: &str = "128m";
@@ -27,6 +30,7 @@ pub struct Machine {
     small_disk: bool,
     /// A library that fakes the clock, and the file that says how far.
     clock: Option<PathBuf>,
+    windows: Option<Windows>,
     keeper: Option<Child>,
     /// Commands that were started and are not waited for.
     helpers: Vec<Child>,
@@ -39,6 +43,14 @@ pub struct Making<'a> {
     pub nodes: usize,
     pub small_disk: bool,
     pub clock: Option<&'a Path>,
+    pub windows: Option<&'a Windows>,
+}
+
+/// A Windows build and the Wine it runs in; one machine at a time.
+#[derive(Clone)]
+pub struct Windows {
+    pub program: PathBuf,
+    pub prefix: PathBuf,
 }
 
 impl Machine {
@@ -70,7 +82,8 @@ impl Machine {
             namespace,
             folder,
             small_disk: making.small_disk,
-            clock: making.clock.map(Path::to_owned),
+            clock: making.clock.filter(|_| making.windows.is_none()).map(Path::to_owned),
+            windows: making.windows.cloned(),
             keeper: None,
             helpers: Vec::new(),
         };
@@ -87,7 +100,23 @@ impl Machine {
         enter(&self.namespace)?;
         let log = |name: &str| File::options().create(true).append(true).open(self.folder.join(name));
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(&self.binary).arg("up").arg(self.folder.join("seawall.yaml"));
+        command.args(["--pdeathsig", "KILL"]).current_dir(&self.folder);
+        let program = match &self.windows {
+            None => {
+                // Services are started by the program's name, which every system finds for itself.
+                let folder = self.binary.parent().unwrap_or(Path::new("."));
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+                command.env("PATH", std::env::join_paths(folders)?);
+                &self.binary
+            }
+            Some(windows) => {
+                environment(&windows.prefix, windows.programs(), &mut command);
+                command.arg(LOADER);
+                &windows.program
+            }
+        };
+        command.arg(program).arg("up").arg(self.folder.join("seawall.yaml"));
         command.stdin(Stdio::null()).stdout(log("stdout")?).stderr(log("stderr")?);
         if let Some(library) = &self.clock {
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.folder.join("clock"));
@@ -95,6 +124,20 @@ impl Machine {
         }
         self.keeper = Some(command.spawn().with_context(|| format!("cannot run {command:?}"))?);
         Ok(())
+    }
+
+    /// Whether signals to its services go through Wine, so that their ids are not Linux's.
+    pub fn is_windows(&self) -> bool {
+        self.windows.is_some()
+    }
+
+    /// Everything of it that runs, the keeper first.
+    fn processes(&self) -> Vec<u32> {
+        match (&self.windows, &self.keeper) {
+            (Some(windows), _) => windows.processes(),
+            (None, Some(keeper)) => family(keeper.id()).unwrap_or_default(),
+            (None, None) => Vec::new(),
+        }
     }
 
     /// Whether there is a keeper.
@@ -110,11 +153,11 @@ impl Machine {
 
     /// Kills the keeper and its node process at once; the processes that end now.
     pub fn begin_kill(&mut self) -> Vec<u32> {
+        let all = self.processes();
         let Some(mut keeper) = self.keeper.take() else { return Vec::new() };
-        let all = family(keeper.id()).unwrap_or_default();
         // Ignored: it may have ended by itself, which `start` after it does not mind.
         let _ = keeper.kill();
-        all.iter().skip(1).for_each(|pid| signal(*pid, "KILL"));
+        all.iter().filter(|pid| **pid != keeper.id()).for_each(|pid| signal(*pid, "KILL"));
         let _ = keeper.wait();
         all
     }
@@ -128,8 +171,8 @@ impl Machine {
 
     /// The node process of this moment.
     pub fn node(&self) -> Option<u32> {
-        let all = family(self.keeper.as_ref()?.id()).ok()?;
-        all.into_iter().skip(1).find(|pid| {
+        let keeper = self.keeper.as_ref()?.id();
+        self.processes().into_iter().filter(|pid| *pid != keeper).find(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.split(|byte| *byte == 0).nth(1) == Some(b"node")
         })
@@ -262,6 +305,44 @@ impl Drop for Machine {
             // Ignored: it is in a folder that is kept for its logs only.
             let _ = tool("umount", &["-l", &self.data().to_string_lossy()]);
         }
+    }
+}
+
+impl Windows {
+    /// Built for the profile of `cargo xtask windows`, which makes it.
+    pub fn of(place: &Path) -> Self {
+        Self { program: program(), prefix: place.join("wine") }
+    }
+
+    fn programs(&self) -> &Path {
+        self.program.parent().unwrap_or(Path::new("."))
+    }
+
+    /// Makes its Wine, if it is not there yet; nothing of it runs afterwards.
+    ///
+    /// # Errors
+    /// There is no Wine, or the program was not built.
+    pub fn prepare(&self) -> Result<()> {
+        anyhow::ensure!(self.program.exists(), "{}: build it first, `cargo xtask windows`", self.program.display());
+        if !self.prefix.join("system.reg").exists() {
+            Wine::of(&self.prefix, self.programs()).boot()?;
+        }
+        let left = self.processes();
+        left.iter().for_each(|pid| signal(*pid, "KILL"));
+        end_kill(&left);
+        Ok(())
+    }
+
+    /// Every process of this Wine, its server too: that holds the sockets, in the namespace it was started in.
+    fn processes(&self) -> Vec<u32> {
+        let own = format!("WINEPREFIX={}", self.prefix.display()).into_bytes();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_own = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == own)
+        };
+        pids.filter(is_own).collect()
     }
 }
 

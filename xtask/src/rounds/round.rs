@@ -17,7 +17,7 @@ use super::client::{Client, Field, Seen};
 use super::entries::{self, Log};
 use super::faults::{Faults, HEALING};
 use super::history::{self, Did, Operation};
-use super::machine::{Machine, Making};
+use super::machine::{Machine, Making, Windows};
 use super::network::Network;
 use super::plan::{self, Fault, Plan};
 use super::scribe::{self, Into, Saw, Scribe};
@@ -39,6 +39,8 @@ pub struct Setting {
     pub place: PathBuf,
     pub possible: Vec<Fault>,
     pub clock: Option<PathBuf>,
+    /// The last node is this one.
+    pub windows: Option<Windows>,
     /// The folder stays even if all is well.
     pub keep: bool,
 }
@@ -154,12 +156,15 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
     init.args(["cluster", "init", "--nodes", &names.join(","), "--dir"]).arg(folder.join("pki"));
     let made = init.output().with_context(|| format!("cannot run {init:?}"))?;
     ensure!(made.status.success(), "{init:?}: {}", String::from_utf8_lossy(&made.stderr));
+    setting.windows.as_ref().map_or(Ok(()), Windows::prepare)?;
     let network = Network::make(&format!("{}", setting.seed % 1_000_000), setting.nodes)?;
     let small_disk = plan.kinds.contains(&Fault::FullDisk);
     let mut machines = Vec::new();
     for (place, namespace) in network.open()?.into_iter().enumerate() {
         let clock = setting.clock.as_deref().filter(|_| plan.clock == Some(place));
-        let making = Making { binary: &setting.binary, folder, nodes: setting.nodes, small_disk, clock };
+        // The last one, if any.
+        let windows = setting.windows.as_ref().filter(|_| place + 1 == setting.nodes);
+        let making = Making { binary: &setting.binary, folder, nodes: setting.nodes, small_disk, clock, windows };
         machines.push(Machine::make(place, namespace, &making)?);
     }
     machines.iter_mut().try_for_each(Machine::start)?;
@@ -181,7 +186,7 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
     }
     let text = format!(
         "services:\n{}routes:\n{}",
-        scribe::service(&setting.binary, "ledger", "    stream: { name: ledger }\n"),
+        scribe::service("ledger", "    stream: { name: ledger }\n"),
         scribe::route("ledger")
     );
     faults.machines[0].verb_done(&["apply", "-f"], Some(&text))?;

@@ -2,7 +2,6 @@
 //! the service `ledger` through any gateway. Each does one thing until it is acknowledged, under the same number or key,
 //! whatever breaks meanwhile: that makes it exactly once. What is not acknowledged at the end may be there or not.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -194,9 +193,9 @@ impl Scribe {
 }
 
 /// The file of a primary-standby service of `seawall demo-service`s that is reached under `/NAME`; `more` lines of it.
-pub fn service(binary: &Path, name: &str, more: &str) -> String {
+pub fn service(name: &str, more: &str) -> String {
     format!(
-        "  {name}:\n    mode: primary-standby\n    replicas: 2\n    command: [{binary:?}, demo-service, --name, {name}, --port, \"${{port}}\", --host, \"${{address}}\"]\n{more}    livenessProbe: {{ httpGet: {{ path: /health }}, periodSeconds: 1, failureThreshold: 3 }}\n    readinessProbe: {{ httpGet: {{ path: /ready }}, periodSeconds: 1 }}\n    onPromote: {{ httpPost: {{ path: /promote }} }}\n    onDemote: {{ httpPost: {{ path: /demote }} }}\n    restartBackoff: {{ initial: 50ms, max: 100ms }}\n    hold: {{ maxWait: 30s }}\n"
+        "  {name}:\n    mode: primary-standby\n    replicas: 2\n    command: [seawall, demo-service, --name, {name}, --port, \"${{port}}\", --host, \"${{address}}\"]\n{more}    livenessProbe: {{ httpGet: {{ path: /health }}, periodSeconds: 1, failureThreshold: 3 }}\n    readinessProbe: {{ httpGet: {{ path: /ready }}, periodSeconds: 1 }}\n    onPromote: {{ httpPost: {{ path: /promote }} }}\n    onDemote: {{ httpPost: {{ path: /demote }} }}\n    restartBackoff: {{ initial: 50ms, max: 100ms }}\n    hold: {{ maxWait: 30s }}\n"
     )
 }
 

@@ -23,18 +23,30 @@ pub struct Wine {
 impl Wine {
     /// Makes the prefix unless a run before has made it.
     pub fn start(target: &Path, programs: &Path) -> Result<Self> {
-        let wine = Self { prefix: target.join("wine"), programs: programs.to_owned() };
-        std::fs::create_dir_all(&wine.prefix)?;
-        let booted = wine.command("wineboot", &["--init"]).stdout(Stdio::null()).status().context("starting Wine")?;
-        ensure!(booted.success(), "Wine cannot make its prefix in {}: {booted}", wine.prefix.display());
+        let wine = Self::of(&target.join("wine"), programs);
+        wine.boot()?;
         Ok(wine)
+    }
+
+    /// A Wine in this prefix, and where the programs are that it finds by name.
+    pub fn of(prefix: &Path, programs: &Path) -> Self {
+        Self { prefix: prefix.to_owned(), programs: programs.to_owned() }
+    }
+
+    /// Makes the prefix, if need be.
+    ///
+    /// # Errors
+    /// There is no Wine, or it fails.
+    pub fn boot(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.prefix)?;
+        let booted = self.command("wineboot", &["--init"]).stdout(Stdio::null()).status().context("starting Wine")?;
+        ensure!(booted.success(), "Wine cannot make its prefix in {}: {booted}", self.prefix.display());
+        Ok(())
     }
 
     /// The environment of a program that runs in this Wine.
     pub fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        // `WINEPATH` comes before `PATH` inside, so that a batch file finds the program by name.
-        let command = command.env("WINEPREFIX", &self.prefix).env("WINEPATH", &self.programs);
-        command.env("WINEDEBUG", "-all")
+        environment(&self.prefix, &self.programs, command)
     }
 
     /// A program to run, without a console and without input.
@@ -71,6 +83,12 @@ impl Wine {
 
 /// What runs a Windows program.
 pub const LOADER: &str = "/usr/lib/wine/wine64";
+
+/// The environment of a program in the Wine of a prefix, which finds the programs of a folder by name.
+pub fn environment<'a>(prefix: &Path, programs: &Path, command: &'a mut Command) -> &'a mut Command {
+    // `WINEPATH` comes before `PATH` inside, so that a batch file finds the program by name.
+    command.env("WINEPREFIX", prefix).env("WINEPATH", programs).env("WINEDEBUG", "-all")
+}
 
 impl Drop for Wine {
     fn drop(&mut self) {

@@ -21,6 +21,7 @@ mod leases;
 mod lock;
 mod log_store;
 mod machine;
+mod measure;
 mod members;
 mod network;
 mod node;
@@ -43,6 +44,7 @@ mod wal;
 mod wire;
 
 pub use disk::{Disk, DiskFile, FaultyDisk, FileLock, Operation, RealDisk};
+pub use measure::BareLog;
 pub use open_error::OpenError;
 pub use options::Options;
 pub use peers::{PeerOptions, Peers};

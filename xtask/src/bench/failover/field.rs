@@ -1,6 +1,6 @@
 //! The cluster that is measured: three machines in namespaces, and what is asked of them between two measurements.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,6 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub struct Field {
     pub machines: Vec<Machine>,
     pub network: Network,
-    binary: PathBuf,
 }
 
 /// The primary of a service.
@@ -49,11 +48,12 @@ impl Field {
         let network = Network::make("failover", NODES)?;
         let mut machines = Vec::new();
         for (place, namespace) in network.open()?.into_iter().enumerate() {
-            let making = Making { binary, folder: &folder, nodes: NODES, small_disk: false, clock: None };
+            let making =
+                Making { binary, folder: &folder, nodes: NODES, small_disk: false, clock: None, windows: None };
             machines.push(Machine::make(place, namespace, &making)?);
         }
         machines.iter_mut().try_for_each(Machine::start)?;
-        let field = Self { machines, network, binary: binary.to_owned() };
+        let field = Self { machines, network };
         field.whole()?;
         Ok(field)
     }
@@ -108,8 +108,8 @@ impl Field {
     pub fn services(&self) -> Result<()> {
         let text = format!(
             "services:\n{}{}routes:\n{}{}",
-            service(&self.binary, "plain", ""),
-            service(&self.binary, "ledger", "    stream: { name: ledger }\n"),
+            service("plain", ""),
+            service("ledger", "    stream: { name: ledger }\n"),
             route("ledger"),
             route("plain"),
         );
