@@ -10,6 +10,7 @@ mod fence;
 mod hot;
 mod kv;
 mod logs;
+mod preface;
 mod problem;
 mod query;
 mod role;

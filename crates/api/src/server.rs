@@ -1,19 +1,25 @@
-//! Serves the API on a socket that the keeper bound.
+//! Serves the API on a socket that the keeper bound: HTTP/1.1, and HTTP/2 to clients that begin with it, so that many
+//! requests of one program share a connection.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::http::{HeaderValue, Version, header};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::authority::Peer;
 use crate::hot::Answers;
+use crate::preface::{self, Begun, Speaks};
 
 /// The running API.
 #[derive(Debug)]
@@ -27,6 +33,10 @@ pub struct Server {
 const MAX_CONNECTIONS: usize = 512;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests under way on one connection of HTTP/2.
+const MAX_STREAMS: u32 = 64;
+/// All fields of one request's head, in HTTP/2, with 32 bytes more for each (RFC 9113, 6.5.2).
+const MAX_HEAD_BYTES: u32 = 16 * 1024;
 
 /// What a server allows.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +103,19 @@ async fn connection(
     mut stopped: watch::Receiver<bool>,
 ) {
     let peer = Peer::new(stream.local_addr().unwrap_or(remote), remote);
+    let spoken = tokio::select! {
+        spoken = tokio::time::timeout(head, preface::listen(stream)) => spoken,
+        _ = stopped.wait_for(|stop| *stop) => return,
+    };
+    match spoken {
+        Ok(Ok((Speaks::Http1, stream))) => http1(stream, peer, answers, head, stopped).await,
+        Ok(Ok((Speaks::Http2, stream))) => http2(stream, peer, answers, head, stopped).await,
+        // It said nothing in time, or went away.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+async fn http1(stream: Begun, peer: Peer, answers: Answers, head: Duration, mut stopped: watch::Receiver<bool>) {
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let (answers, peer) = (answers.clone(), peer.clone());
         async move { Ok::<_, Infallible>(answers.answer(&peer, request.map(Body::new)).await) }
@@ -106,6 +129,95 @@ async fn connection(
         _ = stopped.wait_for(|stop| *stop) => served.as_mut().graceful_shutdown(),
     }
     let _ = served.await;
+}
+
+/// The same for many requests at a time. A connection on which nothing is asked for `idle` is closed: it has a place that
+/// somebody else may need.
+async fn http2(stream: Begun, peer: Peer, answers: Answers, idle: Duration, mut stopped: watch::Receiver<bool>) {
+    let asked = Arc::new(Asked::default());
+    let counted = Arc::clone(&asked);
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let (answers, peer, under_way) = (answers.clone(), peer.clone(), Asked::begin(&counted));
+        async move {
+            // What HTTP/1.1 says in a field that is checked against foreign sites.
+            let authority = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+            if let Some(host) = authority.filter(|_| request.version() == Version::HTTP_2) {
+                request.headers_mut().insert(header::HOST, host);
+            }
+            let answer = answers.answer(&peer, request.map(Body::new)).await;
+            Ok::<_, Infallible>(answer.map(|body| Body::new(Counted { body, _under_way: under_way })))
+        }
+    });
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD_BYTES);
+    // Whoever is gone without a word is noticed.
+    builder.keep_alive_interval(idle * 2).keep_alive_timeout(idle);
+    let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    loop {
+        let before = asked.ever.load(Ordering::Relaxed);
+        tokio::select! {
+            // A client that went away or spoke no HTTP is no news.
+            _ = served.as_mut() => return,
+            _ = stopped.wait_for(|stop| *stop) => break,
+            () = tokio::time::sleep(idle) => {}
+        }
+        if before == asked.ever.load(Ordering::Relaxed) && asked.now.load(Ordering::Relaxed) == 0 {
+            break;
+        }
+    }
+    served.as_mut().graceful_shutdown();
+    // A client that opens nothing and closes nothing is not waited for.
+    while tokio::time::timeout(idle, served.as_mut()).await.is_err() && asked.now.load(Ordering::Relaxed) > 0 {}
+}
+
+/// Requests of a connection.
+#[derive(Debug, Default)]
+struct Asked {
+    ever: AtomicU64,
+    now: AtomicU64,
+}
+
+/// One of them, until its answer has been sent.
+struct UnderWay(Arc<Asked>);
+
+impl Asked {
+    fn begin(asked: &Arc<Self>) -> UnderWay {
+        asked.ever.fetch_add(1, Ordering::Relaxed);
+        asked.now.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(asked))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, which is under way until its end: an answer may be a stream of events.
+struct Counted {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = axum::body::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl Server {
@@ -126,6 +238,8 @@ mod tests {
     use std::time::Duration;
 
     use axum::Router;
+    use axum::body::Bytes;
+    use axum::http::{HeaderMap, header};
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
@@ -142,7 +256,11 @@ mod tests {
     fn start(bounds: Bounds) -> (Server, SocketAddr) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", get(|| async { "here" }));
+        let host = |headers: HeaderMap| async move { headers[header::HOST].to_str().unwrap().to_owned() };
+        let router = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/host", get(host))
+            .route("/hang", get(std::future::pending::<()>));
         (super::serve_within(listener, Answers::new(router, None), bounds).unwrap(), address)
     }
 
@@ -182,7 +300,7 @@ mod tests {
     async fn a_connection_whose_head_does_not_come_is_closed_and_frees_its_place() {
         let head = Duration::from_millis(150);
         let (server, address) = start(Bounds { connections: 1, head });
-        for beginning in ["", "GET / HT", "GET / HTTP/1.1\r\nhost: localhost\r\n"] {
+        for beginning in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM", "GET / HT", "GET / HTTP/1.1\r\nhost: localhost\r\n"] {
             let began = Instant::now();
             let mut slow = send(address, beginning).await;
             // Whatever is said before, the connection ends; a reset is an end, too.
@@ -195,6 +313,69 @@ mod tests {
             // An idle connection counts as one whose next head does not come.
             assert_eq!(timeout(PATIENCE, read(&mut next)).await.unwrap().unwrap_or_default(), "");
         }
+        server.stop(MOMENT).await;
+    }
+
+    type Calls = h2::client::SendRequest<Bytes>;
+
+    async fn http2(address: SocketAddr) -> (Calls, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (calls, connection) = h2::client::handshake(stream).await.unwrap();
+        (calls.ready().await.unwrap(), tokio::spawn(connection))
+    }
+
+    async fn ask(calls: &Calls, uri: &str) -> Result<String, h2::Error> {
+        let mut calls = calls.clone().ready().await?;
+        let request = axum::http::Request::get(uri).body(()).unwrap();
+        let mut body = calls.send_request(request, true)?.0.await?.into_body();
+        let mut text = Vec::new();
+        while let Some(chunk) = body.data().await {
+            text.extend_from_slice(&chunk?);
+        }
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn http2_has_many_requests_on_a_connection_and_its_authority_is_the_host() {
+        let (server, address) = start(Bounds { connections: 1, head: PATIENCE });
+        let (calls, connection) = http2(address).await;
+        let hanging: Vec<_> = (0..20)
+            .map(|_| {
+                let calls = calls.clone();
+                tokio::spawn(async move { ask(&calls, "http://localhost/hang").await })
+            })
+            .collect();
+        for _ in 0..100 {
+            assert_eq!(ask(&calls, "http://localhost/").await.unwrap(), "here");
+        }
+        assert_eq!(ask(&calls, "http://evil.example:8500/host").await.unwrap(), "evil.example:8500");
+        // A field of the name does not stand in for it.
+        let request = axum::http::Request::get("http://evil.example/host").header(header::HOST, "localhost");
+        let (answer, _) = calls.clone().ready().await.unwrap().send_request(request.body(()).unwrap(), true).unwrap();
+        let text = answer.await.unwrap().into_body().data().await.unwrap().unwrap();
+        assert_eq!(text, "evil.example");
+        hanging.iter().for_each(tokio::task::JoinHandle::abort);
+        drop(calls);
+        server.stop(MOMENT).await;
+        // Whichever way, it has ended.
+        let _ = timeout(PATIENCE, connection).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_http2_on_which_nothing_is_asked_frees_its_place() {
+        let (server, address) = start(Bounds { connections: 1, head: MOMENT });
+        let (calls, connection) = http2(address).await;
+        let hanging = tokio::spawn({
+            let calls = calls.clone();
+            async move { ask(&calls, "http://localhost/hang").await }
+        });
+        assert_eq!(ask(&calls, "http://localhost/").await.unwrap(), "here");
+        tokio::time::sleep(MOMENT * 5).await;
+        assert_eq!(ask(&calls, "http://localhost/").await.unwrap(), "here", "one request is under way");
+        hanging.abort();
+        timeout(PATIENCE, connection).await.expect("it is closed though the client would stay").unwrap().unwrap();
+        let mut next = send(address, ASK).await;
+        assert!(timeout(PATIENCE, read(&mut next)).await.expect("the place is free").unwrap().ends_with("here"));
         server.stop(MOMENT).await;
     }
 

@@ -39,6 +39,10 @@ pub enum Load {
     OneWriter(usize),
     /// All clients read, linearizably.
     Reads(usize),
+    /// All clients write, ten on a connection.
+    SharedWrites(usize),
+    /// All clients read, ten on a connection.
+    SharedReads(usize),
 }
 
 /// What one window showed.
@@ -121,11 +125,13 @@ fn measure(cluster: &Cluster, load: Load, options: &Options) -> Result<Window> {
     let (clients, bytes, asked) = match load {
         Load::Writes(bytes) => (options.clients, bytes, Asked::Write),
         Load::OneWriter(bytes) => (1, bytes, Asked::Write),
-        Load::Reads(bytes) => (options.clients, bytes, Asked::Read),
+        Load::SharedWrites(bytes) => (options.clients, bytes, Asked::Write),
+        Load::Reads(bytes) | Load::SharedReads(bytes) => (options.clients, bytes, Asked::Read),
     };
     let before = cluster.used()?;
     let seconds = Duration::from_secs(options.seconds);
-    let seen = load::run(cluster, asked, clients, bytes, seconds)?;
+    let shared = matches!(load, Load::SharedReads(_) | Load::SharedWrites(_));
+    let seen = load::run(cluster, asked, (clients, shared), bytes, seconds)?;
     ensure!(seen.failed == 0, "{} of {}'s answers were no success", seen.failed, cluster.name());
     Ok(Window { seconds: seen.elapsed.as_secs_f64(), used: cluster.used()?.since(&before), seen })
 }
@@ -152,13 +158,21 @@ impl Options {
         let writes = self.bytes.iter().map(|bytes| Load::Writes(*bytes));
         let one = self.bytes.iter().take(1).map(|bytes| Load::OneWriter(*bytes));
         let reads = self.bytes.iter().take(1).map(|bytes| Load::Reads(*bytes));
+        let shared = |load: fn(usize) -> Load| self.bytes.iter().take(1).map(move |bytes| load(*bytes));
         let wanted = |load: &Load| match self.only.as_deref() {
-            Some("writes") => matches!(load, Load::Writes(_)),
+            Some("writes") => matches!(load, Load::Writes(_) | Load::SharedWrites(_)),
             Some("one") => matches!(load, Load::OneWriter(_)),
-            Some("reads") => matches!(load, Load::Reads(_)),
+            Some("reads") => matches!(load, Load::Reads(_) | Load::SharedReads(_)),
             _ => true,
         };
-        writes.chain(one).chain(reads).filter(wanted).map(|load| Pairs { load, windows: Vec::new() }).collect()
+        let shared = shared(Load::SharedWrites).chain(shared(Load::SharedReads));
+        writes
+            .chain(one)
+            .chain(reads)
+            .chain(shared)
+            .filter(wanted)
+            .map(|load| Pairs { load, windows: Vec::new() })
+            .collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The clients: each sends its next request when it has its last answer. HTTP/1.1 to the product, a connection for each
-//! client; gRPC to the peer, whose own measurements share a connection among ten. All on one thread of this process.
+//! client, or HTTP/2 shared among ten; gRPC to the peer, whose own measurements share a connection among ten. All on one
+//! thread of this process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::members::{Cluster, Make};
 
 /// Keys that are written and read.
 const KEYS: u64 = 10_000;
-/// Clients of the peer that share a connection, as its own `benchmark --conns 100 --clients 1000` has it.
+/// Clients that share a connection of HTTP/2, as the peer's own `benchmark --conns 100 --clients 1000` has it.
 const SHARING: usize = 10;
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,10 +56,16 @@ impl Seen {
 }
 
 /// Puts load on a cluster.
-pub fn run(cluster: &Cluster, asked: Asked, clients: usize, bytes: usize, seconds: Duration) -> Result<Seen> {
+pub fn run(
+    cluster: &Cluster,
+    asked: Asked,
+    (clients, shared): (usize, bool),
+    bytes: usize,
+    seconds: Duration,
+) -> Result<Seen> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let connections = connect(cluster, clients).await?;
+        let connections = connect(cluster, clients, shared).await?;
         let begin = Instant::now() + WARM_UP;
         let (until, keys) = (begin + seconds, Arc::new(AtomicU64::new(0)));
         let tasks: Vec<_> = connections
@@ -83,7 +90,7 @@ pub fn run(cluster: &Cluster, asked: Asked, clients: usize, bytes: usize, second
 pub fn probe(cluster: &Cluster) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        for mut connection in connect(cluster, cluster.clients.len()).await? {
+        for mut connection in connect(cluster, cluster.clients.len(), false).await? {
             ensure!(connection.ask(Asked::Write, "probe", b"x").await?, "a write was refused");
         }
         Ok(())
@@ -91,20 +98,20 @@ pub fn probe(cluster: &Cluster) -> Result<()> {
 }
 
 /// A connection for each client, in turn to each member.
-async fn connect(cluster: &Cluster, clients: usize) -> Result<Vec<Connection>> {
+async fn connect(cluster: &Cluster, clients: usize, shared: bool) -> Result<Vec<Connection>> {
     let mut connections = Vec::with_capacity(clients);
     let members = &cluster.clients;
     if clients == 1 {
         // One client goes round: whoever leads must not matter.
         let mut round = Vec::new();
         for address in members {
-            round.push(Connection::open(cluster.make, *address).await?);
+            round.push(Connection::open(cluster.make, *address, shared).await?);
         }
         return Ok(vec![Connection::Round(round, 0)]);
     }
-    let sharing = if cluster.make == Make::Etcd && clients > members.len() { SHARING } else { 1 };
+    let sharing = if (shared || cluster.make == Make::Etcd) && clients > members.len() { SHARING } else { 1 };
     for place in 0..clients.div_ceil(sharing) {
-        let first = Connection::open(cluster.make, members[place % members.len()]).await?;
+        let first = Connection::open(cluster.make, members[place % members.len()], shared).await?;
         for _ in 1..sharing {
             connections.extend(first.shared());
         }
@@ -145,27 +152,33 @@ impl Client {
 /// To one member, or in turn to several.
 enum Connection {
     Http1 { stream: TcpStream, buffer: Vec<u8> },
+    Http2 { calls: SendRequest<Bytes>, host: SocketAddr },
     Grpc { calls: SendRequest<Bytes>, host: SocketAddr },
     Round(Vec<Connection>, usize),
 }
 
 impl Connection {
-    async fn open(make: Make, address: SocketAddr) -> Result<Self> {
+    async fn open(make: Make, address: SocketAddr, shared: bool) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        if make == Make::Seawall {
+        if make == Make::Seawall && !shared {
             return Ok(Self::Http1 { stream, buffer: Vec::with_capacity(4096) });
         }
         let (calls, connection) = h2::client::handshake(stream).await?;
         // It ends with the runtime.
         tokio::spawn(connection);
-        Ok(Self::Grpc { calls, host: address })
+        Ok(if make == Make::Seawall {
+            Self::Http2 { calls, host: address }
+        } else {
+            Self::Grpc { calls, host: address }
+        })
     }
 
     /// Another client's use of the same connection.
     fn shared(&self) -> Option<Self> {
         match self {
             Self::Grpc { calls, host } => Some(Self::Grpc { calls: calls.clone(), host: *host }),
+            Self::Http2 { calls, host } => Some(Self::Http2 { calls: calls.clone(), host: *host }),
             _ => None,
         }
     }
@@ -174,6 +187,7 @@ impl Connection {
     async fn ask(&mut self, asked: Asked, key: &str, value: &[u8]) -> Result<bool> {
         match self {
             Self::Http1 { stream, buffer } => http1(stream, buffer, asked, key, value).await,
+            Self::Http2 { calls, host } => http2(calls, *host, asked, key, value).await,
             Self::Grpc { calls, host } => grpc(calls, *host, asked, key, value).await,
             Self::Round(connections, next) => {
                 *next = (*next + 1) % connections.len();
@@ -209,6 +223,29 @@ async fn http1(stream: &mut TcpStream, buffer: &mut Vec<u8>, asked: Asked, key: 
             return Ok(text.starts_with("http/1.1 200") || (asked == Asked::Read && text.starts_with("http/1.1 404")));
         }
     }
+}
+
+async fn http2(calls: &SendRequest<Bytes>, host: SocketAddr, asked: Asked, key: &str, value: &[u8]) -> Result<bool> {
+    let request = http::Request::builder().uri(format!("http://{host}/api/v1/kv/{key}"));
+    let mut ready = calls.clone().ready().await?;
+    let answer = match asked {
+        Asked::Read => ready.send_request(request.body(())?, true)?.0,
+        Asked::Write => {
+            let (answer, mut body) =
+                ready.send_request(request.method("PUT").header("content-length", value.len()).body(())?, false)?;
+            body.send_data(Bytes::copy_from_slice(value), true)?;
+            answer
+        }
+    };
+    let answer = answer.await?;
+    let status = answer.status().as_u16();
+    let mut body = answer.into_body();
+    while let Some(chunk) = body.data().await {
+        let length = chunk?.len();
+        body.flow_control().release_capacity(length)?;
+    }
+    // A key that nobody has written yet is read, too.
+    Ok(status == 200 || (asked == Asked::Read && status == 404))
 }
 
 async fn grpc(calls: &mut SendRequest<Bytes>, host: SocketAddr, asked: Asked, key: &str, value: &[u8]) -> Result<bool> {

@@ -45,8 +45,8 @@ pub fn section(options: &Options, findings: &Findings) -> Result<String> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     writeln!(
         text,
-        "\nMembers of Seawall speak TLS among themselves and HTTP/1.1 with clients, one connection each; those of etcd \
-         speak without TLS, and gRPC with clients, ten to a connection. Linux {}, {cores} cores for members and clients; \
+        "\nMembers of Seawall speak TLS among themselves, and with clients HTTP/1.1, a connection each, or HTTP/2 with ten on \
+         a connection; those of etcd speak without TLS, and gRPC with clients, always ten to a connection. Linux {}, {cores} cores for members and clients; \
          load average {:.1} to {:.1}, the bench included.",
         kernel.trim(),
         load_average.0,
@@ -60,6 +60,12 @@ fn rows(text: &mut String, options: &Options, pairs: &Pairs) -> Result<()> {
         Load::Writes(bytes) => (format!("{} clients write {bytes} B", options.clients), true),
         Load::OneWriter(bytes) => (format!("one client writes {bytes} B"), false),
         Load::Reads(bytes) => (format!("{} clients read {bytes} B, linearizable", options.clients), true),
+        Load::SharedWrites(bytes) => {
+            (format!("{} clients, ten on a connection, write {bytes} B", options.clients), true)
+        }
+        Load::SharedReads(bytes) => {
+            (format!("{} clients, ten on a connection, read {bytes} B, linearizable", options.clients), true)
+        }
     };
     let mut row = |what: &str, name: &str, digits: usize, of: &dyn Fn(&Window) -> f64| -> Result<()> {
         let column = |which: usize| -> Vec<f64> { pairs.windows.iter().map(|pair| of(&pair[which])).collect() };
