@@ -129,6 +129,18 @@ pub struct StoreView {
     pub durability: String,
     /// Bytes of the write-ahead log on disk.
     pub wal_bytes: u64,
+    /// The streams, which have a group of their own.
+    pub streams: StreamsView,
+}
+
+/// The streams' group.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StreamsView {
+    /// True while it takes entries.
+    pub serving: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The cluster, as its leader sees it.

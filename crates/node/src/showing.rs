@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::view::{ClusterView, Layer, MemberView, Node, Status, StoreView, Task};
+use api::view::{ClusterView, Layer, MemberView, Node, Status, StoreView, StreamsView, Task};
 use model::NodeName;
 
 use crate::cluster::world::World;
@@ -31,6 +31,7 @@ impl Controller {
     pub fn view(&self) -> Status {
         let services: Vec<_> = self.services.values().map(|service| service.view(&self.shell)).collect();
         let store = self.shell.store.status();
+        let streams = self.shell.streams.not_serving();
         let own = std::process::id();
         Status {
             node: Node {
@@ -56,6 +57,10 @@ impl Controller {
                 revision: store.revision.0,
                 durability: store.durability.to_string(),
                 wal_bytes: store.wal_bytes,
+                streams: StreamsView {
+                    serving: streams.is_none(),
+                    problem: streams.map(|problem| problem.to_string()),
+                },
             },
             cluster: self.members.as_ref().map(|members| {
                 let name = self.config.cluster.as_ref().map(|cluster| cluster.name.clone());
@@ -143,9 +148,12 @@ impl Controller {
             format!("{ready} of {total} instances ready, {primaries} of {} services have their primary", standing.len())
         };
         let store = self.shell.store.status();
-        let data = match &store.not_serving {
-            None => layer("data", "ok", format!("revision {}, durability {}", store.revision, store.durability)),
-            Some(problem) => layer("data", "down", problem.to_string()),
+        let data = match (&store.not_serving, self.shell.streams.not_serving()) {
+            (None, None) => {
+                layer("data", "ok", format!("revision {}, durability {}", store.revision, store.durability))
+            }
+            (None, Some(problem)) => layer("data", "degraded", format!("the streams: {problem}")),
+            (Some(problem), _) => layer("data", "down", problem.to_string()),
         };
         vec![
             layer(

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ const AVOIDS: (u64, u64) = (100, 3_000);
 pub struct Field {
     pub began: Instant,
     pub namespaces: Vec<File>,
+    /// Of each node's API, if it needs one.
+    pub tokens: Vec<Option<PathBuf>>,
     pub keys: usize,
     /// Longest pause between two calls.
     pub think_ms: u64,
@@ -112,6 +115,7 @@ impl Client {
             return Some(connection);
         }
         let opened = enter(&self.field.namespaces[node]).ok().and_then(|()| Connection::open(TIMEOUT).ok());
+        let opened = opened.map(|open| open.with_token(self.field.tokens[node].as_deref()));
         if opened.is_none() {
             self.seen.unreachable += 1;
             self.avoid_until[node] = Instant::now() + Duration::from_millis(AVOIDS.0);

@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -33,6 +34,7 @@ impl Answer {
 pub struct Connection {
     reader: BufReader<TcpStream>,
     host: &'static str,
+    token: Option<String>,
 }
 
 impl Connection {
@@ -48,7 +50,13 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        Ok(Self { reader: BufReader::new(stream), host })
+        Ok(Self { reader: BufReader::new(stream), host, token: None })
+    }
+
+    /// Sends what is in this file with each request, if there is one: a node that cannot tell who calls wants it.
+    pub fn with_token(mut self, file: Option<&Path>) -> Self {
+        self.token = file.and_then(|file| std::fs::read_to_string(file).ok()).map(|token| token.trim().to_owned());
+        self
     }
 
     /// Sends and waits for the answer.
@@ -59,7 +67,8 @@ impl Connection {
     /// The same with more header lines, each with its end.
     pub fn send_with(&mut self, method: &str, path: &str, more: &str, body: &[u8]) -> io::Result<Answer> {
         let (host, length) = (self.host, body.len());
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{more}content-length: {length}\r\n\r\n");
+        let token = self.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{more}{token}content-length: {length}\r\n\r\n");
         self.reader.get_mut().write_all(&[head.as_bytes(), body].concat())?;
         let first = self.line()?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());

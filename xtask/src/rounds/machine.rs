@@ -131,6 +131,19 @@ impl Machine {
         self.windows.is_some()
     }
 
+    /// Where its API's token is, if a client of this system needs it: Wine does not tell who calls.
+    pub fn token(&self) -> Option<PathBuf> {
+        self.windows.as_ref().map(|_| self.data().join("api-token"))
+    }
+
+    /// What a verb of the product is given besides its words.
+    fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        match self.token().and_then(|file| fs::read_to_string(file).ok()) {
+            Some(token) => command.env("SEAWALL_TOKEN", token.trim()),
+            None => command,
+        }
+    }
+
     /// Everything of it that runs, the keeper first.
     fn processes(&self) -> Vec<u32> {
         match (&self.windows, &self.keeper) {
@@ -239,7 +252,7 @@ impl Machine {
         enter(&self.namespace)?;
         let log = File::options().create(true).append(true).open(self.folder.join("verbs"))?;
         let mut command = Command::new(&self.binary);
-        command.args(["--api", &format!("http://{API}")]).args(words);
+        self.environment(&mut command).args(["--api", &format!("http://{API}")]).args(words);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.helpers.push(command.spawn()?);
         Ok(())
@@ -253,7 +266,7 @@ impl Machine {
         enter(&self.namespace)?;
         let path = self.folder.join("given.yaml");
         let mut command = Command::new(&self.binary);
-        command.args(["--api", &format!("http://{API}")]).args(words).stdin(Stdio::null());
+        self.environment(&mut command).args(["--api", &format!("http://{API}")]).args(words).stdin(Stdio::null());
         if let Some(text) = file {
             fs::write(&path, text)?;
             command.arg(&path);
@@ -275,14 +288,16 @@ impl Machine {
     /// A document of the API.
     pub fn get(&self, path: &str, patience: Duration) -> Option<Value> {
         enter(&self.namespace).ok()?;
-        let answer = Connection::open(patience).ok()?.send("GET", path, b"").ok()?;
+        let answer =
+            Connection::open(patience).ok()?.with_token(self.token().as_deref()).send("GET", path, b"").ok()?;
         (answer.status == 200).then(|| answer.json())
     }
 
     /// An answer of the API that is one JSON object a line.
     pub fn lines(&self, path: &str, patience: Duration) -> Option<Vec<Value>> {
         enter(&self.namespace).ok()?;
-        let answer = Connection::open(patience).ok()?.send("GET", path, b"").ok()?;
+        let answer =
+            Connection::open(patience).ok()?.with_token(self.token().as_deref()).send("GET", path, b"").ok()?;
         let text = String::from_utf8(answer.body).ok().filter(|_| answer.status == 200)?;
         text.lines().map(|line| serde_json::from_str(line).ok()).collect()
     }

@@ -172,6 +172,7 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
     let field = Arc::new(Field {
         began: Instant::now(),
         namespaces: network.open()?,
+        tokens: machines.iter().map(Machine::token).collect(),
         keys: usize::try_from(chance.between(5, 20))?,
         // As many calls a second whatever the number of clients.
         think_ms: clients(setting.seed).len() as u64 * 2,

@@ -174,7 +174,10 @@ impl Scribe {
         };
         let open = || {
             enter(&self.field.namespaces[node]).ok()?;
-            Connection::to(if self.into == Into::Log { API } else { GATEWAY }, TIMEOUT).ok()
+            if self.into == Into::Ledger {
+                return Connection::to(GATEWAY, TIMEOUT).ok();
+            }
+            Some(Connection::to(API, TIMEOUT).ok()?.with_token(self.field.tokens[node].as_deref()))
         };
         let answer = self.connections[node].take().or_else(open).and_then(|mut connection| {
             let answer = connection.send_with(method, path, more, body).ok()?;
