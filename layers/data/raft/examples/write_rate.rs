@@ -1,5 +1,5 @@
 //! The log and the store of one node beside the bare disk: `cargo xtask bench wal [DIRECTORY]`. Prints
-//! - the log alone beside `write` and `fdatasync` of as many bytes, by turns, one append after the other;
+//! - the flushes of the log alone beside `write` and `fdatasync` of as many bytes, by turns; and appends one after the other;
 //! - acknowledged writes a second for 1, 16 and 64 concurrent writers, flushes a second and writes per flush;
 //! - how long it takes to open a store with 1 GiB of log and no snapshot, in values of 1 KiB and of 64 KiB;
 //! - the longest time without an acknowledged write while a snapshot is taken, and in as much time without one.
@@ -72,24 +72,37 @@ fn beside_the_disk(directory: &Path) -> Result<(), Trouble> {
     file.sync()?;
     let payload = bytes::Bytes::from(vec![1; VALUE_BYTES]);
     let mut place = 0_u64;
-    let (mut ratios, mut raws, mut appends) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ratios, mut raws, mut flushes, mut appends) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..PAIRS {
         let raw = rate(|| {
             file.write_all_at(&[1; VALUE_BYTES + AROUND], place % (15 * 1024 * 1024))?;
             place += (VALUE_BYTES + AROUND) as u64;
             file.sync()
         })?;
-        let append = rate(|| log.append(payload.clone()))?;
-        ratios.push(append / raw);
+        // The next one is there when a flush ends, as in a store with more than one client.
+        let (before, begun) = (log.flushes(), Instant::now());
+        log.append(payload.clone());
+        rate(|| {
+            log.append(payload.clone());
+            log.flushed()
+        })?;
+        log.flushed()?;
+        let flushed = (log.flushes() - before) as f64 / begun.elapsed().as_secs_f64();
+        ratios.push(flushed / raw);
         raws.push(raw);
-        appends.push(append);
+        flushes.push(flushed);
+        appends.push(rate(|| {
+            log.append(payload.clone());
+            log.flushed()
+        })?);
     }
     log.close()?;
     drop(file);
     RealDisk.remove(&path)?;
     println!("write and fdatasync       {}/s", median(&mut raws, 0));
-    println!("the log, one by one       {}/s", median(&mut appends, 0));
-    println!("log / raw                 {}", median(&mut ratios, 2));
+    println!("the log's flushes         {}/s", median(&mut flushes, 0));
+    println!("appends one by one        {}/s", median(&mut appends, 0));
+    println!("the log's / bare flushes  {}", median(&mut ratios, 2));
     Ok(())
 }
 

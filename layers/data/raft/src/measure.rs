@@ -16,6 +16,8 @@ use crate::wal::{Done, Order, Wal};
 pub struct BareLog {
     wal: Wal,
     next: u64,
+    flushed: mpsc::Receiver<io::Result<()>>,
+    flushes: mpsc::Sender<io::Result<()>>,
 }
 
 impl BareLog {
@@ -37,17 +39,29 @@ impl BareLog {
         };
         let superblock = Superblock::create(&*options.disk, directory, content)
             .map_err(OpenError::io("write the superblock of", directory))?;
-        Ok(Self { wal: Wal::open(&options, superblock)?, next: 1 })
+        let (flushes, flushed) = mpsc::channel();
+        Ok(Self { wal: Wal::open(&options, superblock)?, next: 0, flushed, flushes })
     }
 
-    /// Appends one record and waits until it is flushed.
+    /// Appends one record, for which [`flushed`](Self::flushed) is to wait.
+    pub fn append(&mut self, payload: Bytes) {
+        let records = vec![Record { kind: Kind::Commands, term: 1, index: self.next, payload }];
+        self.next += 1;
+        let done = self.done();
+        self.wal.order(Order::Append { records, done });
+    }
+
+    /// Waits until the oldest record that was not waited for is flushed.
     ///
     /// # Errors
     /// It could not be written or flushed; then the log takes nothing any more.
-    pub fn append(&mut self, payload: Bytes) -> io::Result<()> {
-        let records = vec![Record { kind: Kind::Commands, term: 1, index: self.next, payload }];
-        self.next += 1;
-        self.wait(|done| Order::Append { records, done })
+    pub fn flushed(&self) -> io::Result<()> {
+        self.flushed.recv().map_err(io::Error::other)?
+    }
+
+    /// How often the disk was flushed.
+    pub fn flushes(&self) -> u64 {
+        self.wal.metrics().fsync_micros.count()
     }
 
     /// Ends it.
@@ -55,16 +69,17 @@ impl BareLog {
     /// # Errors
     /// What is on disk may not be all.
     pub fn close(self) -> io::Result<()> {
-        self.wait(|done| Order::Close { done })?;
+        let done = self.done();
+        self.wal.order(Order::Close { done });
+        self.flushed()?;
         self.wal.join();
         Ok(())
     }
 
-    fn wait(&self, order: impl FnOnce(Done) -> Order) -> io::Result<()> {
-        let (sender, receiver) = mpsc::channel();
-        // Whoever waits is here until it is called.
-        self.wal.order(order(Box::new(move |result| drop(sender.send(result)))));
-        receiver.recv().map_err(io::Error::other)?
+    fn done(&self) -> Done {
+        let sender = self.flushes.clone();
+        // Whoever waits may have gone.
+        Box::new(move |result| drop(sender.send(result)))
     }
 }
 

@@ -18,6 +18,9 @@ use crate::wire::{LeaseV1, LogIdV1, MembershipV1, PairV1, decode};
 
 mod encoder;
 
+/// Flushed at once while a snapshot is written: more would stand before the log's next flush at the disk.
+const FLUSH_BYTES: u64 = 512 * 1024;
+
 const MAGIC: &[u8; 8] = b"SWALSNAP";
 const VERSION: u32 = 1;
 const FILE_HEADER: usize = 16;
@@ -110,12 +113,16 @@ pub(crate) fn write(
     Ok(pointer)
 }
 
-/// Writes blocks one after the other, and flushes.
+/// Writes blocks one after the other, and flushes, also on the way.
 fn write_all(file: &dyn DiskFile, blocks: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
-    let mut offset = 0;
+    let (mut offset, mut flushed) = (0, 0);
     for block in blocks {
         file.write_all_at(&block, offset)?;
         offset += block.len() as u64;
+        if offset - flushed >= FLUSH_BYTES {
+            file.sync()?;
+            flushed = offset;
+        }
     }
     if planted("snapshot-before-sync") { Ok(()) } else { file.sync() }
 }

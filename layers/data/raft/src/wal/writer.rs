@@ -1,10 +1,12 @@
 //! The log's thread: takes orders, writes, flushes, answers. Appends that wait together share one flush.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use data::{Durability, NotServing};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -24,6 +26,8 @@ use crate::wire::{self, LogIdV1};
 const ROUND_ORDERS: usize = 1024;
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1024 * 1024;
+/// Between the removals of two files.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) struct Writer {
     options: Options,
@@ -46,6 +50,10 @@ pub(crate) struct Writer {
     dirty_since: Option<Instant>,
     /// A segment was removed since the directory was last flushed.
     removed: bool,
+    /// Segments whose entries are purged and whose files are there yet, the oldest first,
+    doomed: VecDeque<Arc<Segment>>,
+    /// and when the next one goes.
+    removal_due: Option<Instant>,
     waiting: Vec<Done>,
 }
 
@@ -87,6 +95,8 @@ impl Writer {
             unflushed_records: 0,
             dirty_since: None,
             removed: false,
+            doomed: VecDeque::new(),
+            removal_due: None,
             waiting: Vec::new(),
         })
     }
@@ -94,7 +104,8 @@ impl Writer {
     /// Until [`Order::Close`], or until every handle is gone.
     pub(crate) fn run(mut self, inbox: &Receiver<Order>) {
         loop {
-            let first = match self.flush_deadline() {
+            let deadline = self.flush_deadline().into_iter().chain(self.removal_due).min();
+            let first = match deadline {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(deadline) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             };
@@ -105,8 +116,14 @@ impl Writer {
                     }
                     self.attempt(Self::commit);
                 }
-                Err(RecvTimeoutError::Timeout) => self.attempt(Self::flush),
+                Err(RecvTimeoutError::Timeout) if self.flush_deadline().is_some_and(|due| due <= Instant::now()) => {
+                    self.attempt(Self::flush);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.attempt(Self::flush),
+            }
+            if self.removal_due.is_some_and(|due| due <= Instant::now()) {
+                self.remove_doomed();
             }
         }
     }
@@ -344,14 +361,26 @@ impl Writer {
         let kept = state.segments.split_off(&oldest);
         let gone = std::mem::replace(&mut state.segments, kept);
         drop(state);
-        for segment in gone.values() {
-            // A leftover is removed by a later purge or ignored at recovery: its entries are below the purge mark.
-            if let Err(error) = self.remove(&segment.path) {
-                tracing::warn!(file = %segment.path.display(), %error, "cannot remove an old log segment");
-                break;
-            }
+        self.doomed.extend(gone.into_values());
+        self.removal_due = Some(Instant::now());
+        while surroundings::is_simulated() && self.removal_due.is_some() {
+            self.remove_doomed();
         }
         Ok(())
+    }
+
+    /// Removes the file of the oldest doomed segment. To give back its space takes a while at the disk: one at a time, after
+    /// appends have been answered. One that is left, after an error too, is ignored at recovery, since its entries are below
+    /// the purge mark, and goes with a later purge.
+    fn remove_doomed(&mut self) {
+        self.removal_due = None;
+        let Some(segment) = self.doomed.front().cloned() else { return };
+        if let Err(error) = self.remove(&segment.path) {
+            tracing::warn!(file = %segment.path.display(), %error, "cannot remove an old log segment");
+            return;
+        }
+        self.doomed.pop_front();
+        self.removal_due = (!self.doomed.is_empty()).then(|| Instant::now() + REMOVAL_PAUSE);
     }
 
     /// Segments go for good in their order: a power cut that brings one back, and not the one after it, would leave a gap.
