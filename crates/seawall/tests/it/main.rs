@@ -14,6 +14,7 @@ mod crash;
 mod faults;
 mod ledger;
 mod listeners;
+mod lost;
 mod placed;
 mod primary;
 mod refusals;
