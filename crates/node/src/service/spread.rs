@@ -2,7 +2,7 @@
 //! Beside `lifecycle`, which knows local instances only, and before `promotion`, which decides by what is committed.
 //! Deliberately absent: where instances belong (`cluster/placing.rs`, on the leader).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use api::view::InstanceView;
@@ -16,6 +16,7 @@ use runtime::roll;
 
 use super::Service;
 use super::handing::Agreed;
+use super::leaving::Leaving;
 use super::routing::WEIGHT;
 use crate::cluster::records::{InstanceRecord, Shown, instance_key};
 use crate::instance::{Instance, Stage};
@@ -32,12 +33,24 @@ pub struct Spread {
     records: BTreeMap<(InstanceId, NodeName), (InstanceRecord, Revision)>,
     /// Processes of other nodes that went without a word, until the gateway has been told.
     lost: BTreeMap<InstanceId, Option<Incarnation>>,
+    /// Processes of other nodes that are about to stop.
+    pub(super) leaving: BTreeMap<InstanceId, Leaving>,
+    /// Instances of this node that drain, and that every other gateway leaves alone.
+    pub(super) left: BTreeSet<InstanceId>,
 }
 
 impl Spread {
     /// Nothing known yet.
     pub fn new(own: NodeName) -> Self {
-        Self { own, placed: None, agreed: Agreed::default(), records: BTreeMap::new(), lost: BTreeMap::new() }
+        Self {
+            own,
+            placed: None,
+            agreed: Agreed::default(),
+            records: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            left: BTreeSet::new(),
+        }
     }
 
     /// This node.
@@ -157,8 +170,11 @@ impl Service {
     }
 
     /// A node says this of an instance, or nothing any more.
-    pub fn told(&mut self, id: InstanceId, node: NodeName, record: Option<(InstanceRecord, Revision)>) {
+    pub fn told(&mut self, id: InstanceId, node: NodeName, record: Option<(InstanceRecord, Revision)>, now: Instant) {
         let Some(spread) = &mut self.spread else { return };
+        if node != spread.own {
+            spread.note_leaving(&id, record.as_ref().map(|(record, _)| record), now);
+        }
         let Some(record) = record else { return spread.lose(&(id, node)) };
         // It is heard of again before anybody was told.
         let incarnation = record.0.incarnation;

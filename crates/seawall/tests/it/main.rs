@@ -18,6 +18,7 @@ mod lost;
 mod placed;
 mod primary;
 mod refusals;
+mod rolling;
 mod start;
 mod stop;
 mod streams;
