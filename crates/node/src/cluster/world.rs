@@ -308,7 +308,11 @@ impl Controller {
         for service in self.services.values_mut() {
             let others = || world.nodes.iter().filter(|(node, _)| *node != own);
             service.hear_drained(|name, at| others().all(|(_, record)| record.drained.get(name) == Some(&at)));
-            service.hear_left_alone(|id, process| others().all(|(_, record)| record.left.get(id) == Some(&process)));
+            // A service that is no more has no routes either, and others may have forgotten it.
+            let forgotten = !self.config.services.contains_key(&service.name);
+            service.hear_left_alone(|id, process| {
+                forgotten || others().all(|(_, record)| record.left.get(id) == Some(&process))
+            });
         }
         self.answer_awaited(&mut world);
         if self.shell.leads && !self.shell.stopping {
