@@ -49,7 +49,7 @@ impl Writers {
         let done: Arc<Vec<AtomicUsize>> = Arc::new((0..3).map(|_| AtomicUsize::new(0)).collect());
         let client = |number: usize| {
             let (gateways, stop, done) = (Arc::clone(gateways), Arc::clone(&stop), Arc::clone(&done));
-            let path = if number % 2 == 0 { "/ledger" } else { "/orders" };
+            let path = if number.is_multiple_of(2) { "/ledger" } else { "/orders" };
             std::thread::spawn(move || write(number % 3, path, &gateways, &stop, &done))
         };
         let clients = (0..3 * CLIENTS).map(client).collect();
