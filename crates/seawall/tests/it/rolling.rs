@@ -111,8 +111,15 @@ fn counted(failed: &[String]) -> BTreeMap<&str, usize> {
     counted
 }
 
-#[test]
-fn a_rolling_restart_of_all_nodes_fails_no_post_through_any_gateway() {
+/// One disk and two processors carry all nodes of a test, and whatever else runs there. When everything stood still for
+/// longer than a lease, the cluster had no quorum and its primary was ended, which is as it should be and another matter.
+fn stood_still(cluster: &Cluster) -> bool {
+    let ended = |place: usize| cluster.node(place).events_of("instance-died");
+    (0..3).flat_map(ended).any(|event| event["message"].as_str().unwrap_or_default().contains("lease ran out"))
+}
+
+/// Restarts all nodes under load: what failed, unless the machine stood still meanwhile.
+fn roll() -> Option<Vec<String>> {
     let mut cluster = Cluster::up_with("");
     cluster.node(0).apply(0, SHOP);
     let settled = |cluster: &Cluster| {
@@ -140,5 +147,11 @@ fn a_rolling_restart_of_all_nodes_fails_no_post_through_any_gateway() {
     }
     let (failed, done) = writers.finish();
     println!("{done} written, failed: {:#?}", counted(&failed));
+    (!stood_still(&cluster)).then_some(failed)
+}
+
+#[test]
+fn a_rolling_restart_of_all_nodes_fails_no_post_through_any_gateway() {
+    let failed = (0..3).find_map(|_| roll()).expect("the machine stood still three times");
     assert_eq!(failed.len(), 0, "{:#?}", counted(&failed));
 }
