@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use model::{Epoch, VersionName};
 
+use crate::ended::Ending;
 use crate::options::{Balance, Options};
 use crate::service::{Endpoint, Instance, Resolved, Selection, Service, Upstream, millis};
 use crate::shares::eligible;
@@ -89,6 +90,16 @@ impl Taken {
                 resolved.told.holding || primary.as_ref().is_none_or(|(id, _)| *id != self.endpoint().id)
             }
         }
+    }
+
+    /// The swap that put the endpoints in force it was chosen from.
+    pub(crate) fn swap(&self) -> u64 {
+        self.resolved.swap
+    }
+
+    /// Tells of the end of its process, should that be lost.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending::of(self.instance(), self.swap())
     }
 
     /// How it is spoken to.

@@ -207,12 +207,14 @@ impl<S: Front> Client<S> {
         let limit = if scanner.begun() {
             *begun.get_or_insert_with(Instant::now) + worker.options.header_timeout
         } else {
-            if worker.draining.get() {
+            let draining = worker.idle_until();
+            if draining.is_some_and(|until| Instant::now() >= until) {
                 return Poll::Ready(Next::Closed);
             }
             self.input.release(&worker.spares);
             let first = if self.served == 0 { worker.options.header_timeout } else { worker.options.idle_timeout };
-            self.request_end + first
+            let limit = self.request_end + first;
+            draining.map_or(limit, |until| until.min(limit))
         };
         if self.timer.poll_at(cx, Some(limit)).is_pending() {
             return Poll::Pending;

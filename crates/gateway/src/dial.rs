@@ -56,7 +56,7 @@ pub(crate) async fn dial<S: Front>(
         let stream = tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await?;
         Ok(Carrier::Tls(Box::new(stream.into())))
     });
-    let greeted = during(worker, client, deadline, until, greet).await?;
+    let greeted = during(worker, client, deadline, (taken, until), greet).await?;
     if greeted.is_ok() && upstream.tls.is_some() {
         taken.instance().believe();
     }
@@ -74,21 +74,25 @@ pub(crate) async fn dial<S: Front>(
     })
 }
 
-/// Does a step of setting a connection up, unless the client leaves or time ends first.
+/// Does a step of setting a connection up, unless the client leaves, the instance is lost or time ends first.
 pub(crate) async fn during<S: Front, T>(
     worker: &Worker,
     client: &mut Client<S>,
     deadline: Deadline,
-    until: Instant,
+    (taken, until): (&Taken, Instant),
     step: impl Future<Output = T>,
 ) -> Result<T, Failed> {
     let mut step = pin!(step);
+    let mut ending = taken.ending();
     poll_fn(|cx| {
         if client.poll_gone(cx, worker).is_ready() {
             return Poll::Ready(Err(Failed::Gone));
         }
         if let Poll::Ready(done) = step.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
+        }
+        if ending.poll(cx).is_ready() {
+            return Poll::Ready(Err(Failed::Before(Failure::NothingWritten)));
         }
         if client.timer.poll_at(cx, deadline.or_earlier(Some(until))).is_pending() {
             return Poll::Pending;
@@ -112,12 +116,16 @@ async fn connect<S: Front>(
     let mut again_at = begun + patience;
     let connect = || TcpStream::connect(address);
     let mut connecting = pin!(connect());
+    let mut ending = taken.ending();
     poll_fn(|cx| {
         if client.poll_gone(cx, worker).is_ready() {
             return Poll::Ready(Err(Failed::Gone));
         }
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
             return Poll::Ready(connected.map_err(|_| Failed::Before(Failure::NothingWritten)));
+        }
+        if ending.poll(cx).is_ready() {
+            return Poll::Ready(Err(Failed::Before(Failure::NothingWritten)));
         }
         let wake = Some(until.min(again_at));
         if client.timer.poll_at(cx, deadline.or_earlier(wake)).is_pending() {

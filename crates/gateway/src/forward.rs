@@ -11,6 +11,7 @@ use crate::carrier::Wire;
 use crate::compress;
 use crate::connection::Client;
 use crate::dial::{dial, during};
+use crate::ended::Ending;
 use crate::front::Front;
 use crate::handshake::Distrust;
 use crate::heads::{Additions, Delivery, Identity, trailer_passes, write_request, write_response};
@@ -26,6 +27,11 @@ use crate::text;
 use crate::tunnel;
 use crate::worker::Worker;
 use guard::{Deadline, Failure};
+
+mod late;
+
+pub(crate) use late::LOOK;
+use late::Late;
 
 /// How an attempt ended without a whole response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,18 +93,9 @@ pub(crate) struct Exchange<'a, S> {
     /// When the request's head was complete, and when this attempt began.
     begun: Instant,
     tried: Instant,
+    /// Tells of the end of the instance, once there is reason to listen.
+    ending: Option<Ending>,
 }
-
-/// What a wait for bytes ends with when none come.
-enum Late {
-    Deadline,
-    /// The client owes something for too long.
-    Stalled,
-    Gone,
-}
-
-/// How often it is looked at whether somebody is there whose end cannot be read.
-pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 impl<'a, S: Front> Exchange<'a, S> {
     pub(crate) fn new(
@@ -128,6 +125,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             look: None,
             begun,
             tried: begun,
+            ending: None,
         }
     }
 
@@ -139,7 +137,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         start: Start,
         certain: bool,
     ) -> Result<Done, Failed> {
-        self.tried = start.now;
+        (self.tried, self.ending) = (start.now, None);
         let mut link = self.link(service, taken, start, certain).await?;
         let worker = self.worker;
         let upgrade = !S::MULTIPLEXED && tunnel::can_carry(&link.wire) && self.client.head.wants_upgrade();
@@ -200,26 +198,26 @@ impl<'a, S: Front> Exchange<'a, S> {
                 worker.pool.take(instance, address, certain, start.now)
             };
             if let Some(link) = idle {
-                return self.ready(link, start.now).await;
+                return self.ready(link, taken, start.now).await;
             }
         }
         let carrier = dial(worker, self.client, self.deadline, service, taken, start.now).await?;
         if !upstream.http2 {
-            return Ok(Link::new(Wire::Http1(carrier), address, instance.clone()));
+            return Ok(Link::new(Wire::Http1(carrier), address, instance.clone(), taken.swap()));
         }
         let until = start.now + worker.options.connect_timeout;
         let begin = Box::pin(http2::Connection::begin(carrier));
-        let begun = during(worker, self.client, self.deadline, until, begin).await?;
+        let begun = during(worker, self.client, self.deadline, (taken, until), begin).await?;
         let connection = begun.map_err(|_| Failed::Before(Failure::NothingWritten))?;
-        self.ready(worker.pool.open(connection, address, instance), start.now).await
+        self.ready(worker.pool.open(connection, taken), taken, start.now).await
     }
 
     /// Waits until a shared connection takes another stream.
-    async fn ready(&mut self, mut link: Link, now: Instant) -> Result<Link, Failed> {
+    async fn ready(&mut self, mut link: Link, taken: &Taken, now: Instant) -> Result<Link, Failed> {
         if let Wire::Http2(exchange) = &mut link.wire {
             let until = now + self.worker.options.connect_timeout;
             let ready = poll_fn(|cx| exchange.poll_ready(cx));
-            let ready = during(self.worker, self.client, self.deadline, until, ready).await?;
+            let ready = during(self.worker, self.client, self.deadline, (taken, until), ready).await?;
             ready.map_err(|_| Failed::Before(Failure::StalePooled))?;
         }
         Ok(link)
@@ -255,11 +253,12 @@ impl<'a, S: Front> Exchange<'a, S> {
         // A client that was told to wait for 100 owes nothing yet.
         let waits = self.client.head.expects_continue() && !begun && upload.passed == 0;
         let owes = upload.blocked == Blocked::OnSource && !waits && !self.upload_broken;
-        let late = ready!(self.poll_late(cx, owes, self.client.upload.passed));
+        let late = ready!(self.poll_late(cx, Some(link), owes, self.client.upload.passed));
         Poll::Ready(Err(match late {
             Late::Deadline => Failed::Deadline { begun: false },
             Late::Stalled => Failed::BodyStalled,
             Late::Gone => Failed::Gone,
+            Late::Lost => self.ended_early(link),
         }))
     }
 
@@ -307,50 +306,6 @@ impl<'a, S: Front> Exchange<'a, S> {
             return Err(Failed::Gone);
         }
         Ok(())
-    }
-
-    /// Until no more is waited for. The client's debt grows as long as `progress` stays the same.
-    fn poll_late(&mut self, cx: &mut Context<'_>, owes: bool, progress: u64) -> Poll<Late> {
-        let stall = self.stall_at(owes, progress);
-        // Bytes of the client that nobody takes hide its end.
-        let hidden = !S::MULTIPLEXED && (self.client.upload.blocked == Blocked::OnSink || self.client.input.is_full());
-        if !hidden {
-            self.look = None;
-        }
-        loop {
-            if hidden && self.look.is_none() {
-                self.look = Some(Instant::now() + LOOK);
-            }
-            let first = [stall, self.look].into_iter().flatten().min();
-            ready!(self.client.timer.poll_at(cx, self.deadline.or_earlier(first)));
-            let now = Instant::now();
-            if self.deadline.expired(now) {
-                return Poll::Ready(Late::Deadline);
-            }
-            if stall.is_some_and(|at| now >= at) {
-                return Poll::Ready(Late::Stalled);
-            }
-            if self.client.stream.is_broken() {
-                return Poll::Ready(Late::Gone);
-            }
-            self.look = None;
-        }
-    }
-
-    /// When the client's debt becomes too old: it grows as long as `progress` stays the same.
-    fn stall_at(&mut self, owes: bool, progress: u64) -> Option<Instant> {
-        if !owes {
-            self.stall = None;
-            return None;
-        }
-        match self.stall {
-            Some((at, seen)) if seen == progress => Some(at),
-            _ => {
-                let at = Instant::now() + self.worker.options.stall_timeout;
-                self.stall = Some((at, progress));
-                Some(at)
-            }
-        }
     }
 
     /// Passes 100, 103 and their like on to clients that know them.
@@ -482,7 +437,9 @@ impl<'a, S: Front> Exchange<'a, S> {
         }
         let (owes, progress) = (download.blocked == Blocked::OnSink, download.progress());
         self.poll_client(cx)?;
-        let late = ready!(self.poll_late(cx, owes, progress));
+        // What has come from an instance that is lost goes to its client, however slow that is.
+        let waits_for = (!owes).then_some(&*link);
+        let late = ready!(self.poll_late(cx, waits_for, owes, progress));
         Poll::Ready(Err(match late {
             Late::Deadline => Failed::Deadline { begun: true },
             Late::Stalled => {
@@ -490,6 +447,8 @@ impl<'a, S: Front> Exchange<'a, S> {
                 Failed::Gone
             }
             Late::Gone => Failed::Gone,
+            Late::Lost if self.client.download.wrote => Failed::Cut,
+            Late::Lost => Failed::Closed,
         }))
     }
 }

@@ -11,6 +11,7 @@ mod challenge;
 mod compress;
 mod connection;
 mod dial;
+mod ended;
 mod entry;
 mod forward;
 mod front;

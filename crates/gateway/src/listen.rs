@@ -41,7 +41,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nSeawall-Reason: too-many-connections\r\n\
     Retry-After: 1\r\nContent-Type: text/plain\r\nContent-Length: 21\r\nConnection: close\r\n\r\ntoo many connections\n";
 
-/// Accepts until draining begins.
+/// Most connections that are taken from a socket's line when draining begins.
+const LAST: usize = 4_096;
+
+/// Accepts until draining begins. Then whoever stands in line is let in, and from there on nobody is: a client that is
+/// refused goes elsewhere at once, one in a line that is not served waits for nothing and is cut off in the end.
 pub(crate) async fn accept(worker: Rc<Worker>, entrance: Entrance, mut phase: watch::Receiver<Phase>) {
     let socket = match tokio::net::TcpListener::from_std(entrance.socket) {
         Ok(socket) => socket,
@@ -50,7 +54,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, entrance: Entrance, mut phase: wa
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase != Phase::Run) => return,
+            _ = phase.wait_for(|phase| *phase != Phase::Run) => break,
         };
         match accepted {
             Ok((stream, peer)) => admit(&worker, &entrance.listener, entrance.own, stream, peer),
@@ -62,6 +66,24 @@ pub(crate) async fn accept(worker: Rc<Worker>, entrance: Entrance, mut phase: wa
             }
         }
     }
+    if *phase.borrow() == Phase::Drain {
+        close(&worker, (&entrance.listener, entrance.own), socket);
+    }
+}
+
+/// The line is emptied by asking the system itself: the reactor may not have seen the last ones yet.
+fn close(worker: &Rc<Worker>, entrance: (&Arc<Listening>, bool), socket: tokio::net::TcpListener) {
+    let Ok(socket) = socket.into_std() else { return };
+    for _ in 0..LAST {
+        let Ok((stream, peer)) = socket.accept() else { break };
+        let accepted = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+        if let Ok(stream) = accepted {
+            admit(worker, entrance.0, entrance.1, stream, peer);
+        }
+    }
+    // The socket is another process's, too, so that closing this handle would leave it open. Where a listening socket
+    // cannot be shut down (Windows) it goes with that process.
+    let _ = socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Read);
 }
 
 fn admit(worker: &Rc<Worker>, listener: &Arc<Listening>, own: bool, stream: tokio::net::TcpStream, peer: SocketAddr) {

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::balance::Taken;
 use crate::buffer::{Buffer, Spares};
 use crate::carrier::Wire;
+use crate::ended::Ending;
 use crate::http2;
 use crate::service::Instance;
 
@@ -23,12 +25,24 @@ pub(crate) struct Link {
     pub(crate) reused: bool,
     address: SocketAddr,
     instance: Arc<Instance>,
+    /// The swap by whose endpoints it was made.
+    swap: u64,
 }
 
 impl Link {
-    pub(crate) fn new(wire: Wire, address: SocketAddr, instance: Arc<Instance>) -> Self {
+    pub(crate) fn new(wire: Wire, address: SocketAddr, instance: Arc<Instance>, swap: u64) -> Self {
         instance.metrics.pool_busy.inc();
-        Self { wire, input: Buffer::default(), reused: false, address, instance }
+        Self { wire, input: Buffer::default(), reused: false, address, instance, swap }
+    }
+
+    /// The process at its other end is no more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.instance.ends.is_before(self.swap)
+    }
+
+    /// Tells of the end of the process at its other end, should that be lost.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending::of(&self.instance, self.swap)
     }
 }
 
@@ -81,7 +95,7 @@ impl Pool {
         while let Some(entry) = list.pop() {
             let young = now.saturating_duration_since(entry.since) < self.timeout;
             let mut link = entry.into_link();
-            if young && link.address == address && is_alive(&mut link.wire, certain) {
+            if young && link.address == address && !link.is_lost() && is_alive(&mut link.wire, certain) {
                 link.reused = true;
                 return Some(link);
             }
@@ -105,6 +119,7 @@ impl Pool {
             let keep = |idle: &mut Idle| {
                 now.saturating_duration_since(idle.since) < self.timeout
                     && !idle.link.instance.removed.load(Ordering::Relaxed)
+                    && !idle.link.is_lost()
                     && is_alive(&mut idle.link.wire, false)
             };
             for index in (0..list.len()).rev() {
@@ -118,6 +133,7 @@ impl Pool {
             list.retain(|shared| {
                 let idle = shared.connection.idle_since();
                 !shared.connection.is_closed()
+                    && !shared.is_lost()
                     && (idle.is_none()
                         || !shared.instance.removed.load(Ordering::Relaxed)
                             && idle.is_some_and(|since| now.saturating_duration_since(since) < self.timeout))
@@ -129,23 +145,26 @@ impl Pool {
     /// A place on a connection of HTTP/2 that has room.
     pub(crate) fn share(&self, instance: &Arc<Instance>, address: SocketAddr) -> Option<Link> {
         let shared = self.shared.borrow();
-        let has_room = |shared: &&Shared| shared.address == address && shared.connection.has_room();
-        let exchange = shared.get(&instance.key)?.iter().find(has_room)?.connection.exchange();
-        let mut link = Link::new(Wire::Http2(Box::new(exchange)), address, instance.clone());
+        let has_room =
+            |shared: &&Shared| shared.address == address && !shared.is_lost() && shared.connection.has_room();
+        let found = shared.get(&instance.key)?.iter().find(has_room)?;
+        let exchange = Wire::Http2(Box::new(found.connection.exchange()));
+        let mut link = Link::new(exchange, address, instance.clone(), found.swap);
         link.reused = true;
         Some(link)
     }
 
     /// Lets others use a new connection of HTTP/2; the first place on it.
-    pub(crate) fn open(&self, connection: http2::Connection, address: SocketAddr, instance: &Arc<Instance>) -> Link {
+    pub(crate) fn open(&self, connection: http2::Connection, taken: &Taken) -> Link {
+        let (address, instance, swap) = (taken.endpoint().address, taken.instance(), taken.swap());
         let exchange = connection.exchange();
         let mut shared = self.shared.borrow_mut();
         let list = shared.entry(instance.key).or_default();
         list.retain(|shared| !shared.connection.is_closed());
         if list.len() < self.most {
-            list.push(Shared { connection, address, instance: instance.clone() });
+            list.push(Shared { connection, address, instance: instance.clone(), swap });
         }
-        Link::new(Wire::Http2(Box::new(exchange)), address, instance.clone())
+        Link::new(Wire::Http2(Box::new(exchange)), address, instance.clone(), swap)
     }
 }
 
@@ -155,6 +174,13 @@ struct Shared {
     connection: http2::Connection,
     address: SocketAddr,
     instance: Arc<Instance>,
+    swap: u64,
+}
+
+impl Shared {
+    fn is_lost(&self) -> bool {
+        self.instance.ends.is_before(self.swap)
+    }
 }
 
 impl Drop for Pool {

@@ -14,6 +14,7 @@ use guard::HoldPolicy;
 use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
+use crate::ended::Ends;
 use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
@@ -142,13 +143,13 @@ pub struct Service {
 }
 
 #[derive(Debug, Default)]
-struct Instances {
-    by_id: HashMap<InstanceId, Arc<Instance>>,
+pub(crate) struct Instances {
+    pub(crate) by_id: HashMap<InstanceId, Arc<Instance>>,
     /// No longer listed, with requests left.
     leaving: Vec<Arc<Instance>>,
     epoch: Epoch,
     /// How often endpoints were put in force.
-    swaps: u64,
+    pub(crate) swaps: u64,
     retired: Retired<Resolved>,
 }
 
@@ -159,6 +160,8 @@ pub(crate) struct Resolved {
     /// Parallel to `told.endpoints`.
     pub(crate) instances: Vec<Arc<Instance>>,
     pub(crate) shares: Shares,
+    /// How many swaps there had been, this one included.
+    pub(crate) swap: u64,
 }
 
 /// What the gateway keeps about one instance across swaps.
@@ -172,6 +175,7 @@ pub(crate) struct Instance {
     listed: AtomicU64,
     /// No endpoint names it any more.
     pub(crate) removed: AtomicBool,
+    pub(crate) ends: Ends,
     /// Milliseconds (of [`millis`]) until which it is avoided; zero: it is not.
     suspect_until_ms: AtomicU64,
     /// When a held request may try it again.
@@ -218,7 +222,8 @@ impl Service {
         known.mark_leaving(&before);
         let has_primary = endpoints.selection != Selection::Any;
         let shares = Shares::of(&endpoints);
-        self.resolved.store(Arc::new(Resolved { told: endpoints, instances, shares }));
+        let swap = known.swaps;
+        self.resolved.store(Arc::new(Resolved { told: endpoints, instances, shares, swap }));
         self.forget_left(&mut known);
         known.retired.add(before);
         drop(known);
@@ -295,7 +300,7 @@ impl Service {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Instances> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Instances> {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -326,6 +331,7 @@ impl Instance {
             id,
             listed: AtomicU64::new(0),
             removed: AtomicBool::new(false),
+            ends: Ends::default(),
             suspect_until_ms: AtomicU64::new(0),
             probe_at_ms: AtomicU64::new(0),
             signalled_ms: Default::default(),

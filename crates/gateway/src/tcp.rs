@@ -31,7 +31,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, carrier: Carrier, origin: Origin,
     let Some((taken, carrier)) = reach(worker, &mut client, &service).await else {
         return service.metrics.tunnelled(false, tunnel::Moved::default());
     };
-    let mut link = Link::new(Wire::Http1(carrier), taken.endpoint().address, taken.instance().clone());
+    let mut link = Link::new(Wire::Http1(carrier), taken.endpoint().address, taken.instance().clone(), taken.swap());
     let moved = tunnel::run(worker, &mut client, &mut link, &service, &taken).await;
     service.metrics.tunnelled(true, moved);
     client.give_back(worker);

@@ -1,6 +1,6 @@
 //! Bytes in both directions as they come: behind an accepted upgrade (RFC 9110, 7.8) and for services that are not HTTP.
 //! The end of the request walk for those. A side's end is passed on and the other direction goes on; a primary that
-//! is one no longer is cut off. Deliberately absent: what the bytes mean.
+//! is one no longer is cut off, and so is an instance that is lost. Deliberately absent: what the bytes mean.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -46,12 +46,13 @@ pub(crate) async fn run<S: Front>(
     let mut up = Way { ended: client.half_closed, ..Way::default() };
     let mut down = Way::default();
     let mut changed = pin!(service.swapped.notified());
+    let mut ending = taken.ending();
     let (mut seen, mut since, mut look) = (0, Instant::now(), None);
     poll_fn(|cx| {
         while changed.as_mut().poll(cx).is_ready() {
             changed.set(service.swapped.notified());
         }
-        if taken.is_deposed(service) {
+        if taken.is_deposed(service) || ending.poll(cx).is_ready() {
             return Poll::Ready(());
         }
         let Client { stream, input, .. } = &mut *client;

@@ -109,6 +109,7 @@ pub(crate) struct Worker {
     pub(crate) spares: Spares,
     pub(crate) encoders: Encoders,
     pub(crate) draining: Cell<bool>,
+    drains_since: Cell<Option<Instant>>,
     pub(crate) date: RefCell<Date>,
     /// Tasks of connections, woken when draining begins.
     tasks: RefCell<Vec<Option<Waker>>>,
@@ -126,6 +127,9 @@ impl std::ops::Deref for Worker {
 /// How often pools are swept.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Connections between two requests are kept for so long when draining begins, in case that another one is coming.
+const DRAIN_IDLE: Duration = Duration::from_millis(500);
+
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, index: usize) -> Self {
         let options = &shared.options;
@@ -135,6 +139,7 @@ impl Worker {
             spares: Spares::default(),
             encoders: Encoders::default(),
             draining: Cell::new(false),
+            drains_since: Cell::new(None),
             date: RefCell::default(),
             tasks: RefCell::default(),
             free_slots: RefCell::default(),
@@ -194,7 +199,14 @@ impl Worker {
 
     fn begin_drain(&self) {
         self.draining.set(true);
+        self.drains_since.set(Some(Instant::now()));
         self.tasks.borrow().iter().flatten().for_each(Waker::wake_by_ref);
+    }
+
+    /// When draining closes a connection that is between two requests: a client that sends one at that very moment would
+    /// not know what became of it, so those that are in use get an answer first, which says that they are closed.
+    pub(crate) fn idle_until(&self) -> Option<Instant> {
+        self.drains_since.get().map(|since| since + DRAIN_IDLE)
     }
 
     /// Registers a connection's task for [`Self::begin_drain`]; the slot is given back by [`Self::leave`].

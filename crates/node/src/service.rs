@@ -4,6 +4,7 @@
 mod elsewhere;
 mod ending;
 mod handing;
+mod leaving;
 mod lifecycle;
 mod promotion;
 mod rolling;
@@ -98,6 +99,7 @@ impl Service {
         self.blind = shell.is_blind();
         // First what an input has changed: nobody is stopped before the gateway knows.
         self.tell_gateway(shell);
+        self.hush(shell, now);
         self.step_instances(shell, ports, now);
         if !shell.stopping {
             self.step_switch(shell, now);
@@ -114,7 +116,8 @@ impl Service {
         let instances = self.instances.values().filter_map(|instance| instance.next_look(now));
         let promotion = self.promotion.as_ref().and_then(|promotion| promotion.next_look(now));
         let roll = self.roll.as_ref().and_then(|roll| roll.deadline);
-        instances.chain(promotion).chain(roll).min()
+        let hush = self.spread.as_ref().and_then(|spread| spread.next_hush(now));
+        instances.chain(promotion).chain(roll).chain(hush).min()
     }
 
     /// How many instances are ready.

@@ -193,9 +193,9 @@ impl Controller {
             About::Instance(service, id, node) => {
                 let Some(service) = self.services.get_mut(&service) else { return };
                 match value.map(|(value, at)| (serde_json::from_slice(value), at)) {
-                    Some((Ok(record), at)) => service.told(id, node, Some((record, at))),
+                    Some((Ok(record), at)) => service.told(id, node, Some((record, at)), now),
                     Some((Err(error), _)) => unreadable(error),
-                    None => service.told(id, node, None),
+                    None => service.told(id, node, None, now),
                 }
             }
             About::Switch(service) => {
@@ -309,6 +309,11 @@ impl Controller {
         for service in self.services.values_mut() {
             let others = || world.nodes.iter().filter(|(node, _)| *node != own);
             service.hear_drained(|name, at| others().all(|(_, record)| record.drained.get(name) == Some(&at)));
+            // A service that is no more has no routes either, and others may have forgotten it.
+            let forgotten = !self.config.services.contains_key(&service.name);
+            service.hear_left_alone(|id, process| {
+                forgotten || others().all(|(_, record)| record.left.get(id) == Some(&process))
+            });
         }
         self.answer_awaited(&mut world);
         if self.shell.leads && !self.shell.stopping {
@@ -329,6 +334,7 @@ impl Controller {
                 .values()
                 .filter_map(|service| Some((service.name.clone(), service.drained_for(&self.shell)?)))
                 .collect(),
+            left: self.services.values().flat_map(Service::left_alone).collect(),
         };
         let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
         let mut said = Said::from([(format!("{NODE}{}", self.config.node.name), value)]);

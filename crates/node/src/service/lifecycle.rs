@@ -82,7 +82,7 @@ impl Service {
                 Stage::Draining(until, after) => {
                     let in_flight = shell.table.service(&self.name).in_flight(&id);
                     let told = now + self.definition.drain_timeout >= until + DRAIN_SETTLE;
-                    if (in_flight == 0 && told) || until <= now {
+                    if (in_flight == 0 && told && self.is_left_alone(&id)) || until <= now {
                         self.before_stop(shell, &id, after, now);
                     }
                 }

@@ -340,11 +340,15 @@ impl Service {
             promotion.terms.pop_front();
         }
         let (epoch, is_fence) = (record.epoch(at), record.phase == Phase::Fence);
+        let deposed = record.previous.clone().filter(|_| is_fence && record.wanted.is_none());
         promotion.record = Some((record, at));
         let labels = ServiceLabels { service: name.to_string() };
         shell.metrics.epoch.get_or_create(&labels).set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
         if is_fence {
             self.say_lost(shell);
+        }
+        if let Some((spread, holder)) = self.spread.as_mut().zip(deposed) {
+            spread.depose(&holder);
         }
         let stepped_down = self.promotion.as_ref().and_then(Promotion::stepped_down);
         if let Some(previous) = stepped_down.filter(|previous| previous.node == shell.own) {

@@ -15,12 +15,18 @@ impl Service {
     /// Tells the gateway, if anything it must know has changed.
     pub fn tell_gateway(&mut self, shell: &Shell) {
         let endpoints = self.endpoints();
-        if self.told.as_ref() == Some(&endpoints) {
+        let lost = self.spread.as_mut().map(super::Spread::take_lost).unwrap_or_default();
+        if self.told.as_ref() == Some(&endpoints) && lost.is_empty() {
             return;
         }
         self.set_gauges(shell);
-        match shell.table.service(&self.name).set_endpoints(endpoints.clone()) {
-            Ok(()) => self.told = Some(endpoints),
+        let service = shell.table.service(&self.name);
+        match service.set_endpoints(endpoints.clone()) {
+            Ok(()) => {
+                self.told = Some(endpoints);
+                // Now that nobody is sent there any more.
+                service.end_requests(&lost);
+            }
             Err(error) => tracing::error!(service = %self.name, %error, "the gateway refused new endpoints"),
         }
     }

@@ -2,20 +2,21 @@
 //! Beside `lifecycle`, which knows local instances only, and before `promotion`, which decides by what is committed.
 //! Deliberately absent: where instances belong (`cluster/placing.rs`, on the leader).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use api::view::InstanceView;
 use data::{Compare, Key, Revision};
 use gateway::{Endpoint, Readiness};
 use health::decide::{Holder, View};
-use model::{InstanceId, NodeName};
+use model::{Incarnation, InstanceId, NodeName};
 use runtime::placement::Placed;
 use runtime::plan;
 use runtime::roll;
 
 use super::Service;
 use super::handing::Agreed;
+use super::leaving::Leaving;
 use super::routing::WEIGHT;
 use crate::cluster::records::{InstanceRecord, Shown, instance_key};
 use crate::instance::{Instance, Stage};
@@ -30,12 +31,26 @@ pub struct Spread {
     /// Switches and restarts.
     pub agreed: Agreed,
     records: BTreeMap<(InstanceId, NodeName), (InstanceRecord, Revision)>,
+    /// Processes of other nodes that went without a word, until the gateway has been told.
+    lost: BTreeMap<InstanceId, Option<Incarnation>>,
+    /// Processes of other nodes that are about to stop.
+    pub(super) leaving: BTreeMap<InstanceId, Leaving>,
+    /// Instances of this node that drain, and that every other gateway leaves alone.
+    pub(super) left: BTreeSet<InstanceId>,
 }
 
 impl Spread {
     /// Nothing known yet.
     pub fn new(own: NodeName) -> Self {
-        Self { own, placed: None, agreed: Agreed::default(), records: BTreeMap::new() }
+        Self {
+            own,
+            placed: None,
+            agreed: Agreed::default(),
+            records: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            left: BTreeSet::new(),
+        }
     }
 
     /// This node.
@@ -54,13 +69,38 @@ impl Spread {
 
     /// What other nodes say, of each instance at most once: of one that moves, what its new node says counts.
     fn others(&self) -> impl Iterator<Item = (&InstanceId, &NodeName, &InstanceRecord)> {
-        let placed_at = |id: &InstanceId| self.placed.as_ref().and_then(|(placed, _)| placed.get(id));
-        let counts = move |(id, node): &(InstanceId, NodeName)| {
-            *node != self.own
-                && (placed_at(id) == Some(node)
-                    || !placed_at(id).is_some_and(|at| self.records.contains_key(&(id.clone(), at.clone()))))
-        };
-        self.records.iter().filter(move |(key, _)| counts(key)).map(|((id, node), (record, _))| (id, node, record))
+        let told = self.records.iter().filter(|(key, _)| self.counts(key));
+        told.map(|((id, node), (record, _))| (id, node, record))
+    }
+
+    fn counts(&self, (id, node): &(InstanceId, NodeName)) -> bool {
+        let placed_at = self.placed.as_ref().and_then(|(placed, _)| placed.get(id));
+        *node != self.own
+            && (placed_at == Some(node)
+                || !placed_at.is_some_and(|at| self.records.contains_key(&(id.clone(), at.clone()))))
+    }
+
+    /// One that was alive says nothing any more, nor does its node: nothing comes from it either. Whoever ends in good
+    /// order has said so before, and has its connections closed by its system.
+    fn lose(&mut self, key: &(InstanceId, NodeName)) {
+        let counted = self.counts(key);
+        let Some((gone, _)) = self.records.remove(key) else { return };
+        if counted && gone.alive && !gone.leaving {
+            self.lost.insert(key.0.clone(), gone.incarnation);
+        }
+    }
+
+    /// The term of this process was ended without its doing, so whatever is under way to it is of no use.
+    pub(super) fn depose(&mut self, holder: &Holder) {
+        let Some(node) = holder.node.clone() else { return };
+        if self.counts(&(holder.instance.clone(), node)) && self.process(holder).is_some() {
+            self.lost.insert(holder.instance.clone(), Some(holder.incarnation));
+        }
+    }
+
+    /// Whose requests are to end, once.
+    pub(super) fn take_lost(&mut self) -> Vec<InstanceId> {
+        std::mem::take(&mut self.lost).into_keys().collect()
     }
 
     fn of(&self, holder: &Holder) -> Option<&(InstanceRecord, Revision)> {
@@ -130,12 +170,16 @@ impl Service {
     }
 
     /// A node says this of an instance, or nothing any more.
-    pub fn told(&mut self, id: InstanceId, node: NodeName, record: Option<(InstanceRecord, Revision)>) {
+    pub fn told(&mut self, id: InstanceId, node: NodeName, record: Option<(InstanceRecord, Revision)>, now: Instant) {
         let Some(spread) = &mut self.spread else { return };
-        match record {
-            Some(record) => spread.records.insert((id, node), record),
-            None => spread.records.remove(&(id, node)),
-        };
+        if node != spread.own {
+            spread.note_leaving(&id, record.as_ref().map(|(record, _)| record), now);
+        }
+        let Some(record) = record else { return spread.lose(&(id, node)) };
+        // It is heard of again before anybody was told.
+        let incarnation = record.0.incarnation;
+        let _ = spread.lost.extract_if(.., |lost, process| *lost == id && *process == incarnation).count();
+        spread.records.insert((id, node), record);
     }
 
     /// The leader has decided where instances belong.

@@ -1,5 +1,6 @@
 //! What the leader must do, asked of it wherever it is: here, or by a call to the node that leads.
-//! Asked again while nothing came of it and a leader may yet be found, until the request's time is up.
+//! Asked again while nothing came of it and a leader may yet be found, until the request's time is up. One that does not
+//! lead any more is not waited for: its machine may be gone, and nothing tells of it.
 
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use crate::wire::DecodeError;
 
 /// Between two looks for a leader that takes the request.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// A request that cannot be made again is answered for so long by who led when it was sent: one that hands over in good
+/// order answers what it has.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Whether a request whose outcome is unknown may be made again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +78,12 @@ where
                 done.unwrap_or(Err(StoreError::Unknown))
             }
             Leader::There(leader) => {
-                let answer = peers.call(leader, lane, kind, options.group, asked.clone(), left).await;
+                let answer = peers.call(leader, lane, kind, options.group, asked.clone(), left);
+                let answer = tokio::select! {
+                    biased;
+                    answer = answer => answer,
+                    () = deposed(replica, leader, again) => Err(CallError::Lost("it does not lead any more".into())),
+                };
                 match answer {
                     Ok(bytes) => decode(&bytes).map_err(|_| StoreError::Unknown),
                     Err(CallError::Failed(error)) => Err(error),
@@ -105,5 +115,15 @@ where
             return if vague { Err(StoreError::NotServing(why())) } else { result };
         }
         replica.leader_changes(leader, LOOK.min(until.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// Until this node knows that `leader` does not lead any more, and it has had its time to answer all the same.
+async fn deposed(replica: &Replica, leader: u64, again: Again) {
+    while replica.leader() == Leader::There(leader) {
+        replica.leader_changes(Leader::There(leader), LOOK).await;
+    }
+    if again == Again::Never {
+        tokio::time::sleep(GRACE).await;
     }
 }

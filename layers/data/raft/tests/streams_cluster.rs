@@ -127,6 +127,34 @@ async fn nothing_acknowledged_is_lost_or_doubled_while_leaders_are_cut_off_and_s
     }
 }
 
+/// Nothing tells that a node is cut off: what was sent to it would be waited for until its connection is given up, for
+/// seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_to_a_leader_that_is_cut_off_is_asked_of_the_next_one() {
+    let together = Together::start(3, ordinary(), usual).await;
+    let leader = together.leader(&[0, 1, 2]).await;
+    let others: Vec<usize> = (0..3).filter(|place| *place != leader).collect();
+    let asker = together.node(others[0]).clone();
+    for number in 1..=3 {
+        put(&asker, by("p", number, "entry")).await.unwrap();
+    }
+    asker.commit(name("s"), name("c"), 1).await.unwrap();
+    together.cluster.network.isolate(&cluster::name(leader));
+    let begun = Instant::now();
+    let (moved, sealed, once) = tokio::join!(
+        asker.commit(name("s"), name("c"), 2),
+        asker.seal(name("s"), 7),
+        put(&asker, data::Append { producer: None, ..by("p", 4, "once") }),
+    );
+    let took = begun.elapsed();
+    assert_eq!((moved, sealed), (Ok(()), Ok(3)));
+    assert_eq!(once, Err(StreamError::Unknown), "it may be there, and is not sent a second time");
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
+    together.cluster.network.heal();
+    together.leader(&[0, 1, 2]).await;
+    assert_eq!(asker.cursor(name("s"), name("c")).await, Ok(2));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_far_behind_gets_the_manifest_and_only_the_segments_it_lacks() {
     let options = StreamOptions { snapshot_entries: 50, ..ordinary() };
