@@ -187,6 +187,7 @@ impl Machine {
                 join: founders.clone(),
                 founders,
                 voter: true,
+                witness: false,
             };
             Options {
                 segment_bytes: setup.segment_bytes,

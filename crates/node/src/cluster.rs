@@ -68,6 +68,7 @@ pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Pee
         join: written.join.clone(),
         founders,
         voter: true,
+        witness: false,
     };
     let transport =
         move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(TcpTransport::new(socket, Some(tls))?)) };

@@ -41,6 +41,7 @@ mod transport;
 mod types;
 mod wal;
 mod wire;
+mod witness;
 
 pub use disk::{Disk, DiskFile, FaultyDisk, FileLock, Operation, RealDisk};
 pub use open_error::OpenError;

@@ -109,10 +109,10 @@ async fn become_member(inner: &Arc<Inner>, replica: &Replica) {
     }
     let founder = |name: &String| {
         if *name == options.name {
-            return Some((inner.identity().id, members::node(name, &options.advertise)));
+            return Some((inner.identity().id, members::node(name, &options.advertise, options.witness)));
         }
         let (id, entry) = spoken.iter().find(|(_, entry)| *entry.name == **name)?;
-        Some((*id, members::node(name, &entry.address)))
+        Some((*id, members::node(name, &entry.address, entry.witness)))
     };
     let Some(founders) = options.founders.iter().map(founder).collect::<Option<BTreeMap<u64, BasicNode>>>() else {
         return;

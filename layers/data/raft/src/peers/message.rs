@@ -39,6 +39,13 @@ pub(crate) struct HelloV1 {
     pub others: Vec<NoteV1>,
 }
 
+/// More of who a node is, behind a [`HelloV1`]: who does not know it does not read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HelloMoreV1 {
+    /// It votes and keeps the log, and has no data.
+    pub witness: bool,
+}
+
 /// Entries for a follower; none are a heartbeat.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AppendV1 {
@@ -148,6 +155,8 @@ pub(crate) enum ChangeV1 {
     Remove { name: String },
     /// This voter leads from now on.
     Transfer { name: String },
+    /// This voter is away, and a witness cannot keep its log for it any longer: it follows until it asks for its vote again.
+    Demote { id: u64 },
 }
 
 /// One member as the leader sees it.
@@ -155,9 +164,10 @@ pub(crate) enum ChangeV1 {
 pub(crate) struct MemberV1 {
     pub name: String,
     pub id: u64,
+    /// And behind it that it is a witness, if it is one.
     pub address: String,
     pub voter: bool,
-    /// Entries it is known to hold.
+    /// Entries it is known to hold on its disk.
     pub matched: Option<u64>,
     /// Milliseconds since it last answered the leader.
     pub silent_ms: Option<u64>,

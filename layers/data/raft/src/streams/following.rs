@@ -50,6 +50,10 @@ pub(super) async fn follow(streams: Replica, base: Replica) {
 
 /// Forms the group with the members that the store names; all of them do so alike. Who is not among them is let in.
 async fn found(streams: &Replica, base: &Replica) {
+    if base.shared.options.is_witness() {
+        // It cannot read who founds the group. Those that can give it the log.
+        return;
+    }
     let Ok(key) = Key::try_from(FOUNDERS) else { return };
     let named = lock(&base.shared.view).state.range(&RangeRequest::key(&key)).kvs.into_iter().next();
     if let Some(named) = named {
@@ -103,7 +107,7 @@ pub(super) fn same(base: &Replica, streams: &Replica) -> bool {
 
 async fn keep_in_step(streams: &Replica, base: &Replica) {
     // Who does not hear of the store's members cannot follow them.
-    if streams.leader() != Leader::Here || base.leader() == Leader::Nobody {
+    if streams.leader() != Leader::Here || base.leader() == Leader::Nobody || base.shared.options.is_witness() {
         return;
     }
     let (Some(wanted), Some(have)) = (group(base), group(streams)) else { return };
