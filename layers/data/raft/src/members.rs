@@ -220,7 +220,10 @@ pub(crate) async fn change(replica: &Replica, change: ChangeV1) -> Result<Member
                 async move { raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true).await }
             };
             written(replica, change).await?;
-            tracing::warn!(node = member.name, "it is away, and votes no more until it is back: its log is too long for a witness");
+            tracing::warn!(
+                node = member.name,
+                "it is away, and votes no more until it is back: its log is too long for a witness"
+            );
         }
     }
     Ok(list(replica))
@@ -270,8 +273,40 @@ fn leading(replica: &Replica) -> Result<(), StoreError> {
     }
 }
 
-/// Until a newcomer holds nearly all of the log.
+/// Until a newcomer holds nearly all of the log. Beside a witness, nearly is not enough: what it lacks then may be gone
+/// there, as it was no voter's that was kept for. A witness keeps what a learner lacks that has answered within
+/// [`witness::AWAY`]; so it holds all, if it answered a second ago and has within another what the log had then.
 async fn caught_up(replica: &Replica, id: u64) -> Result<(), StoreError> {
+    nearly_caught_up(replica, id).await?;
+    let until = Instant::now() + CATCH_UP;
+    loop {
+        let list = list(replica);
+        if list.members.iter().all(MemberV1::has_data) {
+            return Ok(());
+        }
+        let answers = |member: &MemberV1| {
+            member.id == id && member.silent_ms.is_some_and(|silent| u128::from(silent) < SILENT.as_millis())
+        };
+        if list.members.iter().any(answers) {
+            let upto = list.last_index;
+            let holds = |metrics: &openraft::RaftMetrics<Types>| {
+                let log = metrics.replication.as_ref().and_then(|all| all.get(&id)?.as_ref());
+                log.is_some_and(|log| log.index >= upto)
+            };
+            let waited = replica.raft.wait(Some(SILENT)).metrics(holds, "the newcomer holds all that there was").await;
+            if waited.is_ok() {
+                return leading(replica);
+            }
+        }
+        leading(replica)?;
+        if Instant::now() >= until {
+            return Err(StoreError::Unknown);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn nearly_caught_up(replica: &Replica, id: u64) -> Result<(), StoreError> {
     /// So few entries are made up for within the change of the membership itself.
     const NEARLY: u64 = 1000;
     let close = |metrics: &openraft::RaftMetrics<Types>| {

@@ -230,12 +230,15 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
         check_role(options, false)?;
         saved::take_over(options, &mut content)?;
     }
-    let created = Superblock::create(&*options.disk, directory, options.is_witness(), content).map_err(|source| match source.kind() {
-        io::ErrorKind::StorageFull => {
-            OpenError::DiskFull { directory: directory.clone(), need_bytes: need_bytes(options) }
-        }
-        _ => OpenError::Io { action: "make the superblock in", file: directory.clone(), source },
-    })?;
+    let created =
+        Superblock::create(&*options.disk, directory, options.is_witness(), content).map_err(|source| match source
+            .kind()
+        {
+            io::ErrorKind::StorageFull => {
+                OpenError::DiskFull { directory: directory.clone(), need_bytes: need_bytes(options) }
+            }
+            _ => OpenError::Io { action: "make the superblock in", file: directory.clone(), source },
+        })?;
     saved::forget_restored(options)?;
     Ok(created)
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data::{
-    BoxFuture, Command, Consistency, KeyRange, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL, NotServing, Op, OpResult,
-    RaftRole, RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics, Txn, TxnOutcome,
-    WatchStream,
+    BoxFuture, Command, Consistency, KeyRange, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL, NotServing, Op,
+    OpResult, RaftRole, RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics, Txn,
+    TxnOutcome, WatchStream,
 };
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -399,6 +399,9 @@ impl Store for RaftStore {
     }
 
     fn watch(&self, range: KeyRange, from: Option<Revision>) -> Result<WatchStream, StoreError> {
+        if self.replica().shared.options.is_witness() {
+            return Err(StoreError::NotServing(NotServing::Witness));
+        }
         self.replica().shared.hub.subscribe(range, from).ok_or(StoreError::Closed)
     }
 

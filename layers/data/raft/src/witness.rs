@@ -173,7 +173,7 @@ async fn purge(replica: &Replica, base: Option<&Replica>) {
             continue;
         }
         let Some(list) = told_by_the_leader(replica).await else { continue };
-        let upto = held_by_all(&list).unwrap_or(0).min(covered);
+        let upto = held_by_all(&list, !is_too_long).unwrap_or(0).min(covered);
         if upto > purged && replica.raft.trigger().purge_log(upto).await.is_err() {
             return;
         }
@@ -185,16 +185,20 @@ async fn purge(replica: &Replica, base: Option<&Replica>) {
     }
 }
 
-/// Up to where every voter with data is known to have the log on its disk.
-fn held_by_all(list: &MembersV1) -> Option<u64> {
-    let voters = list.members.iter().filter(|member| member.voter && member.has_data());
-    voters.map(|member| member.matched.unwrap_or(0)).min()
+/// Up to where every voter with data is known to have the log on its disk; and, for the `learners` that are there, every
+/// one that is about to vote.
+fn held_by_all(list: &MembersV1, learners: bool) -> Option<u64> {
+    let counts = |member: &&MemberV1| member.has_data() && (member.voter || (learners && !is_silent(member)));
+    list.members.iter().filter(counts).map(|member| member.matched.unwrap_or(0)).min()
 }
 
+/// A voter with data that does not answer the leader.
 pub(crate) fn is_away(member: &MemberV1) -> bool {
-    member.voter
-        && member.has_data()
-        && member.silent_ms.is_none_or(|silent| u128::from(silent) >= AWAY.as_millis())
+    member.voter && member.has_data() && is_silent(member)
+}
+
+fn is_silent(member: &MemberV1) -> bool {
+    member.silent_ms.is_none_or(|silent| u128::from(silent) >= AWAY.as_millis())
 }
 
 async fn told_by_the_leader(replica: &Replica) -> Option<MembersV1> {
@@ -224,6 +228,10 @@ async fn demote(base: &Replica, member: &MemberV1) {
 
 /// Why the loss of one more node stops everything, though none needs to be missing that votes.
 pub(crate) fn no_failover(list: &MembersV1) -> Option<String> {
+    if list.leader == 0 {
+        // Nobody knows who is where; that there is no leader is said elsewhere.
+        return None;
+    }
     let with_data = |votes: bool| list.members.iter().filter(move |member| member.has_data() && member.voter == votes);
     let witness = list.members.iter().find(|member| member.voter && !member.has_data())?;
     let (mut voters, learner) = (with_data(true), with_data(false).next()?);
@@ -254,7 +262,7 @@ pub(crate) fn refuse(replica: &Replica) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{held_by_all, is_away, no_failover, successor};
+    use super::{is_away, no_failover, successor};
     use crate::peers::message::{MemberV1, MembersV1};
 
     fn member(id: u64, matched: Option<u64>, silent_ms: Option<u64>) -> MemberV1 {
@@ -271,14 +279,19 @@ mod tests {
 
     #[test]
     fn only_what_every_voter_with_data_holds_may_go() {
-        let behind = || vec![member(1, Some(90), Some(0)), member(2, Some(40), None), witness(member(3, Some(10), None))];
-        assert_eq!(held_by_all(&list(behind())), Some(40), "a witness itself does not count");
+        let behind =
+            || vec![member(1, Some(90), Some(0)), member(2, Some(40), None), witness(member(3, Some(10), None))];
+        let held_by_all = |list: MembersV1| super::held_by_all(&list, true);
+        assert_eq!(held_by_all(list(behind())), Some(40), "a witness itself does not count");
         let mut unknown = behind();
         unknown[1].matched = None;
-        assert_eq!(held_by_all(&list(unknown)), Some(0), "not known is not held");
+        assert_eq!(held_by_all(list(unknown)), Some(0), "not known is not held");
         let mut learner = behind();
         learner[1].voter = false;
-        assert_eq!(held_by_all(&list(learner)), Some(90));
+        assert_eq!(held_by_all(list(learner.clone())), Some(90), "it is away");
+        learner[1].silent_ms = Some(5);
+        assert_eq!(held_by_all(list(learner.clone())), Some(40), "it is about to vote");
+        assert_eq!(super::held_by_all(&list(learner), false), Some(90), "the log is too long already");
     }
 
     #[test]
@@ -295,7 +308,8 @@ mod tests {
     #[test]
     fn a_node_that_lost_its_vote_is_named_until_it_has_it_again() {
         let learner = |silent| MemberV1 { voter: false, ..member(2, Some(4), silent) };
-        let of = |second| no_failover(&list(vec![member(1, Some(90), Some(0)), second, witness(member(3, None, None))]));
+        let of =
+            |second| no_failover(&list(vec![member(1, Some(90), Some(0)), second, witness(member(3, None, None))]));
         assert_eq!(of(member(2, Some(4), None)), None);
         let away = of(learner(Some(65_000))).unwrap();
         assert!(away.starts_with("no failover: n2 (not heard of for 65 s) is too far behind"), "{away}");

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use openraft::async_runtime::watch::WatchReceiver;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use super::Inner;
 use super::book::NoteV1;
 use super::frame::{Frame, Kind};
-use super::message::{HelloMoreV1, HelloV1, payload};
+use super::message::{HelloV1, payload};
 use crate::replica::Leader;
 use crate::transport::{Connection, Stream};
 use crate::wal::lock;
@@ -32,6 +33,13 @@ pub(crate) struct Greeted {
     pub hello: HelloV1,
     pub frames: Frames,
     pub out: WriteHalf<Box<dyn Stream>>,
+}
+
+/// More of who a node is, behind a [`HelloV1`]: who does not know it does not read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HelloMoreV1 {
+    /// It votes and keeps the log, and has no data.
+    pub witness: bool,
 }
 
 /// Frames as they come.

@@ -39,13 +39,6 @@ pub(crate) struct HelloV1 {
     pub others: Vec<NoteV1>,
 }
 
-/// More of who a node is, behind a [`HelloV1`]: who does not know it does not read it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct HelloMoreV1 {
-    /// It votes and keeps the log, and has no data.
-    pub witness: bool,
-}
-
 /// Entries for a follower; none are a heartbeat.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AppendV1 {

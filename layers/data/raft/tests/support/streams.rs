@@ -88,7 +88,8 @@ impl Together {
 
     /// Opens streams on every node of a cluster.
     pub fn over(cluster: Cluster, options: StreamOptions) -> Self {
-        let streams = (0..cluster.nodes.len()).map(|place| Some(cluster.node(place).open_streams(options.clone()).unwrap()));
+        let streams =
+            (0..cluster.nodes.len()).map(|place| Some(cluster.node(place).open_streams(options.clone()).unwrap()));
         let streams = streams.collect();
         Self { cluster, streams, options }
     }
