@@ -41,20 +41,36 @@ pub struct Setup {
     pub reserve_bytes: u64,
     /// Time without a leader.
     pub election: (Duration, Duration),
+    /// The machine whose node votes and has no data, and the bytes of log that it keeps for one that is away.
+    pub witness: Option<(usize, u64)>,
 }
+
+/// Worlds from this seed on have two nodes with data and a witness.
+pub const WITNESS_WORLDS: u64 = 1 << 40;
 
 impl Setup {
     /// One by chance.
-    pub fn draw(chance: &Chance) -> Self {
+    pub fn draw(seed: u64, chance: &Chance) -> Self {
         let election = *chance.one_of(&[150, 150, 300]);
-        Self {
+        let setup = Self {
             founders: if chance.percent(15) { 5 } else { 3 },
             snapshot_entries: *chance.one_of(&[15, 40, 120, 1000]),
             entries_behind_snapshot: *chance.one_of(&[0, 10, 50]),
             segment_bytes: *chance.one_of(&[4096, 8192, 32_768]),
             reserve_bytes: *chance.one_of(&[0, 4096]),
             election: (Duration::from_millis(election), Duration::from_millis(election * 2)),
+            witness: None,
+        };
+        if seed < WITNESS_WORLDS {
+            return setup;
         }
+        let limit = *chance.one_of(&[u64::MAX, 4 * setup.segment_bytes]);
+        Self { founders: 3, witness: Some((2, limit)), ..setup }
+    }
+
+    /// Whether the machine at a place has data, and runs something.
+    pub fn has_data(&self, place: usize) -> bool {
+        self.witness.is_none_or(|(witness, _)| witness != place)
     }
 }
 
@@ -178,6 +194,7 @@ impl Machine {
     fn options(&self, setup: &Setup, net: &SimNet) -> impl FnOnce() -> Options + 'static {
         let (setup, net, disk, name, founders) =
             (setup.clone(), net.clone(), self.disk.clone(), name(self.place), (0..setup.founders).map(name).collect());
+        let place = self.place;
         move || {
             let founders: Vec<String> = founders;
             let peers = PeerOptions {
@@ -187,6 +204,7 @@ impl Machine {
                 join: founders.clone(),
                 founders,
                 voter: true,
+                witness: !setup.has_data(place),
             };
             Options {
                 segment_bytes: setup.segment_bytes,
@@ -195,6 +213,7 @@ impl Machine {
                 reserve_bytes: setup.reserve_bytes,
                 election: setup.election,
                 patience: Duration::from_secs(2),
+                witness_log_bytes: setup.witness.map_or(u64::MAX, |(_, bytes)| bytes),
                 peers: Some(Peers::simulated(peers, Arc::new(net.attach(&name)))),
                 disk: Arc::new(disk),
                 ..Options::new(PathBuf::from("/").join(name))

@@ -154,7 +154,7 @@ impl World {
     async fn live(seed: u64, plant: Option<Plant>, whole: bool) -> Outcome {
         let chance = Chance::new(seed);
         let trace = Trace::new(whole);
-        let setup = Setup::draw(&chance);
+        let setup = Setup::draw(seed, &chance);
         let net = SimNet::new(chance.fork(), trace.clone());
         let machine = |place| {
             let disk = SimDisk::new(place, chance.fork(), trace.clone(), plant);
@@ -167,6 +167,7 @@ impl World {
         let (judge, starts) = (Judge::new(trace.clone()), Rc::<Cell<u64>>::default());
         let keeper = |place| Keeper::new(place, judge.clone(), chance.fork(), plant, Rc::clone(&starts));
         let keepers = (0..setup.founders).map(keeper).collect();
+        let forgets = setup.witness.is_some_and(|(_, limit)| limit < u64::MAX);
         let world = Rc::new(World {
             judge,
             keepers,
@@ -178,7 +179,8 @@ impl World {
             machines,
             clients_stop: Cell::new(false),
             faults: RefCell::default(),
-            rotten: Cell::new(false),
+            // One that has lost its vote lacks what the other's disk alone has.
+            rotten: Cell::new(forgets),
         });
         world.script().await;
         for machine in &world.machines {
@@ -213,7 +215,8 @@ impl World {
         for machine in &self.machines {
             self.start(machine);
         }
-        for keeper in &self.keepers {
+        for keeper in self.keepers.iter().zip(0..).filter_map(|(keeper, at)| self.setup.has_data(at).then_some(keeper))
+        {
             tokio::task::spawn_local(Rc::clone(keeper).keep());
         }
         let looking = tokio::task::spawn_local(Rc::clone(self).look());
@@ -260,7 +263,9 @@ impl World {
         };
         self.trace.say(format!("n{} opened: {error:?}", place + 1));
         self.judge.see(&Observation::Opened { place, error, damaged });
-        if let Ok(store) = opened {
+        if let Ok(store) = opened
+            && self.setup.has_data(place)
+        {
             let (keeper, plant) = (Rc::clone(&self.keepers[place]), self.plant);
             drop(machine.run(promotion::control(place, Arc::clone(&store), keeper, plant)));
             tokio::task::spawn_local(watch(self.judge.clone(), place, store));
@@ -341,8 +346,13 @@ impl World {
     /// All stand at the same revision, at this moment: processes still come and go, and with them a record now and then.
     fn is_settled(&self) -> bool {
         let revisions: Option<Vec<Revision>> =
-            self.machines.iter().map(|machine| Some(machine.store()?.status().revision)).collect();
+            self.with_data().map(|machine| Some(machine.store()?.status().revision)).collect();
         revisions.is_some_and(|revisions| revisions.windows(2).all(|pair| pair[0] == pair[1]))
+    }
+
+    /// Machines whose nodes apply what is committed.
+    fn with_data(&self) -> impl Iterator<Item = &Rc<Machine>> {
+        self.machines.iter().filter(|machine| self.setup.has_data(machine.place))
     }
 
     fn primaries(&self) -> usize {
@@ -395,7 +405,7 @@ impl World {
 
     /// What each node holds.
     async fn hold(&self) {
-        for machine in &self.machines {
+        for machine in self.with_data() {
             let Some(store) = machine.store() else { continue };
             let read = store.range(RangeRequest::new(KeyRange::all()), Consistency::Stale).await;
             let Ok(read) = read else { continue };

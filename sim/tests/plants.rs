@@ -32,6 +32,11 @@ const PLANTS: &[(&str, u64, &[&str])] = &[
     ("stale-lease", 0, &["leases_end_by_commit", "one_primary_at_a_time"]),
     ("lead-not-looked-at", 2010, &["leases_end_by_commit"]),
     ("write-made-twice", 0, &["writes_happen_once"]),
+    (
+        "witness-snapshot",
+        sim::WITNESS_WORLDS,
+        &["acked_writes_survive", "linearizable_reads", "replicas_agree", "terms_only_grow", "writes_happen_once"],
+    ),
     ("lost-answer-taken-for-refusal", 0, &["writes_happen_once"]),
 ];
 

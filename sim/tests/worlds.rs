@@ -26,13 +26,22 @@ fn different_seeds_are_different_worlds() {
 
 #[test]
 fn a_hundred_worlds_violate_nothing() {
-    let next = AtomicU64::new(FROM);
+    violate_nothing(FROM);
+}
+
+#[test]
+fn a_hundred_worlds_with_a_witness_violate_nothing() {
+    violate_nothing(sim::WITNESS_WORLDS);
+}
+
+fn violate_nothing(from: u64) {
+    let next = AtomicU64::new(from);
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= FROM + 100 {
+                    if seed >= from + 100 {
                         return;
                     }
                     // On a thread of its own: what it leaves behind in the thread ends with it.

@@ -155,6 +155,9 @@ pub struct ClusterView {
     pub term: u64,
     /// Its members, by name.
     pub members: Vec<MemberView>,
+    /// Why the loss of one more node would stop everything, and what to do, where the members do not show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_failover: Option<String>,
 }
 
 /// A node of the cluster.
@@ -163,7 +166,7 @@ pub struct ClusterView {
 pub struct MemberView {
     /// Its name.
     pub name: NodeName,
-    /// `server`, or `learner` while it takes the log over.
+    /// `server`, `witness`, or `learner` while it takes the log over.
     pub role: String,
     /// `leader`, `follower`, `missing`, or `unknown` while there is no leader that could say.
     pub state: String,

@@ -218,6 +218,9 @@ impl Controller {
         if self.shell.stopping {
             return Err("the node is stopping".into());
         }
+        if let Some(refusal) = crate::cluster::witness_refuses(&self.config, self.members.as_ref()) {
+            return Err(refusal);
+        }
         if self.applying.is_some() || self.services.values().any(|service| service.roll.is_some()) {
             return Err("another change is being carried out; wait for it (`seawall events --follow`)".into());
         }

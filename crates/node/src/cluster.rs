@@ -24,6 +24,7 @@ use certificates::OwnFiles;
 use data::{Compare, NotServing, Revision, StoreError, Txn, TxnOutcome};
 use data_raft::{PeerOptions, PeerTls, Peers, RaftStore, TcpTransport, TlsFiles, Transport};
 use model::config::Decode as _;
+use model::config::NodeRole;
 use model::{Config, EventKind, ServiceName};
 use records::ConfigRecord;
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +39,21 @@ const LOOK: Duration = Duration::from_secs(1);
 pub const ENTRIES_BEHIND_SNAPSHOT: u64 = 20_000;
 /// Names of the nodes that form the cluster together, one a line; made by `seawall cluster init`.
 const FOUNDERS: &str = "founders";
+
+/// Whether this machine is in a cluster and runs what that runs: a witness does not.
+pub fn serves(config: &Config) -> bool {
+    config.cluster.is_some() && config.node.role != NodeRole::Witness
+}
+
+/// What a witness says to those who want it to run something.
+pub fn witness_refuses(config: &Config, members: Option<&data_raft::Members>) -> Option<String> {
+    let name = &config.node.name;
+    let others = || members.iter().flat_map(|members| &members.members).filter(|member| !member.witness);
+    let others: Vec<&str> = others().map(|member| &*member.name).collect();
+    let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+    (config.cluster.is_some() && config.node.role == NodeRole::Witness)
+        .then(|| format!("{name} is a witness: it votes, and knows and runs no services; ask another node{others}"))
+}
 
 /// The other nodes, as the configuration says; `None` for a machine by itself.
 ///
@@ -68,6 +84,7 @@ pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Pee
         join: written.join.clone(),
         founders,
         voter: true,
+        witness: config.node.role == NodeRole::Witness,
     };
     let transport =
         move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(TcpTransport::new(socket, Some(tls))?)) };
@@ -190,7 +207,7 @@ impl Controller {
     pub fn hand_over_lead(&self) {
         let Some(members) = self.members.as_ref().filter(|_| self.shell.leads && self.world.is_some()) else { return };
         let own = self.config.node.name.as_str();
-        let fit = members.members.iter().filter(|member| member.voter && &*member.name != own);
+        let fit = members.members.iter().filter(|member| member.voter && !member.witness && &*member.name != own);
         let Some(next) = fit.min_by_key(|member| (member.silent, member.lag)) else { return };
         let (store, next) = (Arc::clone(&self.raft), next.name.clone());
         tokio::spawn(async move {
@@ -294,7 +311,11 @@ fn refusal(change: &MemberChange, error: &StoreError, known: &[String]) -> Refus
         return Refusal { kind: RefusalKind::NotFound, message };
     }
     let message = match error {
-        StoreError::Invalid { .. } => format!("{node}: the leader refused it; is it the last voter?"),
+        StoreError::Invalid { .. } => {
+            format!(
+                "{node}: the leader refused it: the last voter with data stays, and a witness is not made the leader"
+            )
+        }
         StoreError::Unknown => format!("{node}: nobody knows yet whether it was done; see `seawall cluster members`"),
         other => format!("{node}: {other}; nothing was changed"),
     };

@@ -353,7 +353,11 @@ impl Controller {
     }
 
     fn command(&mut self, command: Command, now: Instant) {
+        let refusal = crate::cluster::witness_refuses(&self.config, self.members.as_ref());
         let no_service = |name: &ServiceName, services: &BTreeMap<ServiceName, Service>| {
+            if let Some(message) = refusal {
+                return api::Refusal { kind: api::RefusalKind::Refused, message };
+            }
             let names: Vec<&str> = services.keys().map(ServiceName::as_str).collect();
             let cure = model::diagnostic::nearest(name.as_str(), names.iter().copied())
                 .map_or_else(|| format!("there are: {}", names.join(", ")), |near| format!("did you mean `{near}`?"));

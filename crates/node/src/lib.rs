@@ -234,7 +234,7 @@ impl Start {
             said_ready: false,
             raft: Arc::clone(&raft),
             members: None,
-            world: self.config.cluster.as_ref().map(|_| cluster::world::World::default()),
+            world: cluster::serves(&self.config).then(cluster::world::World::default),
             store_problem: None,
             lease_error: None,
             certificates: entrances.view(),
@@ -244,11 +244,13 @@ impl Start {
         let alone = self.config.cluster.is_none();
         if alone {
             following::catch_up(&mut controller, &inputs).await;
-        } else {
+        } else if controller.world.is_some() {
             controller.services.values().for_each(|service| service.begin(&controller.shell));
             tokio::spawn(cluster::world::follow(Arc::clone(&store), inputs.clone()));
         }
-        tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
+        if alone || controller.world.is_some() {
+            tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
+        }
         if !alone {
             tokio::spawn(cluster::watch_members(raft, inputs.clone()));
             cluster::keep_certified(&self.config, &controller.raft, &inputs);
@@ -282,6 +284,7 @@ impl Start {
         if let Some((peers, advertised)) = cluster::peers(&self.config, socket).map_err(CannotStart)? {
             (options.peers, address) = (Some(peers), Some(advertised));
             options.entries_behind_snapshot = cluster::ENTRIES_BEHIND_SNAPSHOT;
+            options.witness_log_bytes = self.config.node.witness_log_limit;
         }
         let store = data_raft::RaftStore::open(options).map_err(|error| CannotStart(error.to_string()))?;
         Ok((store, address))

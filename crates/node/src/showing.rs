@@ -148,12 +148,16 @@ impl Controller {
             format!("{ready} of {total} instances ready, {primaries} of {} services have their primary", standing.len())
         };
         let store = self.shell.store.status();
-        let data = match (&store.not_serving, self.shell.streams.not_serving()) {
-            (None, None) => {
+        let votes_only = self.config.cluster.is_some() && self.world.is_none();
+        let lost = self.members.as_ref().and_then(|members| members.no_failover.clone());
+        let data = match (&store.not_serving, lost, self.shell.streams.not_serving()) {
+            (Some(problem), ..) => layer("data", "down", problem.to_string()),
+            (None, Some(lost), _) => layer("data", "degraded", lost),
+            (None, None, Some(problem)) => layer("data", "degraded", format!("the streams: {problem}")),
+            (None, None, None) if votes_only => layer("data", "ok", "a witness: keeps the log, and no data".to_owned()),
+            (None, None, None) => {
                 layer("data", "ok", format!("revision {}, durability {}", store.revision, store.durability))
             }
-            (None, Some(problem)) => layer("data", "degraded", format!("the streams: {problem}")),
-            (Some(problem), _) => layer("data", "down", problem.to_string()),
         };
         vec![
             layer(
@@ -183,6 +187,7 @@ impl Controller {
     fn region(&self) -> Layer {
         let region = &self.config.node.region;
         let (state, detail) = match &self.world {
+            None if self.config.cluster.is_some() => ("ok", format!("{region}, a witness: votes and runs nothing")),
             None => ("ok", format!("{region}, alone")),
             Some(world) => match self.missing(world) {
                 missing if missing.is_empty() => ("ok", format!("{region}, {} nodes there", world.nodes.len())),
@@ -248,7 +253,12 @@ pub fn cluster_view(name: String, members: &data_raft::Members) -> ClusterView {
         };
         MemberView {
             name: NodeName::from(&*member.name),
-            role: if member.voter { "server" } else { "learner" }.to_owned(),
+            role: match (member.voter, member.witness) {
+                (true, false) => "server",
+                (true, true) => "witness",
+                (false, _) => "learner",
+            }
+            .to_owned(),
             state: state.to_owned(),
             lag: member.lag,
             address: member.address.to_string(),
@@ -259,5 +269,6 @@ pub fn cluster_view(name: String, members: &data_raft::Members) -> ClusterView {
         leader: members.leader.as_deref().map(NodeName::from),
         term: members.term,
         members: members.members.iter().map(member).collect(),
+        no_failover: members.no_failover.clone(),
     }
 }

@@ -80,6 +80,9 @@ pub enum NotServing {
         /// Who is missing, since when.
         missing: Arc<str>,
     },
+    /// This node votes and keeps the log, and has no data. Ask another node.
+    #[error("this node is a witness, which keeps no keys and no streams: ask another node")]
+    Witness,
     /// A flush failed; the log is closed for good, reads of the last state remain.
     #[error(
         "a flush of {file} failed ({error}); what it held may be lost, so it is never retried. \
@@ -136,7 +139,8 @@ impl NotServing {
             | Self::NoQuorum { .. }
             | Self::Elsewhere { .. }
             | Self::Forming { .. } => true,
-            Self::FlushFailed { .. }
+            Self::Witness
+            | Self::FlushFailed { .. }
             | Self::WriteFailed { .. }
             | Self::DiskFull { .. }
             | Self::SnapshotFailed { .. }

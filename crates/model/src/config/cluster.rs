@@ -39,5 +39,7 @@ words! {
     NodeRole {
         /// Votes and stores.
         Server = "server",
+        /// Votes, so that two servers survive the loss of one, and keeps the log for that; it has no data and runs nothing.
+        Witness = "witness",
     }
 }

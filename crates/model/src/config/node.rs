@@ -21,6 +21,8 @@ record! {
         name: NodeName = NodeName::from("node-1"),
         /// In a cluster: what it does there.
         role: NodeRole = NodeRole::Server,
+        /// Of a witness: the most bytes of each of its logs for the sake of a server that is away; past that, that one votes no more until it is back. From 67108864 to 1099511627776.
+        witness_log_limit: u64 = 1_073_741_824,
         /// In a cluster: the host or IP address at which other nodes reach it; that of `peers.listen` when absent.
         advertise: Option<String> = None,
         /// In a cluster: how nodes find each other.

@@ -350,7 +350,7 @@ impl Controller {
     fn somebody_comes(&self, world: &mut World, now: Instant) -> bool {
         let members = self.members.iter().flat_map(|members| &members.members);
         // One that has not answered yet may still do so.
-        let awaited = members.filter(|member| member.silent.is_none_or(|silent| silent < COMING));
+        let awaited = members.filter(|member| !member.witness && member.silent.is_none_or(|silent| silent < COMING));
         let coming: Vec<NodeName> = awaited
             .map(|member| NodeName::from(&*member.name))
             .filter(|name| *name != self.config.node.name)

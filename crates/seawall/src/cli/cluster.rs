@@ -106,6 +106,12 @@ pub fn run(client: impl FnOnce() -> Result<Client, Failure>, arguments: &Argumen
                 out,
                 "next: copy ca.pem, founders, NAME.pem and NAME.key to each node's cluster.tls.dir; ca.key stays here, it signs new ones"
             )?;
+            if nodes.len() == 2 {
+                eprintln!(
+                    "two nodes cannot fail over: one alone is no majority, so the loss of either stops every decision. \
+                     Make the folder with a third, which may be a small machine whose file says node: {{ role: witness }}"
+                );
+            }
             Ok(())
         }
         Verb::Issue { dir, node } => {
@@ -248,5 +254,8 @@ pub fn members(cluster: &ClusterView) -> String {
         ]);
     }
     page += &lines(&rows);
+    if let Some(words) = &cluster.no_failover {
+        page += &format!("{words}\n");
+    }
     page
 }

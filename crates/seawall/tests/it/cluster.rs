@@ -16,6 +16,7 @@ use crate::support::{Chance, PATIENCE, Seawall, http, run, wait};
 mod joining;
 mod recovery;
 mod streams;
+mod witness;
 
 /// Nodes by their place; one that is down is absent, and its folder waits for its return.
 pub struct Cluster {
@@ -25,6 +26,8 @@ pub struct Cluster {
     first: String,
     /// More of `cluster` in each file.
     settings: &'static str,
+    /// The one that only votes.
+    witness: Option<usize>,
 }
 
 pub fn name(place: usize) -> String {
@@ -38,11 +41,17 @@ impl Cluster {
     }
 
     pub fn up_with(settings: &'static str) -> Self {
+        Self::up_as(settings, None)
+    }
+
+    /// The same, with one that is a witness, perhaps.
+    pub fn up_as(settings: &'static str, witness: Option<usize>) -> Self {
         let pki = tempfile::tempdir().unwrap();
         let dir = pki.path().join("pki");
         let made = run(&["cluster", "init", "--dir", &dir.to_string_lossy(), "--nodes", "n1,n2,n3"], None);
         assert!(made.status.success(), "{made:?}");
-        let mut cluster = Self { nodes: Vec::new(), down: BTreeMap::new(), pki, first: String::new(), settings };
+        let mut cluster =
+            Self { nodes: Vec::new(), down: BTreeMap::new(), pki, first: String::new(), settings, witness };
         for place in 0..3 {
             let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
             cluster.write(place, folder.path());
@@ -68,11 +77,12 @@ impl Cluster {
     fn write_as(&self, place: usize, folder: &Path, cluster: &str, pki: &Path) {
         let join = if self.first.is_empty() { String::new() } else { format!("{:?}", self.first) };
         let text = format!(
-            "node: {{ name: {}, peers: {{ listen: \"127.0.0.1:0\", join: [{join}] }} }}\n\
+            "node: {{ name: {}, role: {}, peers: {{ listen: \"127.0.0.1:0\", join: [{join}] }} }}\n\
              cluster: {{ name: {cluster}, tls: {{ dir: {pki:?} }}{} }}\n\
              api: {{ listen: \"127.0.0.1:0\" }}\n\
              gateway: {{ listen: [\"127.0.0.1:0\"] }}\n",
             name(place),
+            if self.witness == Some(place) { "witness" } else { "server" },
             self.settings,
         );
         std::fs::write(folder.join("seawall.yaml"), text).unwrap();
@@ -240,7 +250,14 @@ fn who_is_waited_for_is_said() {
     let dir = pki.path().join("pki");
     assert!(run(&["cluster", "init", "--dir", &dir.to_string_lossy(), "--nodes", "n1,n2,n3"], None).status.success());
     let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
-    let alone = Cluster { nodes: Vec::new(), down: BTreeMap::new(), pki, first: "127.0.0.1:1".into(), settings: "" };
+    let alone = Cluster {
+        nodes: Vec::new(),
+        down: BTreeMap::new(),
+        pki,
+        first: "127.0.0.1:1".into(),
+        settings: "",
+        witness: None,
+    };
     alone.write(0, folder.path());
     let node = Seawall::up_in(folder);
     let problem = node.wait_for("it says for whom it waits", |status| {

@@ -42,6 +42,7 @@ mod transport;
 mod types;
 mod wal;
 mod wire;
+mod witness;
 
 pub use disk::{Disk, DiskFile, FaultyDisk, FileLock, Operation, RealDisk};
 pub use measure::BareLog;

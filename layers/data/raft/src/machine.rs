@@ -24,6 +24,7 @@ use crate::superblock::SnapshotPointerV1;
 use crate::surroundings::planted;
 use crate::types::{self, Content, Entry, LogId, Proposal, Reply, StoredMembership, Types};
 use crate::wal::{Order, Wal, lock};
+use crate::witness::Witness;
 
 /// What apply writes and readers read.
 pub(crate) struct View {
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub rounds: Line<(), LogId>,
     /// and where they come out: taken by whoever answers them.
     pub waiting_for_rounds: Mutex<Option<mpsc::Receiver<Waiting<(), LogId>>>>,
+    /// What a witness's tasks share; without meaning elsewhere.
+    pub witness: Witness,
 }
 
 impl Shared {
@@ -81,6 +84,7 @@ impl Shared {
             heard: Mutex::new(among_others.then(Instant::now)),
             rounds,
             waiting_for_rounds: Mutex::new(Some(waiting)),
+            witness: Witness::default(),
         };
         shared.restart_leases();
         shared
@@ -168,6 +172,10 @@ impl Machine {
                 let mut view = lock(&self.shared.view);
                 view.applied = Some(entry.log_id);
                 view.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                return Ok(Reply::Nothing);
+            }
+            EntryPayload::Normal(_) if self.shared.options.is_witness() => {
+                lock(&self.shared.view).applied = Some(entry.log_id);
                 return Ok(Reply::Nothing);
             }
             EntryPayload::Normal(proposal) => proposal,

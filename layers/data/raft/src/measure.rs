@@ -37,7 +37,7 @@ impl BareLog {
             newest_segment: 0,
             clean_end: None,
         };
-        let superblock = Superblock::create(&*options.disk, directory, content)
+        let superblock = Superblock::create(&*options.disk, directory, false, content)
             .map_err(OpenError::io("write the superblock of", directory))?;
         let (flushes, flushed) = mpsc::channel();
         Ok(Self { wal: Wal::open(&options, superblock)?, next: 0, flushed, flushes })

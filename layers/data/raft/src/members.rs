@@ -18,6 +18,7 @@ use crate::replica::{Leader, Replica};
 use crate::streams::following;
 use crate::types::Types;
 use crate::wal::lock;
+use crate::witness;
 
 /// Longest wait for a newcomer to hold the log, before it gets a vote.
 const CATCH_UP: Duration = Duration::from_secs(600);
@@ -30,16 +31,37 @@ const STEP_ASIDE: Duration = Duration::from_secs(1);
 /// Longest wait for a voter that is to lead.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// A member that has not answered the leader for so long is missing.
-const SILENT: Duration = Duration::from_millis(1000);
+pub(crate) const SILENT: Duration = Duration::from_millis(1000);
 
-/// A member's name and address as a membership holds them: `name@host:port`.
-pub(crate) fn node(name: &str, address: &str) -> BasicNode {
-    BasicNode { addr: format!("{name}@{address}") }
+/// Behind the address of a witness. No address has a space.
+const WITNESS: &str = " witness";
+
+/// A member's name and address as a membership holds them: `name@host:port`, and behind it what it is, unless it has data.
+pub(crate) fn node(name: &str, address: &str, is_witness: bool) -> BasicNode {
+    BasicNode { addr: format!("{name}@{address}{}", if is_witness { WITNESS } else { "" }) }
 }
 
 /// The reverse of [`node`]; a group of one has neither.
 pub(crate) fn name_and_address(node: &BasicNode) -> (&str, &str) {
-    node.addr.split_once('@').unwrap_or(("", &node.addr))
+    let (name, address) = node.addr.split_once('@').unwrap_or(("", &node.addr));
+    (name, address.strip_suffix(WITNESS).unwrap_or(address))
+}
+
+/// Whether a member only votes and keeps the log.
+pub(crate) fn is_witness(node: &BasicNode) -> bool {
+    node.addr.ends_with(WITNESS)
+}
+
+impl MemberV1 {
+    /// It applies what is committed; else it is a witness.
+    pub(crate) fn has_data(&self) -> bool {
+        !self.address.ends_with(WITNESS)
+    }
+
+    /// Where others reach it.
+    pub(crate) fn reached_at(&self) -> &str {
+        self.address.strip_suffix(WITNESS).unwrap_or(&self.address)
+    }
 }
 
 /// All members; what a follower does not know is absent.
@@ -49,10 +71,11 @@ pub(crate) fn list(replica: &Replica) -> MembersV1 {
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let matched = |id: u64| {
-        if id == metrics.id {
-            return metrics.last_log_index;
-        }
-        let log = metrics.replication.as_ref()?.get(&id)?.as_ref()?;
+        // Of a leader's own log, too, what is on its disk.
+        let Some(replication) = metrics.replication.as_ref() else {
+            return metrics.last_log_index.filter(|_| id == metrics.id);
+        };
+        let log = replication.get(&id)?.as_ref()?;
         Some(log.index)
     };
     let silent_ms = |id: u64| {
@@ -63,10 +86,11 @@ pub(crate) fn list(replica: &Replica) -> MembersV1 {
         Some(u64::try_from(acked.elapsed().as_millis()).unwrap_or(u64::MAX))
     };
     let member = |(id, node): (&u64, &BasicNode)| {
-        let (name, address) = name_and_address(node);
+        let (name, address) = node.addr.split_once('@').unwrap_or(("", &node.addr));
         MemberV1 {
             name: name.to_owned(),
             id: *id,
+            // With what it is behind it, as in the membership.
             address: address.to_owned(),
             voter: voters.contains(id),
             matched: matched(*id),
@@ -118,7 +142,9 @@ pub(crate) async fn admit(replica: &Replica, newcomer: AdmitV1) -> Result<Member
         return Ok(members);
     }
     if known.is_none() {
-        let node = node(&newcomer.name, &newcomer.address());
+        let peers = replica.shared.options.peers.as_ref();
+        let is_witness = peers.is_some_and(|peers| lock(&peers.inner().book).is_witness(newcomer.id));
+        let node = node(&newcomer.name, &newcomer.address(), is_witness);
         let (raft, id) = (replica.raft.clone(), newcomer.id);
         let add = move || {
             let (raft, node) = (raft.clone(), node.clone());
@@ -163,8 +189,9 @@ pub(crate) async fn change(replica: &Replica, change: ChangeV1) -> Result<Member
             };
             let id = BTreeSet::from([member.id]);
             let change = if member.voter { ChangeMembers::RemoveVoters(id) } else { ChangeMembers::RemoveNodes(id) };
-            if member.voter && members.members.iter().filter(|member| member.voter).count() == 1 {
-                return Err(StoreError::Invalid { what: "the last voter cannot be removed" });
+            let with_data = |member: &&MemberV1| member.voter && member.has_data();
+            if with_data(&member) && members.members.iter().filter(with_data).count() == 1 {
+                return Err(StoreError::Invalid { what: "the last voter with data cannot be removed" });
             }
             changed(replica, change).await?;
         }
@@ -172,9 +199,31 @@ pub(crate) async fn change(replica: &Replica, change: ChangeV1) -> Result<Member
             let Some(member) = by_name(&name).filter(|member| member.voter) else {
                 return Err(StoreError::Invalid { what: "no voter has this name" });
             };
+            if !member.has_data() {
+                return Err(StoreError::Invalid { what: "a witness leads only while nobody else can" });
+            }
             if member.id != replica.shared.options.node_id {
                 hand_over(replica, member.id).await?;
             }
+        }
+        ChangeV1::Demote { id } => {
+            let Some(member) = members.members.iter().find(|member| member.id == id && member.voter) else {
+                return Ok(members);
+            };
+            let others = members.members.iter().filter(|other| other.voter && other.has_data() && other.id != id);
+            if !witness::is_away(member) || others.count() == 0 {
+                return Err(StoreError::Invalid { what: "only a voter with data that is away loses its vote" });
+            }
+            let raft = replica.raft.clone();
+            let change = move || {
+                let raft = raft.clone();
+                async move { raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true).await }
+            };
+            written(replica, change).await?;
+            tracing::warn!(
+                node = member.name,
+                "it is away, and votes no more until it is back: its log is too long for a witness"
+            );
         }
     }
     Ok(list(replica))
@@ -188,6 +237,7 @@ pub(crate) async fn step_aside(replica: &Replica) {
     let own = replica.shared.options.node_id;
     let answers = |member: &&MemberV1| {
         member.voter
+            && member.has_data()
             && member.id != own
             && member.silent_ms.is_some_and(|silent| u128::from(silent) < SILENT.as_millis())
     };
@@ -212,6 +262,10 @@ pub(crate) async fn hand_over(replica: &Replica, to: u64) -> Result<(), StoreErr
 
 fn leading(replica: &Replica) -> Result<(), StoreError> {
     replica.serving()?;
+    if replica.leader() == Leader::Here {
+        // Members change when it has handed over.
+        witness::refuse(replica)?;
+    }
     match replica.leader() {
         Leader::Here => Ok(()),
         Leader::There(leader) => Err(StoreError::NotServing(NotServing::NotLeader { leader })),
@@ -219,8 +273,40 @@ fn leading(replica: &Replica) -> Result<(), StoreError> {
     }
 }
 
-/// Until a newcomer holds nearly all of the log.
+/// Until a newcomer holds nearly all of the log. Beside a witness, nearly is not enough: what it lacks then may be gone
+/// there, as it was no voter's that was kept for. A witness keeps what a learner lacks that has answered within
+/// [`witness::AWAY`]; so it holds all, if it answered a second ago and has within another what the log had then.
 async fn caught_up(replica: &Replica, id: u64) -> Result<(), StoreError> {
+    nearly_caught_up(replica, id).await?;
+    let until = Instant::now() + CATCH_UP;
+    loop {
+        let list = list(replica);
+        if list.members.iter().all(MemberV1::has_data) {
+            return Ok(());
+        }
+        let answers = |member: &MemberV1| {
+            member.id == id && member.silent_ms.is_some_and(|silent| u128::from(silent) < SILENT.as_millis())
+        };
+        if list.members.iter().any(answers) {
+            let upto = list.last_index;
+            let holds = |metrics: &openraft::RaftMetrics<Types>| {
+                let log = metrics.replication.as_ref().and_then(|all| all.get(&id)?.as_ref());
+                log.is_some_and(|log| log.index >= upto)
+            };
+            let waited = replica.raft.wait(Some(SILENT)).metrics(holds, "the newcomer holds all that there was").await;
+            if waited.is_ok() {
+                return leading(replica);
+            }
+        }
+        leading(replica)?;
+        if Instant::now() >= until {
+            return Err(StoreError::Unknown);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn nearly_caught_up(replica: &Replica, id: u64) -> Result<(), StoreError> {
     /// So few entries are made up for within the change of the membership itself.
     const NEARLY: u64 = 1000;
     let close = |metrics: &openraft::RaftMetrics<Types>| {

@@ -21,6 +21,7 @@ use crate::members;
 use crate::peers::frame::Kind;
 use crate::peers::message::{AppendV1, AppendedV1, TransferReplyV1, TransferV1, VoteCallV1, VoteReplyV1, payload};
 use crate::peers::{CallError, Lane, Peers, snapshot_lane};
+use crate::surroundings::planted;
 use crate::types::{LogId, Types};
 use crate::wal::lock;
 use crate::wire;
@@ -45,6 +46,8 @@ pub(crate) struct Peer {
     target: u64,
     /// It says that the leader is there, and nothing else: on the lane for what is urgent.
     heartbeats: bool,
+    /// It is a witness: a snapshot for it has no content.
+    is_witness: bool,
 }
 
 impl Network {
@@ -53,7 +56,8 @@ impl Network {
             let (name, address) = members::name_and_address(node);
             lock(&peers.inner().book).listed(target, name, address);
         }
-        Peer { peers: self.peers.clone(), shared: self.shared.clone(), target, heartbeats }
+        let is_witness = members::is_witness(node);
+        Peer { peers: self.peers.clone(), shared: self.shared.clone(), target, heartbeats, is_witness }
     }
 }
 
@@ -170,7 +174,13 @@ impl RaftNetworkV2<Types> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let Some(peers) = &self.peers else { return Err(alone().into()) };
-        let sending = snapshot_lane::send(peers, &self.shared, self.target, &vote, &snapshot);
+        if self.shared.options.is_witness() && !planted("witness-snapshot") {
+            // It has none. The other waits for a leader that has.
+            let _wanting = self.shared.witness.wants_a_snapshot(self.target);
+            return Err(cancel.await.into());
+        }
+        let target = (self.target, self.is_witness);
+        let sending = snapshot_lane::send(peers, &self.shared, target, &vote, &snapshot);
         tokio::select! {
             biased;
             sent = sending => sent.map(SnapshotResponse::new).map_err(|error| unreachable(&error).into()),

@@ -29,11 +29,11 @@ use crate::snapshot;
 use crate::snapshots;
 use crate::streams;
 use crate::superblock::{self, Superblock, SuperblockV1};
-use crate::surroundings;
+use crate::surroundings::{self, planted};
 use crate::survivor;
 use crate::types::Raft;
 use crate::wal::{Order, Wal, need_bytes};
-use crate::{leases, wal};
+use crate::{leases, wal, witness};
 
 /// Longest wait for the one voter to elect itself; only a stuck disk takes that long.
 const ELECTION_WAIT: Duration = Duration::from_secs(30);
@@ -197,6 +197,7 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
     let directory = &options.directory;
     survivor::check_finished(directory)?;
     if let Some(superblock) = Superblock::read(&*options.disk, directory)? {
+        check_role(options, superblock.is_witness())?;
         saved::forget_restored(options)?;
         let SuperblockV1 { node_id, group, .. } = superblock.content();
         if *group != options.group || ((options.peers.is_none() || *group != 0) && *node_id != options.node_id) {
@@ -226,16 +227,27 @@ fn open_superblock(options: &Options) -> Result<Superblock, OpenError> {
         clean_end: None,
     };
     if is_restored {
+        check_role(options, false)?;
         saved::take_over(options, &mut content)?;
     }
-    let created = Superblock::create(&*options.disk, directory, content).map_err(|source| match source.kind() {
-        io::ErrorKind::StorageFull => {
-            OpenError::DiskFull { directory: directory.clone(), need_bytes: need_bytes(options) }
-        }
-        _ => OpenError::Io { action: "make the superblock in", file: directory.clone(), source },
-    })?;
+    let created =
+        Superblock::create(&*options.disk, directory, options.is_witness(), content).map_err(|source| match source
+            .kind()
+        {
+            io::ErrorKind::StorageFull => {
+                OpenError::DiskFull { directory: directory.clone(), need_bytes: need_bytes(options) }
+            }
+            _ => OpenError::Io { action: "make the superblock in", file: directory.clone(), source },
+        })?;
     saved::forget_restored(options)?;
     Ok(created)
+}
+
+/// A directory is a witness's, or it is not, for ever.
+fn check_role(options: &Options, was_witness: bool) -> Result<(), OpenError> {
+    let name = |is_witness| if is_witness { "witness" } else { "server" };
+    let (was, wanted) = (name(was_witness), name(options.is_witness()));
+    if was == wanted { Ok(()) } else { Err(OpenError::OtherRole { directory: options.directory.clone(), was, wanted }) }
 }
 
 /// The body of the consensus thread.
@@ -253,6 +265,7 @@ async fn run(
             let snapshots = surroundings::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
             let replica = Replica { raft: raft.clone(), shared: shared.clone() };
             let rounds = surroundings::spawn(replica.clone().hold_rounds());
+            let witnessing = surroundings::spawn(witness::keep(replica.clone(), base.clone()));
             let keeping = surroundings::spawn(streams::keep(replica, base));
             ready(Ok(raft.clone()));
             let _ = stop.await;
@@ -263,6 +276,7 @@ async fn run(
             expiry.abort();
             leaders.abort();
             snapshots.abort();
+            witnessing.abort();
             keeping.abort();
             rounds.abort();
             if let Err(error) = raft.shutdown().await {
@@ -356,12 +370,18 @@ fn config(options: &Options) -> Result<Config, openraft::ConfigError> {
         backoff: "20ms 40ms ...500ms".into(),
         // `snapshots` decides.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: options.entries_behind_snapshot,
+        // `witness` decides what one drops.
+        max_in_snapshot_log_to_keep: if options.is_witness() && !planted("witness-snapshot") {
+            u64::MAX
+        } else {
+            options.entries_behind_snapshot
+        },
         enable_pre_vote: Some(options.pre_vote),
         // One voter needs no heartbeat and no timeout: an idle store wakes nobody.
         enable_tick: among_others,
         enable_heartbeat: among_others,
-        enable_elect: among_others,
+        // A witness stands when nobody else can win: see `witness`.
+        enable_elect: among_others && !options.is_witness(),
         // A new term at every start, so that no entry of the old term can be confused with one that was cut off.
         enable_leader_restore: Some(false),
         ..Config::default()

@@ -66,6 +66,20 @@ pub enum OpenError {
         /// What was found.
         what: String,
     },
+    /// `node.role` was changed.
+    #[error(
+        "{directory} holds the data of a {was}, and this node is to be a {wanted} now: a {wanted} needs a directory of its own. \
+         Set node.role back to {was}; or take the node out (`seawall cluster remove`), and start it with an empty data directory",
+        directory = directory.display()
+    )]
+    OtherRole {
+        /// The data directory.
+        directory: PathBuf,
+        /// What it was made for.
+        was: &'static str,
+        /// What the node is started as.
+        wanted: &'static str,
+    },
     /// `seawall cluster recover` was cut off.
     #[error(
         "the recovery of {directory} was begun and not finished: run `seawall cluster recover` again, then start",

@@ -45,6 +45,8 @@ pub struct Options {
     pub election: (Duration, Duration),
     /// Longest time a request waits for a leader and a quorum.
     pub patience: Duration,
+    /// Of a witness: most bytes of a group's log on disk for the sake of a voter that is away, before that one loses its vote.
+    pub witness_log_bytes: u64,
     /// The other nodes; without them the group has this one voter.
     pub peers: Option<Peers>,
     /// The disk.
@@ -52,6 +54,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether this node votes and keeps the log, and has no data.
+    pub(crate) fn is_witness(&self) -> bool {
+        self.peers.as_ref().is_some_and(|peers| peers.inner().options.witness)
+    }
+
     /// The defaults, on a directory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
@@ -72,6 +79,7 @@ impl Options {
             bytes_behind_snapshot: 32 * 1024 * 1024,
             election: (Duration::from_millis(150), Duration::from_millis(300)),
             patience: Duration::from_secs(5),
+            witness_log_bytes: 1024 * 1024 * 1024,
             peers: None,
             disk: Arc::new(RealDisk),
         }

@@ -57,6 +57,8 @@ pub struct PeerOptions {
     pub founders: Vec<String>,
     /// Whether it wants a vote when it joins a cluster that exists.
     pub voter: bool,
+    /// It votes and keeps the log, and has no data: it applies nothing.
+    pub witness: bool,
 }
 
 /// What calls are grouped by into connections.

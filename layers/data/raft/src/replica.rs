@@ -17,6 +17,7 @@ use crate::members;
 use crate::surroundings::planted;
 use crate::types::{LogId, Proposal, Raft, Reply, Types};
 use crate::wal::lock;
+use crate::witness;
 
 /// Readers and keep-alives that share a round of a quorum.
 const ROUNDS: Bounds = Bounds { groups: 1, callers: 4096, bytes: usize::MAX, crowd: None };
@@ -84,6 +85,10 @@ impl Replica {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
+            if self.shared.options.is_witness() {
+                drop(metrics);
+                return Some(witness::leads(self, self.shared.options.node_id));
+            }
             if metrics.membership_config.membership().voter_ids().count() < 2 {
                 return None;
             }
@@ -97,8 +102,11 @@ impl Replica {
         let refusal = || peers.and_then(|peers| peers.inner().troubles.refusal());
         let is_member = metrics.membership_config.membership().nodes().next().is_some();
         let Some((leader, silent)) = leader.zip(self.silent_leader()) else {
-            if leader.is_some() {
-                return None;
+            if let Some(leader) = leader {
+                let node = metrics.membership_config.membership().get_node(&leader);
+                let is_witness = node.is_some_and(members::is_witness);
+                drop(metrics);
+                return is_witness.then(|| witness::leads(self, leader));
             }
             let Some(peers) = peers.filter(|_| !is_member) else {
                 return Some(
@@ -135,6 +143,7 @@ impl Replica {
     /// Puts a command through the log, as the leader; the answer and its index.
     pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(u64, Reply), StoreError> {
         self.serving()?;
+        witness::refuse(self)?;
         match self.raft.client_write(proposal).await {
             Ok(written) => Ok((written.log_id.index, written.data)),
             // Refused before it was appended.
@@ -190,6 +199,7 @@ impl Replica {
 
     /// Restarts a lease's time, as the leader: from when the request arrived, once a quorum round begun after that is over.
     pub(crate) async fn keep_alive(&self, lease: LeaseId, arrived: Instant) -> Result<LeaseGrant, StoreError> {
+        witness::refuse(self)?;
         if !planted("keep-alive-without-quorum") {
             let upto = self.read_index().await?;
             self.applied(upto.index).await?;
@@ -205,6 +215,7 @@ impl Replica {
 
     /// What is left of a lease, as the leader sees it.
     pub(crate) async fn lease_info(&self, lease: LeaseId) -> Result<LeaseInfo, StoreError> {
+        witness::refuse(self)?;
         let upto = self.read_index().await?;
         self.applied(upto.index).await?;
         let (ttl, keys) = self.shared.view_lease(lease).ok_or(StoreError::LeaseNotFound(lease))?;

@@ -191,7 +191,7 @@ pub(crate) fn take_over(options: &Options, content: &mut SuperblockV1) -> Result
     let Image { last, state, .. } = snapshot::read_saved(&file)?.image;
     let node = options.peers.as_ref().map_or_else(String::new, |peers| {
         let names = &peers.inner().options;
-        members::node(&names.name, &names.advertise).addr
+        members::node(&names.name, &names.advertise, false).addr
     });
     let membership = MembershipV1 { configs: vec![vec![content.node_id]], nodes: vec![(content.node_id, node)] };
     let image = Image { last, membership_log: Some(last), membership, state: without_groups(&state), streams: None };

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data::{
-    BoxFuture, Command, Consistency, KeyRange, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL, NotServing, RaftRole,
-    RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics, Txn, TxnOutcome,
-    WatchStream,
+    BoxFuture, Command, Consistency, KeyRange, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL, NotServing, Op,
+    OpResult, RaftRole, RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics, Txn,
+    TxnOutcome, WatchStream,
 };
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -32,6 +32,7 @@ use crate::transport::{CertificateAnswer, CertificateRequest, Certifier};
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self, DecodeError, LogIdV1};
+use crate::witness;
 
 /// Most bytes of proposals on their way at once; further callers wait their turn.
 const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
@@ -64,6 +65,8 @@ pub struct Member {
     pub address: Arc<str>,
     /// It votes; else it only follows.
     pub voter: bool,
+    /// It keeps the log, and has no data.
+    pub witness: bool,
     /// Entries it does not hold yet, as far as the leader knows.
     pub lag: Option<u64>,
     /// Since it last answered the leader; absent if it has not.
@@ -79,6 +82,8 @@ pub struct Members {
     pub term: u64,
     /// Everybody, by name.
     pub members: Vec<Member>,
+    /// Why the loss of one more node stops everything, where that is not plain: who does not vote, since when, what to do.
+    pub no_failover: Option<String>,
 }
 
 impl RaftStore {
@@ -135,6 +140,9 @@ impl RaftStore {
     /// # Errors
     /// As for a linearizable read.
     pub async fn save(&self) -> Result<Saving, StoreError> {
+        if self.replica().shared.options.is_witness() {
+            return Err(StoreError::NotServing(NotServing::Witness));
+        }
         self.linearize().await?;
         let replica = self.replica();
         let image = replica.shared.image().ok_or(StoreError::NotServing(NotServing::Starting))?;
@@ -207,14 +215,16 @@ impl RaftStore {
         let member = |member: &crate::peers::message::MemberV1| Member {
             name: member.name.as_str().into(),
             id: member.id,
-            address: member.address.as_str().into(),
+            address: member.reached_at().into(),
             voter: member.voter,
+            witness: !member.has_data(),
             lag: member.matched.map(|matched| list.last_index.saturating_sub(matched)),
             silent: member.silent_ms.map(Duration::from_millis),
         };
         let mut members: Vec<Member> = list.members.iter().map(member).collect();
         members.sort_by(|left, right| left.name.cmp(&right.name));
-        Members { leader: name(list.leader), term: list.term, members }
+        let no_failover = witness::no_failover(&list);
+        Members { leader: name(list.leader), term: list.term, members, no_failover }
     }
 
     fn replica(&self) -> &Replica {
@@ -275,6 +285,23 @@ impl RaftStore {
             Ok(Response::Failed(error)) => Err(error),
             Ok(_) | Err(StoreError::Unknown) => Ok(TxnOutcome::Unknown),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What a witness answers to a read: what the leader finds. A read changes nothing, so nothing of it is unknown.
+    async fn range_at_leader(&self, request: RangeRequest) -> Result<RangeResult, StoreError> {
+        match self.run_txn(Txn::default().then(Op::Range(request))).await? {
+            TxnOutcome::Committed { results, .. } | TxnOutcome::Rejected { results, .. } => {
+                match results.into_iter().next() {
+                    Some(OpResult::Range(found)) => Ok(found),
+                    _ => Err(StoreError::NotServing(NotServing::Witness)),
+                }
+            }
+            // The leader has gone, or it is more than fits into one answer.
+            TxnOutcome::Unknown => {
+                let reason = self.replica().not_serving();
+                Err(StoreError::NotServing(reason.unwrap_or(NotServing::Witness)))
+            }
         }
     }
 
@@ -352,6 +379,9 @@ impl Store for RaftStore {
             if self.in_flight.is_closed() {
                 return Err(StoreError::Closed);
             }
+            if self.replica().shared.options.is_witness() {
+                return self.range_at_leader(request).await;
+            }
             if consistency == Consistency::Linearizable {
                 self.linearize().await?;
             }
@@ -369,6 +399,9 @@ impl Store for RaftStore {
     }
 
     fn watch(&self, range: KeyRange, from: Option<Revision>) -> Result<WatchStream, StoreError> {
+        if self.replica().shared.options.is_witness() {
+            return Err(StoreError::NotServing(NotServing::Witness));
+        }
         self.replica().shared.hub.subscribe(range, from).ok_or(StoreError::Closed)
     }
 

@@ -185,6 +185,9 @@ impl RaftStreams {
         if self.in_flight.is_closed() {
             return Err(StreamError::Closed);
         }
+        if self.replica().shared.options.is_witness() {
+            return Err(StreamError::NotServing(NotServing::Witness));
+        }
         if consistency == Consistency::Linearizable {
             self.linearize().await?;
         }

@@ -12,6 +12,9 @@ use crate::wire::{LogIdV1, VoteV1};
 
 const MAGIC: &[u8; 8] = b"SWSUPER\0";
 const VERSION: u32 = 1;
+/// Of a witness's directory, with the same content: versions that know no witness must not take its empty state for the
+/// cluster's.
+const WITNESS_VERSION: u32 = 2;
 /// One disk page each, so that a torn write of one cannot touch the other.
 const SLOT: usize = 4096;
 const HEADER: usize = 28;
@@ -55,6 +58,7 @@ pub(crate) struct CleanEndV1 {
 pub(crate) struct Superblock {
     file: Box<dyn DiskFile>,
     path: PathBuf,
+    version: u32,
     sequence: u64,
     content: SuperblockV1,
 }
@@ -69,21 +73,21 @@ impl Superblock {
             Err(error) => return Err(OpenError::io("open", &path)(error)),
         };
         let bytes = read_all(&*file).map_err(OpenError::io("read", &path))?;
-        let mut newest: Option<(u64, SuperblockV1)> = None;
+        let mut newest: Option<(u64, u32, SuperblockV1)> = None;
         for slot in bytes.chunks(SLOT).take(2) {
             let Some((version, sequence, payload)) = decode_slot(slot) else { continue };
-            if version != VERSION {
+            if version != VERSION && version != WITNESS_VERSION {
                 return Err(OpenError::UnknownFormat { file: path, what: format!("superblock version {version}") });
             }
             let content = postcard::from_bytes(payload)
                 .map_err(|error| OpenError::corrupt(&path, 0, format!("the superblock does not decode ({error})")))?;
-            if newest.as_ref().is_none_or(|(best, _)| *best < sequence) {
-                newest = Some((sequence, content));
+            if newest.as_ref().is_none_or(|(best, ..)| *best < sequence) {
+                newest = Some((sequence, version, content));
             }
         }
         match newest {
-            Some((sequence, content)) => {
-                let mut superblock = Self { file, path, sequence, content };
+            Some((sequence, version, content)) => {
+                let mut superblock = Self { file, path, version, sequence, content };
                 // After a flush that failed it may have been read from the operating system's memory, and be nowhere else:
                 // a vote that another process gave must not be forgotten by a power cut after this one has told it.
                 superblock.write().map_err(OpenError::io("write", &superblock.path))?;
@@ -95,11 +99,17 @@ impl Superblock {
     }
 
     /// Makes the file and writes both slots.
-    pub(crate) fn create(disk: &dyn Disk, directory: &Path, content: SuperblockV1) -> io::Result<Self> {
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        directory: &Path,
+        is_witness: bool,
+        content: SuperblockV1,
+    ) -> io::Result<Self> {
         let path = directory.join(FILE_NAME);
         let file = disk.open(&path, true)?;
         file.preallocate(2 * SLOT as u64)?;
-        let mut superblock = Self { file, path, sequence: 0, content };
+        let version = if is_witness { WITNESS_VERSION } else { VERSION };
+        let mut superblock = Self { file, path, version, sequence: 0, content };
         superblock.write()?;
         disk.sync_directory(directory)?;
         Ok(superblock)
@@ -107,6 +117,11 @@ impl Superblock {
 
     pub(crate) fn content(&self) -> &SuperblockV1 {
         &self.content
+    }
+
+    /// Whether the directory was made for a witness.
+    pub(crate) fn is_witness(&self) -> bool {
+        self.version == WITNESS_VERSION
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -126,7 +141,7 @@ impl Superblock {
     fn write(&mut self) -> io::Result<()> {
         self.sequence += 1;
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{FILE_NAME}: {error}"));
-        let slot = encode_slot(self.sequence, &self.content);
+        let slot = encode_slot(self.version, self.sequence, &self.content);
         // The slot that is overwritten first alternates, so a tear always leaves the other one whole. The second copy
         // guards against a bad page later on; nothing waits for it, the next flush of the file takes it along.
         let first = self.sequence % 2;
@@ -137,12 +152,12 @@ impl Superblock {
     }
 }
 
-fn encode_slot(sequence: u64, content: &SuperblockV1) -> Vec<u8> {
+fn encode_slot(version: u32, sequence: u64, content: &SuperblockV1) -> Vec<u8> {
     let payload = postcard::to_allocvec(content).expect("plain data encodes");
     let length = u32::try_from(payload.len()).expect("a superblock is small");
     let mut slot = Vec::with_capacity(SLOT);
     slot.extend_from_slice(MAGIC);
-    slot.extend_from_slice(&VERSION.to_le_bytes());
+    slot.extend_from_slice(&version.to_le_bytes());
     slot.extend_from_slice(&length.to_le_bytes());
     slot.extend_from_slice(&sequence.to_le_bytes());
     slot.extend_from_slice(&[0; 4]);

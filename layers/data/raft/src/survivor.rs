@@ -106,8 +106,12 @@ struct Group {
 /// The directory is in use, damaged, or no member's.
 pub fn recover(directory: &Path, carry_out: bool) -> Result<Survivor, RecoverError> {
     let no_member = |why| RecoverError::NoMember { directory: directory.to_path_buf(), why };
-    if Superblock::read(&RealDisk, directory)?.is_none() {
-        return Err(no_member("there is no store in it"));
+    match Superblock::read(&RealDisk, directory)? {
+        None => return Err(no_member("there is no store in it")),
+        Some(superblock) if superblock.is_witness() => {
+            return Err(no_member("it is a witness's, which has no data to go on with; use another node's"));
+        }
+        Some(_) => {}
     }
     let _lock = lock::lock_directory(directory, &RealDisk)?;
     let base = Group::open(directory.to_path_buf(), 0)?;
@@ -298,6 +302,7 @@ mod tests {
             join: Vec::new(),
             founders: vec!["n1".into()],
             voter: true,
+            witness: false,
         };
         let transport = MemoryNetwork::default().attach("n1");
         let make = move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(transport)) };

@@ -54,6 +54,7 @@ fn start(folder: &Path, name: &str, founders: &[&str], join: &[SocketAddr]) -> N
         join: join.iter().map(ToString::to_string).collect(),
         founders: founders.iter().map(ToString::to_string).collect(),
         voter: true,
+        witness: false,
     };
     let files = TlsFiles {
         authority: folder.join("ca.pem"),

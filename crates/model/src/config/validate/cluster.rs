@@ -2,13 +2,20 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Cluster, Config, Peers};
+use crate::config::{Cluster, Config, NodeRole, Peers};
 use crate::diagnostic::Diagnostics;
 
 /// Checks `cluster` with `node.peers`.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     match (&config.cluster, &config.node.peers) {
         (None, None) => {
+            if config.node.role == NodeRole::Witness {
+                diagnostics.error(
+                    config.node.at.field("role"),
+                    "a witness without a cluster: there is nothing to vote on",
+                    "leave `role` out, or add `cluster` and `peers`",
+                );
+            }
             if config.node.advertise.is_some() {
                 let message = "`advertise` without a cluster: nobody asks where this machine is";
                 diagnostics.error(
@@ -30,6 +37,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         ),
         (Some(cluster), Some(peers)) => {
             check_name(cluster, diagnostics);
+            check_witness(config, diagnostics);
             if let Some((name, service)) = config.services.first_key_value() {
                 let message = format!("service `{name}` in the file of a node in a cluster is not run by `up`");
                 let cure = "a stale file must not roll the cluster back: put services and routes in force with `seawall apply -f`";
@@ -71,7 +79,24 @@ fn addresses(config: &Config, peers: &Peers, diagnostics: &mut Diagnostics) {
         diagnostics.warning(
             peers.at.field("join"),
             "two voters cannot fail over: one alone is no majority, so the loss of either stops every decision",
-            "add a third node",
+            "add a third node, which may be a small one that only votes: node: { role: witness }",
         );
+    }
+}
+
+fn check_witness(config: &Config, diagnostics: &mut Diagnostics) {
+    const LIMITS: std::ops::RangeInclusive<u64> = 64 << 20..=1 << 40;
+    let node = &config.node;
+    if node.role != NodeRole::Witness {
+        if node.at.has("witnessLogLimit") {
+            let message = "`witnessLogLimit` on a node that is no witness has no meaning";
+            diagnostics.error(node.at.field("witnessLogLimit"), message, "leave it out, or add `role: witness`");
+        }
+        return;
+    }
+    if !LIMITS.contains(&node.witness_log_limit) {
+        let message =
+            format!("`witnessLogLimit: {}` is not from {} to {}", node.witness_log_limit, LIMITS.start(), LIMITS.end());
+        diagnostics.error(node.at.field("witnessLogLimit"), message, "leave it out for 1073741824");
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Entry {
     pub heard: Option<Instant>,
     /// It belongs to a cluster already.
     pub member: bool,
+    /// It said that it has no data.
+    pub witness: bool,
 }
 
 /// An entry as it is told to others and kept.
@@ -68,13 +70,26 @@ impl Book {
         }
     }
 
+    /// What a node that was heard says that it is.
+    pub(crate) fn is_a_witness(&mut self, id: u64, witness: bool) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.witness = witness;
+        }
+    }
+
+    /// Whether a node that was heard is a witness.
+    pub(crate) fn is_witness(&self, id: u64) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.witness)
+    }
+
     /// Somebody else has heard of a node.
     pub(crate) fn told(&mut self, note: &NoteV1) {
         let newer = self.entries.get(&note.id).is_none_or(|known| known.began_ms < note.began_ms);
         if newer && self.entries.len() < MOST {
             let known = self.entries.get(&note.id);
-            let (heard, member) = known.map_or((None, true), |known| (known.heard, known.member));
-            self.entries.insert(note.id, Entry { heard, member, ..entry(note) });
+            let (heard, member, witness) =
+                known.map_or((None, true, false), |known| (known.heard, known.member, known.witness));
+            self.entries.insert(note.id, Entry { heard, member, witness, ..entry(note) });
             self.save();
         }
     }
@@ -123,6 +138,7 @@ fn entry(note: &NoteV1) -> Entry {
         began_ms: note.began_ms,
         heard: None,
         member: true,
+        witness: false,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::BasicNode;
+use tokio::time::Instant;
 
 use super::book::Entry;
 use super::frame::Kind;
@@ -24,23 +25,31 @@ use crate::wire;
 const EAGER: Duration = Duration::from_millis(200);
 /// Between two looks afterwards: nodes that have moved tell it themselves.
 const CALM: Duration = Duration::from_secs(30);
+/// The same for one that may have to ask for its vote again.
+const SOON: Duration = Duration::from_secs(1);
 /// Longest wait to be let in; the log has to be taken over meanwhile.
 const ADMISSION: Duration = Duration::from_secs(600);
 
 /// Until the node stops.
 pub(crate) async fn find(inner: Weak<Inner>) {
+    let mut greeted: Option<Instant> = None;
     loop {
         let Some(inner) = inner.upgrade() else { return };
         let Some(group) = inner.group(0) else { return };
         if !inner.member.load(Ordering::Acquire) && is_member(&group.replica).await {
             inner.member.store(true, Ordering::Release);
         }
-        greet_all(&inner).await;
+        if greeted.is_none_or(|at| at.elapsed() >= CALM) || !inner.member.load(Ordering::Acquire) {
+            greet_all(&inner).await;
+            greeted = Some(Instant::now());
+        }
         let pause = match inner.member.load(Ordering::Acquire) {
             true if is_half_admitted(&inner, &group.replica) => {
                 ask_again(&inner).await;
                 EAGER
             }
+            // Beside a witness a node may lose its vote: it asks for it again as soon as it knows.
+            true if members::list(&group.replica).members.iter().any(|member| !member.has_data()) => SOON,
             true => CALM,
             false => {
                 become_member(&inner, &group.replica).await;
@@ -109,10 +118,10 @@ async fn become_member(inner: &Arc<Inner>, replica: &Replica) {
     }
     let founder = |name: &String| {
         if *name == options.name {
-            return Some((inner.identity().id, members::node(name, &options.advertise)));
+            return Some((inner.identity().id, members::node(name, &options.advertise, options.witness)));
         }
         let (id, entry) = spoken.iter().find(|(_, entry)| *entry.name == **name)?;
-        Some((*id, members::node(name, &entry.address)))
+        Some((*id, members::node(name, &entry.address, entry.witness)))
     };
     let Some(founders) = options.founders.iter().map(founder).collect::<Option<BTreeMap<u64, BasicNode>>>() else {
         return;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use openraft::async_runtime::watch::WatchReceiver;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use super::Inner;
@@ -20,8 +21,10 @@ use crate::wire;
 
 /// Longest time for connecting and greeting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-/// Versions of the conversation spoken here. The third one knows requests for certificates.
-const VERSIONS: (u16, u16) = (2, 3);
+/// Versions of the conversation spoken here. The third one knows requests for certificates, the fourth one witnesses.
+const VERSIONS: (u16, u16) = (2, 4);
+/// What a witness speaks: who does not know that it has no data must not count on it.
+const KNOWS_WITNESSES: u16 = 4;
 /// Read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -30,6 +33,13 @@ pub(crate) struct Greeted {
     pub hello: HelloV1,
     pub frames: Frames,
     pub out: WriteHalf<Box<dyn Stream>>,
+}
+
+/// More of who a node is, behind a [`HelloV1`]: who does not know it does not read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HelloMoreV1 {
+    /// It votes and keeps the log, and has no data.
+    pub witness: bool,
 }
 
 /// Frames as they come.
@@ -58,20 +68,20 @@ impl Frames {
 pub(crate) async fn greet(inner: &Inner, connection: Connection, expects: Option<u64>) -> io::Result<Greeted> {
     let (mut frames, mut out, proved, from) = split(connection);
     send(&mut out, Kind::Hello, &own(inner, expects)).await?;
-    let hello = receive(&mut frames).await?;
+    let (hello, more) = receive(&mut frames).await?;
     check(inner, &hello, proved.as_deref()).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
     if expects.is_some_and(|expected| expected != hello.id) {
         let why = format!("another node ({}) answers there", hello.name);
         return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     }
-    note(inner, &hello, from);
+    note(inner, &hello, more, from);
     Ok(Greeted { hello, frames, out })
 }
 
 /// Answers a node that called.
 pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<Greeted> {
     let (mut frames, mut out, proved, from) = split(connection);
-    let hello = receive(&mut frames).await?;
+    let (hello, more) = receive(&mut frames).await?;
     if let Err(why) = check(inner, &hello, proved.as_deref()) {
         send(&mut out, Kind::Refused, &why).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
@@ -87,7 +97,7 @@ pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<
         return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     }
     send(&mut out, Kind::Hello, &own(inner, None)).await?;
-    note(inner, &hello, from);
+    note(inner, &hello, more, from);
     Ok(Greeted { hello, frames, out })
 }
 
@@ -113,10 +123,14 @@ fn split(connection: Connection) -> Parts {
     (Frames { half, bytes: BytesMut::new() }, out, connection.proved, connection.from)
 }
 
-fn own(inner: &Inner, expects: Option<u64>) -> HelloV1 {
+fn versions(inner: &Inner) -> (u16, u16) {
+    if inner.options.witness { (KNOWS_WITNESSES, VERSIONS.1) } else { VERSIONS }
+}
+
+fn own(inner: &Inner, expects: Option<u64>) -> (HelloV1, HelloMoreV1) {
     let identity = inner.identity();
-    HelloV1 {
-        versions: VERSIONS,
+    let hello = HelloV1 {
+        versions: versions(inner),
         cluster: inner.options.cluster.clone(),
         name: inner.options.name.clone(),
         id: identity.id,
@@ -126,7 +140,8 @@ fn own(inner: &Inner, expects: Option<u64>) -> HelloV1 {
         expects,
         began_ms: inner.began_ms,
         others: lock(&inner.book).notes(),
-    }
+    };
+    (hello, HelloMoreV1 { witness: inner.options.witness })
 }
 
 async fn send<T: serde::Serialize>(out: &mut WriteHalf<Box<dyn Stream>>, kind: Kind, value: &T) -> io::Result<()> {
@@ -136,11 +151,18 @@ async fn send<T: serde::Serialize>(out: &mut WriteHalf<Box<dyn Stream>>, kind: K
     out.flush().await
 }
 
-async fn receive(frames: &mut Frames) -> io::Result<HelloV1> {
+async fn receive(frames: &mut Frames) -> io::Result<(HelloV1, HelloMoreV1)> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let frame = frames.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     match frame.kind {
-        Kind::Hello => wire::decode(&frame.payload).map_err(|error| invalid(error.to_string())),
+        Kind::Hello => match wire::decode(&frame.payload) {
+            Ok(both) => Ok(both),
+            // Of a version that has no more to say.
+            Err(_) => {
+                let hello = wire::decode(&frame.payload).map_err(|error| invalid(error.to_string()))?;
+                Ok((hello, HelloMoreV1::default()))
+            }
+        },
         Kind::Refused => {
             let why: String = wire::decode(&frame.payload).map_err(|error| invalid(error.to_string()))?;
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
@@ -151,10 +173,11 @@ async fn receive(frames: &mut Frames) -> io::Result<HelloV1> {
 
 fn check(inner: &Inner, hello: &HelloV1, proved: Option<&str>) -> Result<(), String> {
     let options = &inner.options;
-    if hello.versions.0 > VERSIONS.1 || hello.versions.1 < VERSIONS.0 {
+    let versions = versions(inner);
+    if hello.versions.0 > versions.1 || hello.versions.1 < versions.0 {
         return Err(format!(
             "{} speaks versions {} to {} of the peers' protocol, {} speaks {} to {}: upgrade the older one",
-            hello.name, hello.versions.0, hello.versions.1, options.name, VERSIONS.0, VERSIONS.1
+            hello.name, hello.versions.0, hello.versions.1, options.name, versions.0, versions.1
         ));
     }
     if hello.cluster != options.cluster {
@@ -179,7 +202,7 @@ fn check(inner: &Inner, hello: &HelloV1, proved: Option<&str>) -> Result<(), Str
     Ok(())
 }
 
-fn note(inner: &Inner, hello: &HelloV1, from: Option<IpAddr>) {
+fn note(inner: &Inner, hello: &HelloV1, more: HelloMoreV1, from: Option<IpAddr>) {
     if hello.id == inner.identity().id {
         return;
     }
@@ -195,4 +218,5 @@ fn note(inner: &Inner, hello: &HelloV1, from: Option<IpAddr>) {
     hello.others.iter().filter(|note| note.id != own).for_each(|note| book.told(note));
     let note = NoteV1 { id: hello.id, name: hello.name.clone(), address, began_ms: hello.began_ms };
     book.heard(&note, hello.member);
+    book.is_a_witness(hello.id, more.witness);
 }

@@ -148,6 +148,8 @@ pub(crate) enum ChangeV1 {
     Remove { name: String },
     /// This voter leads from now on.
     Transfer { name: String },
+    /// This voter is away, and a witness cannot keep its log for it any longer: it follows until it asks for its vote again.
+    Demote { id: u64 },
 }
 
 /// One member as the leader sees it.
@@ -155,9 +157,10 @@ pub(crate) enum ChangeV1 {
 pub(crate) struct MemberV1 {
     pub name: String,
     pub id: u64,
+    /// And behind it that it is a witness, if it is one.
     pub address: String,
     pub voter: bool,
-    /// Entries it is known to hold.
+    /// Entries it is known to hold on its disk.
     pub matched: Option<u64>,
     /// Milliseconds since it last answered the leader.
     pub silent_ms: Option<u64>,

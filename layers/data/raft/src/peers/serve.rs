@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use data::{LeaseId, NotServing, OpResult, Response, StoreError};
 use futures_util::stream::{self, StreamExt as _};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, VoteRequest, VoteResponse};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -245,12 +245,14 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
             payload(&AppendedV1::from(answer))
         }
         Kind::Vote => {
-            let answer = raft.vote(asked::<VoteCallV1>(bytes)?.into()).await.map_err(|_| stopped(replica))?;
-            payload(&VoteReplyV1::from(answer))
+            let request: VoteRequest<Types> = asked::<VoteCallV1>(bytes)?.into();
+            let last = request.last_log_id;
+            voted(replica, last, raft.vote(request).await.map_err(|_| stopped(replica))?)
         }
         Kind::PreVote => {
-            let answer = raft.pre_vote(asked::<VoteCallV1>(bytes)?.into()).await.map_err(|_| stopped(replica))?;
-            payload(&VoteReplyV1::from(answer))
+            let request: VoteRequest<Types> = asked::<VoteCallV1>(bytes)?.into();
+            let last = request.last_log_id;
+            voted(replica, last, raft.pre_vote(request).await.map_err(|_| stopped(replica))?)
         }
         Kind::Transfer => {
             let asked = asked::<TransferV1>(bytes)?.into();
@@ -289,6 +291,14 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
         | Kind::Reply
         | Kind::Failed => return Err(not_understood()),
     })
+}
+
+/// Who is refused a vote because this node holds more cannot win; a witness stands instead.
+fn voted(replica: &Replica, last: Option<types::LogId>, answer: VoteResponse<Types>) -> Bytes {
+    if !answer.vote_granted && answer.last_log_id > last {
+        replica.shared.witness.stand();
+    }
+    payload(&VoteReplyV1::from(answer))
 }
 
 /// Answers as far as they fit into a frame. Whose does not is told that nobody knows: what it wrote is written, but

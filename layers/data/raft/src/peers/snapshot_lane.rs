@@ -16,11 +16,12 @@ use super::message::{SnapshotBeginV1, SnapshotEndV1, SnapshotReplyV1, payload};
 use super::{Peers, segment_lane};
 use crate::disk::read_exact_at;
 use crate::machine::{Shared, SnapshotFile};
+use crate::members;
 use crate::replica::Replica;
-use crate::snapshot;
+use crate::snapshot::{self, Image};
 use crate::snapshots;
 use crate::superblock::SnapshotPointerV1;
-use crate::surroundings;
+use crate::surroundings::{self, planted};
 use crate::types::{self, Types};
 use crate::wire;
 
@@ -31,11 +32,11 @@ pub(super) const STALL: Duration = Duration::from_secs(10);
 /// Longest wait for a complete snapshot to be in force.
 const INSTALL: Duration = Duration::from_secs(120);
 
-/// Sends a snapshot; the answer is the receiver's vote.
+/// Sends a snapshot, without its content if the `target` is a witness; the answer is the receiver's vote.
 pub(crate) async fn send(
     peers: &Peers,
     shared: &Arc<Shared>,
-    target: u64,
+    target: (u64, bool),
     vote: &VoteOf<Types>,
     snapshot: &SnapshotOf<Types, SnapshotFile>,
 ) -> io::Result<VoteOf<Types>> {
@@ -63,7 +64,7 @@ pub(crate) async fn send(
 async fn send_file(
     peers: &Peers,
     shared: &Shared,
-    (target, group): (u64, u16),
+    ((target, is_witness), group): ((u64, bool), u16),
     begin: SnapshotBeginV1,
     pointer: SnapshotPointerV1,
 ) -> io::Result<VoteOf<Types>> {
@@ -71,7 +72,7 @@ async fn send_file(
     let _reading = shared.snapshots.reading(pointer.slot).await;
     let path = snapshot::path(&shared.options.directory, pointer.slot);
     let file = shared.options.disk.open(&path, false)?;
-    let length = file.length()?;
+    let length = if is_witness { 0 } else { file.length()? };
     let Greeted { mut frames, mut out, hello } = peers.dial(target).await?;
     tracing::info!(node = hello.name, bytes = length, "sending a snapshot");
     let mut whole = crc32fast::Hasher::new();
@@ -109,6 +110,8 @@ pub(crate) async fn receive(
     (call, begin): (&Frame, SnapshotBeginV1),
 ) -> io::Result<SnapshotReplyV1> {
     let shared = &replica.shared;
+    let is_witness = shared.options.is_witness();
+    check_sender(&begin)?;
     // One at a time, and not while this node writes one of its own.
     let writing = shared.snapshots.writing().await;
     let current = shared.wal.superblock().snapshot;
@@ -124,7 +127,9 @@ pub(crate) async fn receive(
         let frame = in_time(STALL, frames.next()).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         match frame.kind {
             Kind::SnapshotBlock if offset + frame.payload.len() as u64 <= begin.length => {
-                file.write_all_at(&frame.payload, offset)?;
+                if !is_witness {
+                    file.write_all_at(&frame.payload, offset)?;
+                }
                 whole.update(&frame.payload);
                 offset += frame.payload.len() as u64;
             }
@@ -140,7 +145,19 @@ pub(crate) async fn receive(
     }
     let pointer = SnapshotPointerV1 { slot, sequence: begin.sequence, last: begin.last };
     let checking = shared.clone();
+    let without_content = is_witness.then(|| Image {
+        last: begin.last,
+        membership_log: begin.membership_log,
+        membership: begin.membership.clone(),
+        state: data::StateMachine::default(),
+        streams: shared.streams.is_some().then(data::StreamsState::default),
+    });
     let checked = surroundings::blocking(move || {
+        if let Some(image) = &without_content {
+            let (options, superblock) = (&checking.options, checking.wal.superblock());
+            let identity = (superblock.store_id, superblock.group);
+            snapshot::write(&*options.disk, &options.directory, identity, (slot, begin.sequence), image)?;
+        }
         file.sync()?;
         let (disk, directory) = (&*checking.options.disk, &checking.options.directory);
         disk.sync_directory(directory)?;
@@ -156,6 +173,15 @@ pub(crate) async fn receive(
     drop(writing);
     let installed = installed.map_err(io::Error::other)?;
     Ok(SnapshotReplyV1 { vote: types::vote_dto(&installed.vote) })
+}
+
+/// A witness has no state: whatever it sends is none.
+fn check_sender(begin: &SnapshotBeginV1) -> io::Result<()> {
+    let membership = types::membership(begin.membership.clone());
+    if membership.get_node(&begin.vote.node).is_some_and(members::is_witness) && !planted("witness-snapshot") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a witness has no snapshots"));
+    }
+    Ok(())
 }
 
 pub(super) async fn in_time<T>(limit: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {

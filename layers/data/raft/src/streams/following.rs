@@ -9,6 +9,7 @@ use data::{Command, Compare, Key, RangeRequest, Txn};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{BasicNode, ChangeMembers};
 
+use crate::members;
 use crate::replica::{Leader, Replica};
 use crate::types::{self, Proposal};
 use crate::wal::lock;
@@ -36,11 +37,13 @@ struct Group {
 
 /// Until the node stops.
 pub(super) async fn follow(streams: Replica, base: Replica) {
-    let mut member = false;
+    let (mut member, mut before) = (false, u64::MAX);
     loop {
         member = member || streams.raft.is_initialized().await.unwrap_or(false);
         if member {
-            keep_in_step(&streams, &base).await;
+            let last = streams.raft.metrics().borrow_watched().last_log_index.unwrap_or_default();
+            keep_in_step(&streams, &base, before).await;
+            before = last;
         } else {
             found(&streams, &base).await;
         }
@@ -50,6 +53,10 @@ pub(super) async fn follow(streams: Replica, base: Replica) {
 
 /// Forms the group with the members that the store names; all of them do so alike. Who is not among them is let in.
 async fn found(streams: &Replica, base: &Replica) {
+    if base.shared.options.is_witness() {
+        // It cannot read who founds the group. Those that can give it the log.
+        return;
+    }
     let Ok(key) = Key::try_from(FOUNDERS) else { return };
     let named = lock(&base.shared.view).state.range(&RangeRequest::key(&key)).kvs.into_iter().next();
     if let Some(named) = named {
@@ -101,9 +108,10 @@ pub(super) fn same(base: &Replica, streams: &Replica) -> bool {
         .is_some_and(|(base, streams)| base.voters == streams.voters && base.nodes.keys().eq(streams.nodes.keys()))
 }
 
-async fn keep_in_step(streams: &Replica, base: &Replica) {
+/// `before` is where the log ended at the last look.
+async fn keep_in_step(streams: &Replica, base: &Replica, before: u64) {
     // Who does not hear of the store's members cannot follow them.
-    if streams.leader() != Leader::Here || base.leader() == Leader::Nobody {
+    if streams.leader() != Leader::Here || base.leader() == Leader::Nobody || base.shared.options.is_witness() {
         return;
     }
     let (Some(wanted), Some(have)) = (group(base), group(streams)) else { return };
@@ -113,7 +121,7 @@ async fn keep_in_step(streams: &Replica, base: &Replica) {
             streams.raft.add_learner(*id, node.clone(), false).await.map(drop)?;
         }
         let ready: BTreeSet<u64> =
-            wanted.voters.iter().filter(|id| has_caught_up(streams, &have, **id)).copied().collect();
+            wanted.voters.iter().filter(|id| has_caught_up(streams, &have, **id, before)).copied().collect();
         if !ready.is_empty() && ready != have.voters {
             return streams.raft.change_membership(ChangeMembers::ReplaceAllVoters(ready), false).await.map(drop);
         }
@@ -133,15 +141,18 @@ async fn keep_in_step(streams: &Replica, base: &Replica) {
     }
 }
 
-/// Whether a member may vote: it does already, or holds nearly all of the log.
-fn has_caught_up(streams: &Replica, have: &Group, id: u64) -> bool {
+/// Whether a member may vote: it does already, or holds nearly all of the log; beside a witness, all that the log had at
+/// the last look: what it lacks may be gone there.
+fn has_caught_up(streams: &Replica, have: &Group, id: u64, before: u64) -> bool {
     if have.voters.contains(&id) {
         return true;
     }
     let metrics = streams.raft.metrics();
     let metrics = metrics.borrow_watched();
     let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)?.as_ref()).map(|log| log.index);
-    matched.is_some_and(|matched| matched + NEARLY >= metrics.last_log_index.unwrap_or_default())
+    let beside_a_witness = have.nodes.values().any(members::is_witness);
+    let wanted = metrics.last_log_index.unwrap_or_default();
+    matched.is_some_and(|matched| matched + NEARLY >= wanted && (!beside_a_witness || matched >= before))
 }
 
 fn group(replica: &Replica) -> Option<Group> {

@@ -27,7 +27,7 @@ fn superblock(options: &Options, newest_segment: u64) -> Superblock {
         newest_segment,
         clean_end: None,
     };
-    Superblock::create(&*options.disk, &options.directory, content).unwrap()
+    Superblock::create(&*options.disk, &options.directory, false, content).unwrap()
 }
 
 fn open(options: &Options) -> Result<Wal, OpenError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data::{Consistency, Key, RangeRequest, Store, StoreError, Txn, TxnOutcome};
-use data_raft::{MemoryNetwork, Options, PeerOptions, Peers, RaftStore, Transport};
+use data_raft::{MemoryNetwork, OpenError, Options, PeerOptions, Peers, RaftStore, Transport};
 
 /// Longer than anything here takes; a test that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,6 +17,8 @@ pub struct Cluster {
     pub nodes: Vec<Option<Arc<RaftStore>>>,
     directory: tempfile::TempDir,
     founders: usize,
+    /// The one that has no data, if one has none.
+    pub witness: Option<usize>,
     adjust: Box<dyn Fn(&mut Options)>,
 }
 
@@ -41,8 +43,17 @@ impl Cluster {
             nodes: vec![None; founders],
             directory: tempfile::tempdir().unwrap(),
             founders,
+            witness: None,
             adjust: Box::new(adjust),
         }
+    }
+
+    /// Two with data, and a third that only votes.
+    pub fn with_a_witness(adjust: impl Fn(&mut Options) + 'static) -> Self {
+        let mut cluster = Self::prepare(3, adjust);
+        cluster.witness = Some(2);
+        (0..3).for_each(|place| cluster.start_node(place));
+        cluster
     }
 
     pub fn path(&self, place: usize) -> PathBuf {
@@ -59,6 +70,15 @@ impl Cluster {
         if place == self.nodes.len() {
             self.nodes.push(None);
         }
+        self.nodes[place] = Some(self.open_node_as(place, voter).unwrap());
+    }
+
+    /// Tries to open a node's store.
+    pub fn open_node(&self, place: usize) -> Result<Arc<RaftStore>, OpenError> {
+        self.open_node_as(place, true)
+    }
+
+    fn open_node_as(&self, place: usize, voter: bool) -> Result<Arc<RaftStore>, OpenError> {
         let names: Vec<String> = (0..self.founders).map(name).collect();
         let options = PeerOptions {
             cluster: "test".into(),
@@ -67,6 +87,7 @@ impl Cluster {
             join: names.clone(),
             founders: names,
             voter,
+            witness: self.witness == Some(place),
         };
         let transport = self.network.attach(&name(place));
         let make = move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(transport)) };
@@ -77,7 +98,7 @@ impl Cluster {
             ..Options::new(self.path(place))
         };
         (self.adjust)(&mut options);
-        self.nodes[place] = Some(RaftStore::open(options).unwrap());
+        RaftStore::open(options)
     }
 
     pub fn node(&self, place: usize) -> &Arc<RaftStore> {

@@ -83,8 +83,13 @@ pub struct Together {
 
 impl Together {
     pub async fn start(count: usize, options: StreamOptions, adjust: impl Fn(&mut Options) + 'static) -> Self {
-        let cluster = Cluster::start(count, adjust);
-        let streams = (0..count).map(|place| Some(cluster.node(place).open_streams(options.clone()).unwrap()));
+        Self::over(Cluster::start(count, adjust), options)
+    }
+
+    /// Opens streams on every node of a cluster.
+    pub fn over(cluster: Cluster, options: StreamOptions) -> Self {
+        let streams =
+            (0..cluster.nodes.len()).map(|place| Some(cluster.node(place).open_streams(options.clone()).unwrap()));
         let streams = streams.collect();
         Self { cluster, streams, options }
     }
