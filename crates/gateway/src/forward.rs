@@ -201,7 +201,8 @@ impl<'a, S: Front> Exchange<'a, S> {
                 return self.ready(link, taken, start.now).await;
             }
         }
-        let carrier = dial(worker, self.client, self.deadline, service, taken, start.now).await?;
+        // Boxed, like all that is rare: every connection of a client would have room for it.
+        let carrier = Box::pin(dial(worker, self.client, self.deadline, service, taken, start.now)).await?;
         if !upstream.http2 {
             return Ok(Link::new(Wire::Http1(carrier), address, instance.clone(), taken.swap()));
         }
@@ -411,7 +412,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         link.input.consume(length);
         poll_fn(|cx| self.poll_relay(cx, &mut link)).await?;
         let switched_after = Some(begun.elapsed());
-        let moved = tunnel::run(self.worker, self.client, &mut link, service, taken).await;
+        let moved = Box::pin(tunnel::run(self.worker, self.client, &mut link, service, taken)).await;
         self.client.upload.passed = moved.from_client;
         self.client.download.passed = moved.to_client;
         Ok(Done { status: 101, keep: false, switched_after })
