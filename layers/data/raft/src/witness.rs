@@ -82,7 +82,12 @@ async fn stand(replica: &Replica) {
         // Late is as good as asked.
         let asked = tokio::time::timeout(slow, replica.shared.witness.stand.notified()).await.is_ok();
         let patience = if asked { options.election.1 } else { slow };
-        let silent = lock(&replica.shared.heard).map(|heard| heard.elapsed());
+        let silence = || lock(&replica.shared.heard).map(|heard| heard.elapsed());
+        if asked && let Some(left) = silence().and_then(|silent| patience.checked_sub(silent)) {
+            // Who asked waits longer before it asks again: it lacks entries.
+            tokio::time::sleep(left).await;
+        }
+        let silent = silence();
         if replica.leader() == Leader::Here || silent.is_none_or(|silent| silent < patience) {
             continue;
         }
