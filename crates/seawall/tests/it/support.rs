@@ -233,7 +233,9 @@ impl Seawall {
     /// Puts other services in force through `seawall apply`; the header stays as it is.
     pub fn apply(&self, code: i32, body: &str) -> (String, String) {
         let known = std::fs::read_to_string(&self.file).unwrap();
-        let header: String = known.lines().take(3).map(|line| format!("{line}\n")).collect();
+        let of_the_machine =
+            |line: &&str| ["node:", "cluster:", "api:", "gateway:"].iter().any(|key| line.starts_with(key));
+        let header: String = known.lines().take_while(of_the_machine).map(|line| format!("{line}\n")).collect();
         let demo = format!("{BINARY:?}, demo-service, --port, \"${{port}}\"");
         std::fs::write(&self.file, header + &body.replace("DEMO", &demo)).unwrap();
         self.cli_exits(code, &["apply", "-f", &self.file.to_string_lossy()])
