@@ -118,9 +118,8 @@ async fn lead(replica: &Replica) {
             }
             let until = Instant::now() + HANDED;
             while server.borrow_and_update().state.is_leader() && Instant::now() < until {
-                match tokio::time::timeout_at(until, server.changed()).await {
-                    Ok(Err(_)) => return,
-                    Ok(Ok(())) | Err(_) => {}
+                if let Ok(Err(_)) = tokio::time::timeout_at(until, server.changed()).await {
+                    return;
                 }
             }
         }
