@@ -50,7 +50,7 @@ plants! {
     StaleLease = "stale-lease", "a new leader goes on with its own clock of leases instead of renewing them all";
     LeadNotLookedAt = "lead-not-looked-at", "who leads again ends leases by the clock it had when it led before";
     WriteMadeTwice = "write-made-twice", "a write whose answer was lost is made again";
-    WitnessSnapshot = "witness-snapshot", "a witness drops its log like others, and sends snapshots of the state that it does not have";
+    WitnessSnapshot = "witness-snapshot", "a witness drops its log as it likes, and sends snapshots of the state that it does not have";
     LostAnswerTakenForRefusal = "lost-answer-taken-for-refusal", "a write whose answer was lost is said not to be done";
 }
 

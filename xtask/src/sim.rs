@@ -6,6 +6,10 @@ use anyhow::{Result, bail};
 
 /// Worlds of every `cargo xtask test`.
 const CI_SEEDS: &str = "2000";
+/// And so many of those with a witness,
+const WITNESS_SEEDS: &str = "500";
+/// which begin here (`sim::WITNESS_WORLDS`).
+const WITNESS_WORLDS: &str = "1099511627776";
 
 /// Where a long run is kept.
 const RESULTS: &str = "sim/RESULTS.md";
@@ -30,6 +34,7 @@ pub fn sim(arguments: &[String]) -> Result<()> {
 /// What every change goes through.
 pub fn short() -> Result<()> {
     crate::run(cargo_run(true).args(["--seeds", CI_SEEDS]))?;
+    crate::run(cargo_run(true).args(["--seeds", WITNESS_SEEDS, "--from", WITNESS_WORLDS]))?;
     let cargo = env!("CARGO");
     let arguments = ["test", "--release", "--locked", "-p", "sim", "--features", "planted", "--test", "plants"];
     crate::run(Command::new(cargo).args(arguments).current_dir(crate::root()))

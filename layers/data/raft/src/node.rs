@@ -371,10 +371,10 @@ fn config(options: &Options) -> Result<Config, openraft::ConfigError> {
         // `snapshots` decides.
         snapshot_policy: SnapshotPolicy::Never,
         // `witness` decides what one drops.
-        max_in_snapshot_log_to_keep: if options.is_witness() && !planted("witness-snapshot") {
-            u64::MAX
-        } else {
-            options.entries_behind_snapshot
+        max_in_snapshot_log_to_keep: match options.is_witness() {
+            true if planted("witness-snapshot") => 0,
+            true => u64::MAX,
+            false => options.entries_behind_snapshot,
         },
         enable_pre_vote: Some(options.pre_vote),
         // One voter needs no heartbeat and no timeout: an idle store wakes nobody.

@@ -132,7 +132,7 @@ fn due(shared: &Shared) -> bool {
         })
 }
 
-async fn take(raft: &Raft, shared: &Arc<Shared>) -> io::Result<()> {
+pub(crate) async fn take(raft: &Raft, shared: &Arc<Shared>) -> io::Result<()> {
     let image = shared.image().ok_or_else(|| io::Error::other("nothing is applied yet"))?;
     let last = types::log_id(image.last);
     write(shared, image).await?;

@@ -157,7 +157,6 @@ pub(crate) enum ChangeV1 {
 pub(crate) struct MemberV1 {
     pub name: String,
     pub id: u64,
-    /// And behind it that it is a witness, if it is one.
     pub address: String,
     pub voter: bool,
     /// Entries it is known to hold on its disk.
