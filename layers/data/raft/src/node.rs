@@ -265,7 +265,10 @@ async fn run(
             let snapshots = surroundings::spawn(snapshots::run(raft.clone(), shared.clone(), requests));
             let replica = Replica { raft: raft.clone(), shared: shared.clone() };
             let rounds = surroundings::spawn(replica.clone().hold_rounds());
-            let witnessing = surroundings::spawn(witness::keep(replica.clone(), base.clone()));
+            let witnessing = shared.options.is_witness().then(|| {
+                let (replica, base) = (replica.clone(), base.clone());
+                surroundings::spawn(witness::keep(replica, base))
+            });
             let keeping = surroundings::spawn(streams::keep(replica, base));
             ready(Ok(raft.clone()));
             let _ = stop.await;
@@ -276,7 +279,9 @@ async fn run(
             expiry.abort();
             leaders.abort();
             snapshots.abort();
-            witnessing.abort();
+            if let Some(witnessing) = witnessing {
+                witnessing.abort();
+            }
             keeping.abort();
             rounds.abort();
             if let Err(error) = raft.shutdown().await {

@@ -70,9 +70,6 @@ impl Drop for Wanting<'_> {
 
 /// Until the node stops. `base` is the store's group, when this is another.
 pub(crate) async fn keep(replica: Replica, base: Option<Replica>) {
-    if !replica.shared.options.is_witness() {
-        return;
-    }
     tokio::join!(stand(&replica), lead(&replica), purge(&replica, base.as_ref()));
 }
 

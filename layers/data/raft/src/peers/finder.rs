@@ -39,9 +39,9 @@ pub(crate) async fn find(inner: Weak<Inner>) {
         if !inner.member.load(Ordering::Acquire) && is_member(&group.replica).await {
             inner.member.store(true, Ordering::Release);
         }
-        if greeted.is_none_or(|at| at.elapsed() >= CALM) || !inner.member.load(Ordering::Acquire) {
+        if greeted.is_none_or(|at| at.elapsed() >= CALM) {
             greet_all(&inner).await;
-            greeted = Some(Instant::now());
+            greeted = None;
         }
         let pause = match inner.member.load(Ordering::Acquire) {
             true if is_half_admitted(&inner, &group.replica) => {
@@ -49,7 +49,10 @@ pub(crate) async fn find(inner: Weak<Inner>) {
                 EAGER
             }
             // Beside a witness a node may lose its vote: it asks for it again as soon as it knows.
-            true if members::list(&group.replica).members.iter().any(|member| !member.has_data()) => SOON,
+            true if members::list(&group.replica).members.iter().any(|member| !member.has_data()) => {
+                greeted = greeted.or_else(|| Some(Instant::now()));
+                SOON
+            }
             true => CALM,
             false => {
                 become_member(&inner, &group.replica).await;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -67,7 +67,7 @@ impl Frames {
 /// Greets a node that was called; it must be the one expected, if one is.
 pub(crate) async fn greet(inner: &Inner, connection: Connection, expects: Option<u64>) -> io::Result<Greeted> {
     let (mut frames, mut out, proved, from) = split(connection);
-    send(&mut out, Kind::Hello, &own(inner, expects)).await?;
+    send(&mut out, Kind::Hello, own(inner, expects)).await?;
     let (hello, more) = receive(&mut frames).await?;
     check(inner, &hello, proved.as_deref()).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
     if expects.is_some_and(|expected| expected != hello.id) {
@@ -83,20 +83,20 @@ pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<
     let (mut frames, mut out, proved, from) = split(connection);
     let (hello, more) = receive(&mut frames).await?;
     if let Err(why) = check(inner, &hello, proved.as_deref()) {
-        send(&mut out, Kind::Refused, &why).await?;
+        send(&mut out, Kind::Refused, payload(&why)).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     if hello.member && is_stranger(inner, hello.id) {
         let why = format!("{} was removed from the cluster: wipe its data directory to join again", hello.name);
-        send(&mut out, Kind::Refused, &why).await?;
+        send(&mut out, Kind::Refused, payload(&why)).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     if hello.expects.is_some_and(|expected| expected != inner.identity().id) {
         let why = format!("node {} is here, with a store of its own", inner.options.name);
-        send(&mut out, Kind::Refused, &why).await?;
+        send(&mut out, Kind::Refused, payload(&why)).await?;
         return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     }
-    send(&mut out, Kind::Hello, &own(inner, None)).await?;
+    send(&mut out, Kind::Hello, own(inner, None)).await?;
     note(inner, &hello, more, from);
     Ok(Greeted { hello, frames, out })
 }
@@ -127,7 +127,8 @@ fn versions(inner: &Inner) -> (u16, u16) {
     if inner.options.witness { (KNOWS_WITNESSES, VERSIONS.1) } else { VERSIONS }
 }
 
-fn own(inner: &Inner, expects: Option<u64>) -> (HelloV1, HelloMoreV1) {
+/// What this node says of itself: no more than older versions do, unless it is a witness.
+fn own(inner: &Inner, expects: Option<u64>) -> Bytes {
     let identity = inner.identity();
     let hello = HelloV1 {
         versions: versions(inner),
@@ -141,12 +142,12 @@ fn own(inner: &Inner, expects: Option<u64>) -> (HelloV1, HelloMoreV1) {
         began_ms: inner.began_ms,
         others: lock(&inner.book).notes(),
     };
-    (hello, HelloMoreV1 { witness: inner.options.witness })
+    if inner.options.witness { payload(&(hello, HelloMoreV1 { witness: true })) } else { payload(&hello) }
 }
 
-async fn send<T: serde::Serialize>(out: &mut WriteHalf<Box<dyn Stream>>, kind: Kind, value: &T) -> io::Result<()> {
+async fn send(out: &mut WriteHalf<Box<dyn Stream>>, kind: Kind, payload: Bytes) -> io::Result<()> {
     let mut bytes = BytesMut::new();
-    Frame { kind, group: 0, call: 0, payload: payload(value) }.encode(&mut bytes);
+    Frame { kind, group: 0, call: 0, payload }.encode(&mut bytes);
     out.write_all(&bytes).await?;
     out.flush().await
 }
