@@ -28,9 +28,9 @@ const PLANTS: &[(&str, u64, &[&str])] = &[
     ("clock-inside-apply", 0, &["writes_happen_once", "replicas_agree"]),
     ("expiry-untold", 0, &["watches_miss_nothing"]),
     ("stale-read", 0, &["linearizable_reads"]),
-    ("keep-alive-without-quorum", 190, &["leases_end_by_commit"]),
+    ("keep-alive-without-quorum", 900, &["leases_end_by_commit"]),
     ("stale-lease", 0, &["leases_end_by_commit", "one_primary_at_a_time"]),
-    ("lead-not-looked-at", 2010, &["leases_end_by_commit"]),
+    ("lead-not-looked-at", 2660, &["leases_end_by_commit"]),
     ("write-made-twice", 0, &["writes_happen_once"]),
     (
         "witness-snapshot",
