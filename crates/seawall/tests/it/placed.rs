@@ -11,7 +11,8 @@ use crate::support::load::{Load, Options};
 use crate::support::processes::signal;
 use crate::support::{PATIENCE, http, service, wait};
 
-const SHOP: &str = r#"services:
+/// An active-active service and one with a primary, each under the path of its name.
+pub const SHOP: &str = r#"services:
   orders:
     command: [DEMO]
     replicas: 3

@@ -4,26 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::{Cluster, name};
+use crate::placed::SHOP;
 use crate::support::{service, start_failing, wait};
 
 const WITNESS: usize = 2;
-
-const SHOP: &str = r#"services:
-  orders:
-    command: [DEMO]
-    replicas: 4
-    readinessProbe: { httpGet: { path: /ready }, periodSeconds: 1 }
-  ledger:
-    mode: primary-standby
-    replicas: 2
-    command: [DEMO]
-    livenessProbe: { httpGet: { path: /health }, periodSeconds: 1, failureThreshold: 2 }
-    onPromote: { httpPost: { path: /promote } }
-    onDemote: { httpPost: { path: /demote } }
-routes:
-  - { match: { pathPrefix: /orders }, to: { service: orders } }
-  - { match: { pathPrefix: /ledger }, to: { service: ledger } }
-"#;
 
 fn settled(cluster: &Cluster, seen_from: usize) {
     cluster.node(seen_from).wait_for("all of the shop is ready", |status| {
@@ -58,11 +42,11 @@ fn services_run_on_two_servers_and_the_loss_of_any_of_three_is_survived() {
         members.iter().map(|member| Some(member["role"].as_str()?.to_owned())).collect::<Option<Vec<_>>>()
     });
     assert_eq!(roles, ["server", "server", "witness"]);
-    let (_, err) = cluster.node(WITNESS).apply(1, SHOP);
+    let (_, err) = cluster.node(WITNESS).apply(1, &SHOP.replace("replicas: 3", "replicas: 4"));
     assert!(err.contains("n3 is a witness") && err.contains("ask another node (n1, n2)"), "{err}");
     let (_, err) = cluster.node(0).cli_exits(1, &["cluster", "transfer", "n3"]);
     assert!(err.contains("a witness is not made the leader"), "{err}");
-    cluster.node(0).apply(0, SHOP);
+    cluster.node(0).apply(0, &SHOP.replace("replicas: 3", "replicas: 4"));
     for place in 0..2 {
         settled(&cluster, place);
         for of in ["orders", "ledger"] {

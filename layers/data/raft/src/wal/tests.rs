@@ -218,3 +218,32 @@ fn appends_that_wait_together_share_a_flush() {
     assert!(metrics.fsync_micros.count() < 100, "{} flushes", metrics.fsync_micros.count());
     close(&wal);
 }
+
+#[test]
+fn files_of_purged_segments_go_one_by_one_though_nothing_else_is_ordered() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    superblock(&options, 0);
+    let wal = open(&options).unwrap();
+    let files = || {
+        let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("wal-")).count()
+    };
+    for index in 0..2_000 {
+        append(&wal, vec![record(index)]).unwrap();
+    }
+    let before = files();
+    assert!(before > 5, "{before}");
+    let (sender, receiver) = mpsc::channel();
+    let upto = LogIdV1 { term: 1, index: 1_999 };
+    wal.order(Order::Purge { upto, done: Box::new(move |result| sender.send(result).unwrap()) });
+    receiver.recv().unwrap().unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while files() > 1 {
+        assert!(std::time::Instant::now() < until, "{} files are left", files());
+        std::thread::yield_now();
+    }
+    close(&wal);
+    drop(wal);
+    assert_eq!(open(&options).unwrap().last(), Some(upto));
+}
