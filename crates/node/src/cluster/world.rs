@@ -360,8 +360,7 @@ impl Controller {
         for name in coming {
             world.coming.entry(name).or_insert(now);
         }
-        // One that has just gone may be back at once.
-        world.coming.values().chain(world.away.values()).any(|since| now.saturating_duration_since(*since) < COMING)
+        world.coming.values().any(|since| now.saturating_duration_since(*since) < COMING)
     }
 
     fn place_all(&mut self, world: &mut World, now: Instant) {
