@@ -162,8 +162,10 @@ fn run(asked: &Asked, words: &str) -> Result<()> {
         report::record(&outcomes, words, begun.elapsed(), &version(&binary)?)?;
     }
     results.into_iter().collect::<Result<()>>()?;
-    let wrong = outcomes.iter().filter(|outcome| !outcome.violations.is_empty()).count();
-    ensure!(wrong == 0, "rounds: {wrong} of {} found something", outcomes.len());
+    let wrong: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.violations.is_empty()).collect();
+    // Said again, for what stands above is long.
+    let found: Vec<String> = wrong.iter().map(|one| format!("seed {}: {}", one.seed, one.violations[0])).collect();
+    ensure!(wrong.is_empty(), "rounds: {} of {} found something:\n{}", wrong.len(), outcomes.len(), found.join("\n"));
     Ok(())
 }
 

@@ -144,6 +144,11 @@ fn one_epoch_after_another(mut placed: Vec<(u64, &Entry)>) -> Result<(), String>
     Ok(())
 }
 
+/// The first place at which a later look at a log does not hold what an earlier one did; none if it only goes on.
+pub fn first_difference(earlier: &[String], later: &[String]) -> Option<usize> {
+    (0..earlier.len()).find(|place| later.get(*place) != earlier.get(*place))
+}
+
 /// The keys in the ledger's stream, in order, if its balances add up: each entry adds 1.
 pub fn keys(written: &[Value]) -> Result<Vec<String>, String> {
     let mut keys = Vec::with_capacity(written.len());

@@ -212,7 +212,7 @@ fn scribes(seed: u64, field: &Arc<Field>) -> Vec<(Into, std::thread::JoinHandle<
 /// All that is wrong with the stream `log` and with the ledger, as clients saw them and as every node has them.
 fn judge_logs(faults: &Faults, saw: &[Saw; 2]) -> Vec<String> {
     let judge = |name: &str, log: &Log| -> Result<(), String> {
-        let mut first: Option<Vec<String>> = None;
+        let mut before: Vec<String> = Vec::new();
         for machine in &faults.machines {
             let node = format!("n{}", machine.place + 1);
             let written = entries_of(machine, name).ok_or_else(|| format!("{node} does not give its entries"))?;
@@ -223,11 +223,13 @@ fn judge_logs(faults: &Faults, saw: &[Saw; 2]) -> Vec<String> {
             } else {
                 written
             };
-            if first.as_ref().is_some_and(|first| *first != written) {
-                return Err(format!("n1 and {node} hold different entries"));
+            // What nobody was told of may still arrive between two looks; what was there stays.
+            if let Some(place) = entries::first_difference(&before, &written) {
+                let (was, is) = (before.get(place), written.get(place));
+                return Err(format!("entry {place} is {is:?} on {node}, and was {was:?} on the node before it"));
             }
             log.check(&written)?;
-            first = Some(written);
+            before = written;
         }
         Ok(())
     };
@@ -259,7 +261,6 @@ fn entries_of(machine: &Machine, name: &str) -> Option<Vec<String>> {
 /// Reads every key through every node, and compares what the nodes hold.
 fn last_reads(faults: &Faults, field: &Arc<Field>) -> (Vec<Operation>, Option<String>) {
     let mut history = Vec::new();
-    let mut contents: Vec<Value> = Vec::new();
     for machine in &faults.machines {
         let mut reader = Client::new(1_000 + machine.place, Arc::clone(field), Chance::new(0, 0));
         let until = Instant::now() + HEALING;
@@ -272,20 +273,27 @@ fn last_reads(faults: &Faults, field: &Arc<Field>) -> (Vec<Operation>, Option<St
             }
         }
         history.extend(reader.seen.history);
-        let Some(held) = machine.get("/api/v1/kv?prefix=true&stale=true", Duration::from_secs(10)) else {
-            return (history, Some(format!("n{} does not list its keys at the end", machine.place + 1)));
-        };
-        contents.push(held["kvs"].clone());
     }
-    for (place, held) in contents.iter().enumerate() {
-        if *held != contents[0] {
-            return (
-                history,
-                Some(format!("n1 and n{} hold different things:\n  {}\n  {held}", place + 1, contents[0])),
-            );
+    (history, same_keys(faults).err())
+}
+
+/// Waits until every node holds the same keys: a write that nobody was told of may still be on its way to some.
+fn same_keys(faults: &Faults) -> Result<(), String> {
+    let until = Instant::now() + HEALING;
+    loop {
+        let mut held: Vec<Value> = Vec::new();
+        for machine in &faults.machines {
+            let Some(listed) = machine.get("/api/v1/kv?prefix=true&stale=true", LAST_LOOK) else {
+                return Err(format!("n{} does not list its keys at the end", machine.place + 1));
+            };
+            held.push(listed["kvs"].clone());
         }
+        let Some(other) = held.iter().position(|kvs| *kvs != held[0]) else { return Ok(()) };
+        if Instant::now() > until {
+            return Err(format!("n1 and n{} hold different things:\n  {}\n  {}", other + 1, held[0], held[other]));
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
-    (history, None)
 }
 
 /// All that is wrong with what was seen.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Entry, Log, Look, keys};
+use super::{Entry, Log, Look, first_difference, keys};
 
 fn entry(what: &str, called: u64, returned: u64, offset: u64, epoch: u64) -> Entry {
     let epoch = (epoch > 0).then_some(epoch);
@@ -68,4 +68,12 @@ fn balances_go_on_from_one_another() {
     };
     assert_eq!(keys(&written(&[1, 2])).unwrap(), ["k1", "k2"]);
     assert!(keys(&written(&[1, 2, 2])).unwrap_err().contains("another balance than 2"));
+}
+
+#[test]
+fn a_later_look_may_go_on_and_changes_nothing() {
+    let of = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(first_difference(&of("a b"), &of("a b unknown")), None);
+    assert_eq!(first_difference(&of("a b"), &of("a")), Some(1));
+    assert_eq!(first_difference(&of("a b"), &of("b a c")), Some(0));
 }
