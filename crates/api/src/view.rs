@@ -172,7 +172,7 @@ pub struct MemberView {
     pub state: String,
     /// Log entries it does not hold yet.
     pub lag: Option<u64>,
-    /// Where other members reach it.
+    /// Where the node that answers reaches it: where it was last heard of, else where it was let in.
     pub address: String,
 }
 

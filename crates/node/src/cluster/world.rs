@@ -353,7 +353,7 @@ impl Controller {
         let awaited = members.filter(|member| !member.witness && member.silent.is_none_or(|silent| silent < COMING));
         let coming: Vec<NodeName> = awaited
             .map(|member| NodeName::from(&*member.name))
-            .filter(|name| *name != self.config.node.name)
+            // The leader itself may be the one that has not said so yet.
             .filter(|name| !world.nodes.contains_key(name) && !world.away.contains_key(name))
             .collect();
         world.coming.retain(|name, _| coming.contains(name));

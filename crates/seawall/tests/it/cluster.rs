@@ -103,9 +103,18 @@ impl Cluster {
         self.down.insert(place, node.into_folder());
     }
 
+    /// Starts it again, and waits until all that are up know where it is now: it has another port each time, and two that
+    /// both moved while the third was away would never find each other.
     pub fn start(&mut self, place: usize) {
         let folder = self.down.remove(&place).expect("it is down");
         self.nodes[place] = Some(Seawall::up_beside(folder));
+        let at = self.node(place).ready()["peers"].clone();
+        for other in self.up_places() {
+            self.node(other).wait_for("it is known where the node is", |status| {
+                let mut members = status["cluster"]["members"].as_array()?.iter();
+                members.any(|member| member["name"] == *name(place) && member["address"] == at).then_some(())
+            });
+        }
     }
 
     /// Waits until all that are up agree on a leader that is up; its place.

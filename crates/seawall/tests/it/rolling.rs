@@ -103,8 +103,8 @@ fn stood_still(cluster: &Cluster) -> bool {
     (0..3).flat_map(ended).any(|event| event["message"].as_str().unwrap_or_default().contains("lease ran out"))
 }
 
-/// Restarts all nodes under load: what failed, unless the machine stood still meanwhile.
-fn roll() -> Option<Vec<String>> {
+/// Restarts all nodes under load, and nothing fails; false if the machine stood still meanwhile.
+fn roll() -> bool {
     let mut cluster = Cluster::up_with("");
     // Patient with a machine that has much to do.
     cluster.node(0).apply(0, &SHOP.replace("failureThreshold: 2", "failureThreshold: 3"));
@@ -133,11 +133,13 @@ fn roll() -> Option<Vec<String>> {
     }
     let (failed, done) = writers.finish();
     println!("{done} written, failed: {:#?}", counted(&failed));
-    (!stood_still(&cluster)).then_some(failed)
+    let stood_still = stood_still(&cluster);
+    // While the cluster is there, for its log is shown.
+    assert!(stood_still || failed.is_empty(), "{:#?}", counted(&failed));
+    !stood_still
 }
 
 #[test]
 fn a_rolling_restart_of_all_nodes_fails_no_post_through_any_gateway() {
-    let failed = (0..3).find_map(|_| roll()).expect("the machine stood still three times");
-    assert_eq!(failed.len(), 0, "{:#?}", counted(&failed));
+    assert!((0..3).any(|_| roll()), "the machine stood still three times");
 }

@@ -61,7 +61,7 @@ pub struct Member {
     pub name: Arc<str>,
     /// Its number: its data directory's.
     pub id: u64,
-    /// Where other members reach it.
+    /// Where this node reaches it: where it was last heard of, else where it was let in.
     pub address: Arc<str>,
     /// It votes; else it only follows.
     pub voter: bool,
@@ -212,10 +212,19 @@ impl RaftStore {
     fn described(&self, list: MembersV1) -> Members {
         let name =
             |id| list.members.iter().find(|member| member.id == id).map(|member| Arc::from(member.name.as_str()));
+        let options = &self.replica().shared.options;
+        let peers = options.peers.as_ref().map(crate::peers::Peers::inner);
+        let address = |member: &crate::peers::message::MemberV1| -> Arc<str> {
+            let heard = peers.and_then(|peers| match member.id == options.node_id {
+                true => Some(peers.options.advertise.clone()),
+                false => lock(&peers.book).address(member.id),
+            });
+            heard.map_or_else(|| member.reached_at().into(), Arc::from)
+        };
         let member = |member: &crate::peers::message::MemberV1| Member {
             name: member.name.as_str().into(),
             id: member.id,
-            address: member.reached_at().into(),
+            address: address(member),
             voter: member.voter,
             witness: !member.has_data(),
             lag: member.matched.map(|matched| list.last_index.saturating_sub(matched)),

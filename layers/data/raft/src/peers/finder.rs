@@ -1,9 +1,9 @@
-//! How a node finds the others and becomes a member: it greets every address it was given. If all founders have new
+//! How a node finds the others and becomes a member: it greets every address it was given, and members it knows. If all founders have new
 //! directories, the first of them by name forms the cluster; if somebody is a member already, this node asks to be let in.
 //! A founder never begins before it has heard every other one say that its directory is new: one that cannot be heard
 //! may belong to a cluster that exists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub(crate) async fn find(inner: Weak<Inner>) {
             inner.member.store(true, Ordering::Release);
         }
         if greeted.is_none_or(|at| at.elapsed() >= CALM) {
-            greet_all(&inner).await;
+            greet_all(&inner, &group.replica).await;
             greeted = None;
         }
         let pause = match inner.member.load(Ordering::Acquire) {
@@ -89,8 +89,14 @@ async fn ask_again(inner: &Arc<Inner>) {
     }
 }
 
-async fn greet_all(inner: &Arc<Inner>) {
-    let others = inner.options.join.iter().filter(|address| **address != inner.options.advertise);
+/// Those it was given, and every member where it was last heard of: a node that has moved is so known to all at once, and
+/// not only to the leader.
+async fn greet_all(inner: &Arc<Inner>, replica: &Replica) {
+    let members = members::list(replica).members;
+    let others = members.iter().filter(|member| member.id != inner.identity().id);
+    let known: Vec<String> = others.filter_map(|member| lock(&inner.book).address(member.id)).collect();
+    let addresses: BTreeSet<&String> = inner.options.join.iter().chain(&known).collect();
+    let others = addresses.into_iter().filter(|address| **address != inner.options.advertise);
     let greetings = others.map(|address| async {
         match inner.dial_address(address, None).await {
             // The greeting itself was all: who it is stands in the book.
