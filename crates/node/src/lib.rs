@@ -62,6 +62,10 @@ const INPUTS: usize = 8192;
 /// Requests of the API that may finish when the node stops.
 const API_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A store is waited for so long, if a node process still holds it whose keeper has just died: the directory is this
+/// keeper's, so that process is on its way out.
+const LEFT_OVER: Duration = Duration::from_secs(5);
+
 /// Why the node cannot start; the keeper must not try again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -88,6 +92,18 @@ pub fn run(options: &Options) -> Result<(), CannotStart> {
         }
         stopped
     })
+}
+
+fn open_when_free(options: &data_raft::Options) -> Result<Arc<data_raft::RaftStore>, CannotStart> {
+    let until = Instant::now() + LEFT_OVER;
+    loop {
+        match data_raft::RaftStore::open(options.clone()) {
+            Err(data_raft::OpenError::Locked { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened.map_err(|error| CannotStart(error.to_string())),
+        }
+    }
 }
 
 /// Everything known before the first part is started.
@@ -286,8 +302,7 @@ impl Start {
             options.entries_behind_snapshot = cluster::ENTRIES_BEHIND_SNAPSHOT;
             options.witness_log_bytes = self.config.node.witness_log_limit;
         }
-        let store = data_raft::RaftStore::open(options).map_err(|error| CannotStart(error.to_string()))?;
-        Ok((store, address))
+        Ok((open_when_free(&options)?, address))
     }
 
     /// The services, with what the keeper still holds taken over, and the gateway told of it before it starts.

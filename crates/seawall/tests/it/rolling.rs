@@ -96,15 +96,8 @@ fn counted(failed: &[String]) -> BTreeMap<&str, usize> {
     counted
 }
 
-/// One disk and two processors carry all nodes of a test, and whatever else runs there. When everything stood still for
-/// longer than a lease, the cluster had no quorum and its primary was ended, which is as it should be and another matter.
-fn stood_still(cluster: &Cluster) -> bool {
-    let ended = |place: usize| cluster.node(place).events_of("instance-died");
-    (0..3).flat_map(ended).any(|event| event["message"].as_str().unwrap_or_default().contains("lease ran out"))
-}
-
-/// Restarts all nodes under load, and nothing fails; false if the machine stood still meanwhile.
-fn roll() -> bool {
+#[test]
+fn a_rolling_restart_of_all_nodes_fails_no_post_through_any_gateway() {
     let mut cluster = Cluster::up_with("");
     // Patient with a machine that has much to do.
     cluster.node(0).apply(0, &SHOP.replace("failureThreshold: 2", "failureThreshold: 3"));
@@ -133,13 +126,6 @@ fn roll() -> bool {
     }
     let (failed, done) = writers.finish();
     println!("{done} written, failed: {:#?}", counted(&failed));
-    let stood_still = stood_still(&cluster);
     // While the cluster is there, for its log is shown.
-    assert!(stood_still || failed.is_empty(), "{:#?}", counted(&failed));
-    !stood_still
-}
-
-#[test]
-fn a_rolling_restart_of_all_nodes_fails_no_post_through_any_gateway() {
-    assert!((0..3).any(|_| roll()), "the machine stood still three times");
+    assert!(failed.is_empty(), "{:#?}", counted(&failed));
 }

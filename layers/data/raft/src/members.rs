@@ -13,6 +13,7 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
 use tokio::time::Instant;
 
+use crate::peers::Peers;
 use crate::peers::message::{AdmitV1, ChangeV1, MemberV1, MembersV1};
 use crate::replica::{Leader, Replica};
 use crate::streams::following;
@@ -35,6 +36,38 @@ pub(crate) const SILENT: Duration = Duration::from_millis(1000);
 
 /// Behind the address of a witness. No address has a space.
 const WITNESS: &str = " witness";
+
+/// A member of the store's group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its number: its data directory's.
+    pub id: u64,
+    /// Where this node reaches it: where it was last heard of, else where it was let in.
+    pub address: Arc<str>,
+    /// It votes; else it only follows.
+    pub voter: bool,
+    /// It keeps the log, and has no data.
+    pub witness: bool,
+    /// Entries it does not hold yet, as far as the leader knows.
+    pub lag: Option<u64>,
+    /// Since it last answered the leader; absent if it has not.
+    pub silent: Option<Duration>,
+}
+
+/// The members as the leader sees them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Members {
+    /// The leader's name.
+    pub leader: Option<Arc<str>>,
+    /// Its term.
+    pub term: u64,
+    /// Everybody, by name.
+    pub members: Vec<Member>,
+    /// Why the loss of one more node stops everything, where that is not plain: who does not vote, since when, what to do.
+    pub no_failover: Option<String>,
+}
 
 /// A member's name and address as a membership holds them: `name@host:port`, and behind it what it is, unless it has data.
 pub(crate) fn node(name: &str, address: &str, is_witness: bool) -> BasicNode {
@@ -104,6 +137,32 @@ pub(crate) fn list(replica: &Replica) -> MembersV1 {
         last_index: metrics.last_log_index.unwrap_or_default(),
         members: membership.nodes().map(member).collect(),
     }
+}
+
+/// A list for whoever operates the cluster.
+pub(crate) fn described(replica: &Replica, list: &MembersV1) -> Members {
+    let name = |id| list.members.iter().find(|member| member.id == id).map(|member| Arc::from(member.name.as_str()));
+    let options = &replica.shared.options;
+    let peers = options.peers.as_ref().map(Peers::inner);
+    let address = |member: &MemberV1| -> Arc<str> {
+        let heard = peers.and_then(|peers| match member.id == options.node_id {
+            true => Some(peers.options.advertise.clone()),
+            false => lock(&peers.book).address(member.id),
+        });
+        heard.map_or_else(|| member.reached_at().into(), Arc::from)
+    };
+    let member = |member: &MemberV1| Member {
+        name: member.name.as_str().into(),
+        id: member.id,
+        address: address(member),
+        voter: member.voter,
+        witness: !member.has_data(),
+        lag: member.matched.map(|matched| list.last_index.saturating_sub(matched)),
+        silent: member.silent_ms.map(Duration::from_millis),
+    };
+    let mut members: Vec<Member> = list.members.iter().map(member).collect();
+    members.sort_by(|left, right| left.name.cmp(&right.name));
+    Members { leader: name(list.leader), term: list.term, members, no_failover: witness::no_failover(list) }
 }
 
 /// Who does not answer, in words.

@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 use crate::gather::{self, Bounds, Line};
 use crate::leading::{self, Again, Ask};
-use crate::members;
+use crate::members::{self, Members};
 use crate::node::Node;
 use crate::open_error::OpenError;
 use crate::options::Options;
 use crate::peers::Lane;
 use crate::peers::frame::Kind;
-use crate::peers::message::{ChangeV1, LeaseInfoV1, MembersV1, ResponseV1, payload};
+use crate::peers::message::{ChangeV1, LeaseInfoV1, ResponseV1, payload};
 use crate::replica::{Leader, Replica};
 use crate::saved::Saving;
 use crate::streams::{RaftStreams, StreamOptions};
@@ -32,7 +32,6 @@ use crate::transport::{CertificateAnswer, CertificateRequest, Certifier};
 use crate::types::{self, Proposal, Reply};
 use crate::wal::lock;
 use crate::wire::{self, DecodeError, LogIdV1};
-use crate::witness;
 
 /// Most bytes of proposals on their way at once; further callers wait their turn.
 const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
@@ -52,38 +51,6 @@ pub struct RaftStore {
     in_flight: Semaphore,
     writes: Line<Command, Response>,
     reads: Line<(), ()>,
-}
-
-/// A member of the store's group.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its number: its data directory's.
-    pub id: u64,
-    /// Where this node reaches it: where it was last heard of, else where it was let in.
-    pub address: Arc<str>,
-    /// It votes; else it only follows.
-    pub voter: bool,
-    /// It keeps the log, and has no data.
-    pub witness: bool,
-    /// Entries it does not hold yet, as far as the leader knows.
-    pub lag: Option<u64>,
-    /// Since it last answered the leader; absent if it has not.
-    pub silent: Option<Duration>,
-}
-
-/// The members as the leader sees them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Members {
-    /// The leader's name.
-    pub leader: Option<Arc<str>>,
-    /// Its term.
-    pub term: u64,
-    /// Everybody, by name.
-    pub members: Vec<Member>,
-    /// Why the loss of one more node stops everything, where that is not plain: who does not vote, since when, what to do.
-    pub no_failover: Option<String>,
 }
 
 impl RaftStore {
@@ -179,7 +146,7 @@ impl RaftStore {
         let asked =
             self.at_leader(Lane::Control, Kind::Members, Bytes::new(), Duration::from_millis(500), here, decoded);
         let list = asked.await.unwrap_or_else(|_| members::list(self.replica()));
-        self.described(list)
+        members::described(self.replica(), &list)
     }
 
     /// Takes a member out: it may be gone for good already.
@@ -206,34 +173,7 @@ impl RaftStore {
         };
         let patience = self.replica().shared.options.patience;
         let list = self.at_leader(Lane::Control, Kind::Change, asked, patience, here, decoded).await?;
-        Ok(self.described(list))
-    }
-
-    fn described(&self, list: MembersV1) -> Members {
-        let name =
-            |id| list.members.iter().find(|member| member.id == id).map(|member| Arc::from(member.name.as_str()));
-        let options = &self.replica().shared.options;
-        let peers = options.peers.as_ref().map(crate::peers::Peers::inner);
-        let address = |member: &crate::peers::message::MemberV1| -> Arc<str> {
-            let heard = peers.and_then(|peers| match member.id == options.node_id {
-                true => Some(peers.options.advertise.clone()),
-                false => lock(&peers.book).address(member.id),
-            });
-            heard.map_or_else(|| member.reached_at().into(), Arc::from)
-        };
-        let member = |member: &crate::peers::message::MemberV1| Member {
-            name: member.name.as_str().into(),
-            id: member.id,
-            address: address(member),
-            voter: member.voter,
-            witness: !member.has_data(),
-            lag: member.matched.map(|matched| list.last_index.saturating_sub(matched)),
-            silent: member.silent_ms.map(Duration::from_millis),
-        };
-        let mut members: Vec<Member> = list.members.iter().map(member).collect();
-        members.sort_by(|left, right| left.name.cmp(&right.name));
-        let no_failover = witness::no_failover(&list);
-        Members { leader: name(list.leader), term: list.term, members, no_failover }
+        Ok(members::described(self.replica(), &list))
     }
 
     fn replica(&self) -> &Replica {
