@@ -12,6 +12,7 @@ pub mod http;
 mod linear;
 pub mod machine;
 pub mod network;
+mod older;
 mod order;
 mod plan;
 mod report;
@@ -31,7 +32,7 @@ use machine::Windows;
 use plan::Fault;
 use round::{Outcome, Setting};
 
-const USAGE: &str = "usage: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--nodes N] [--parallel P] [--release] [--windows] [--record] [--keep]";
+const USAGE: &str = "usage: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--nodes N] [--parallel P] [--release] [--windows] [--upgrade-from REVISION] [--record] [--keep]";
 /// Where faketime's library may be.
 const FAKETIME: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
@@ -49,6 +50,8 @@ struct Asked {
     parallel: usize,
     release: bool,
     windows: bool,
+    /// All nodes begin as this revision, and are upgraded one by one.
+    upgrade_from: Option<String>,
     record: bool,
     keep: bool,
 }
@@ -78,6 +81,7 @@ pub fn short() -> Result<()> {
         parallel: 2,
         release: false,
         windows: false,
+        upgrade_from: None,
         record: false,
         keep: false,
     };
@@ -94,11 +98,16 @@ fn asked(arguments: &[&str]) -> Result<Asked> {
         parallel: 1,
         release: false,
         windows: false,
+        upgrade_from: None,
         record: false,
         keep: false,
     };
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
+        if *word == "--upgrade-from" {
+            asked.upgrade_from = Some((*words.next().context(USAGE)?).to_owned());
+            continue;
+        }
         let mut number = || -> Result<u64> { words.next().context(USAGE)?.parse().context(USAGE) };
         match *word {
             "--rounds" => asked.rounds = number()?,
@@ -121,6 +130,7 @@ fn asked(arguments: &[&str]) -> Result<Asked> {
 
 fn run(asked: &Asked, words: &str) -> Result<()> {
     let binary = built(asked.release)?;
+    let older = asked.upgrade_from.as_deref().map(|revision| older::built(revision, asked.release)).transpose()?;
     network::remove_leftovers();
     let clock = FAKETIME.into_iter().map(PathBuf::from).find(|path| path.exists());
     let possible: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| is_possible(*fault, clock.as_deref())).collect();
@@ -141,6 +151,7 @@ fn run(asked: &Asked, words: &str) -> Result<()> {
                 seconds: asked.seconds,
                 nodes: asked.nodes,
                 binary: binary.clone(),
+                older: older.clone(),
                 place: place.clone(),
                 windows: asked.windows.then(|| Windows::of(&place)),
                 possible: possible.clone(),

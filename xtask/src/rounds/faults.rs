@@ -2,6 +2,7 @@
 //! are over, and writes down when a majority was whole and connected.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -45,6 +46,10 @@ pub struct Faults {
     starting: BTreeMap<usize, bool>,
     /// How often each kind was done.
     pub done: BTreeMap<Fault, u64>,
+    /// The version that all are to be of in the end.
+    newest: PathBuf,
+    /// Upgrades whose node was struck by something else when they were due.
+    postponed: Vec<Step>,
     /// How many services there are.
     pub services: usize,
     /// Steps that met another fault which excludes them.
@@ -57,7 +62,7 @@ pub struct Faults {
 
 impl Faults {
     /// All is well when it begins.
-    pub fn new(machines: Vec<Machine>, network: Network, began: Instant) -> Self {
+    pub fn new(machines: Vec<Machine>, network: Network, began: Instant, newest: PathBuf) -> Self {
         let (lasting, starting, done) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         Self {
             machines,
@@ -66,6 +71,8 @@ impl Faults {
             lasting,
             starting,
             done,
+            newest,
+            postponed: Vec::new(),
             services: 0,
             skipped: 0,
             majority: vec![(0, true)],
@@ -86,6 +93,9 @@ impl Faults {
             while let Some(step) = steps.next_if(|step| begun + Duration::from_millis(step.at_ms) <= Instant::now()) {
                 self.begin(*step)?;
             }
+            for step in std::mem::take(&mut self.postponed) {
+                self.begin(step)?;
+            }
             self.look(|lasting| lasting.until <= Instant::now())?;
             std::thread::sleep(LOOK);
         }
@@ -95,6 +105,11 @@ impl Faults {
     /// Takes everything back and waits until the whole cluster serves. What is wrong, if it does not.
     pub fn heal(&mut self) -> Result<Option<String>> {
         self.look(|_| true)?;
+        for step in std::mem::take(&mut self.postponed) {
+            let Target::Node(place) = step.target else { continue };
+            self.machines[place].upgrade(&self.newest);
+            self.undo(Undo::Start(vec![place]), false)?;
+        }
         let until = Instant::now() + HEALING;
         loop {
             self.look(|_| true)?;
@@ -181,7 +196,11 @@ impl Faults {
             Target::Leader => self.leader().unwrap_or(usize::try_from(step.dice).unwrap_or(0) % nodes),
         };
         let Some(undo) = self.strike(step, place)? else {
-            self.skipped += 1;
+            if step.fault == Fault::Upgrade && !self.machines[place].is_of(&self.newest) {
+                self.postponed.push(step);
+            } else {
+                self.skipped += 1;
+            }
             return Ok(());
         };
         *self.done.entry(step.fault).or_default() += 1;
@@ -205,10 +224,22 @@ impl Faults {
         let other = (place + 1 + dice % (nodes - 1)) % nodes;
         let struck = self.is_struck(place);
         Ok(Some(match step.fault {
-            Fault::KillKeeper | Fault::KillNode | Fault::Stop | Fault::Pause | Fault::FullDisk | Fault::FlushError
+            Fault::KillKeeper
+            | Fault::KillNode
+            | Fault::Stop
+            | Fault::Pause
+            | Fault::FullDisk
+            | Fault::FlushError
+            | Fault::Upgrade
                 if struck =>
             {
                 return Ok(None);
+            }
+            Fault::Upgrade if self.machines[place].is_of(&self.newest) => return Ok(None),
+            Fault::Upgrade => {
+                self.machines[place].stop();
+                self.machines[place].upgrade(&self.newest);
+                Undo::Start(vec![place])
             }
             // Wine passes no signal on, and strace and faketime do not see into it.
             Fault::Stop | Fault::FlushError | Fault::Clock if self.machines[place].is_windows() => return Ok(None),

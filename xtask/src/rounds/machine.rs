@@ -126,6 +126,16 @@ impl Machine {
         Ok(())
     }
 
+    /// It is started with this from now on.
+    pub fn upgrade(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
+    /// Whether it is started with this.
+    pub fn is_of(&self, binary: &Path) -> bool {
+        self.is_windows() || self.binary == binary
+    }
+
     /// Whether signals to its services go through Wine, so that their ids are not Linux's.
     pub fn is_windows(&self) -> bool {
         self.windows.is_some()

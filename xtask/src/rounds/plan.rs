@@ -21,10 +21,12 @@ pub enum Fault {
     KillPrimary,
     PausePrimary,
     Promote,
+    /// Not chosen by chance: each node once, in rounds that begin with an older version.
+    Upgrade,
 }
 
 impl Fault {
-    /// All there are.
+    /// All that chance chooses from.
     pub const ALL: [Self; 16] = [
         Self::KillKeeper,
         Self::KillNode,
@@ -63,6 +65,7 @@ impl Fault {
             Self::KillPrimary => "a primary killed",
             Self::PausePrimary => "a primary stopped (SIGSTOP)",
             Self::Promote => "the primary changed by hand",
+            Self::Upgrade => "a node stopped in good order, and started as the newer version",
         }
     }
 
@@ -72,6 +75,7 @@ impl Fault {
             Self::Pause => (1_000, 10_000),
             Self::KillKeeper | Self::KillAll | Self::Wipe => (0, 2_000),
             Self::Stop => (1_000, 4_000),
+            Self::Upgrade => (4_000, 8_000),
             Self::KillNode | Self::Transfer | Self::KillPrimary | Self::Promote => (0, 0),
             Self::Slow | Self::Isolate | Self::OneWay | Self::Clock | Self::PausePrimary => (500, 6_000),
             Self::FullDisk => (2_000, 5_000),
@@ -145,9 +149,27 @@ pub fn plan(seed: u64, seconds: u64, nodes: usize, possible: &[Fault]) -> Plan {
     Plan { kinds, steps, clock }
 }
 
+impl Plan {
+    /// The same with every node upgraded meanwhile, one after the other, in an order of chance.
+    #[must_use]
+    pub fn with_upgrades(mut self, seed: u64, seconds: u64, nodes: usize) -> Self {
+        let mut chance = Chance::new(seed, 4);
+        let mut left: Vec<usize> = (0..nodes).collect();
+        for turn in 1..=nodes as u64 {
+            let target = Target::Node(left.swap_remove(chance.place(left.len())));
+            let (least, most) = Fault::Upgrade.lasts();
+            let lasts_ms = chance.between(least, most).min(seconds * 1_000 / 8);
+            let at_ms = seconds * 1_000 * turn / (nodes as u64 + 2);
+            self.steps.push(Step { at_ms, fault: Fault::Upgrade, target, lasts_ms, dice: 0 });
+        }
+        self.steps.sort_by_key(|step| step.at_ms);
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Fault, plan};
+    use super::{Fault, Target, plan};
 
     #[test]
     fn a_seed_gives_the_same_plan_and_three_kinds_at_least() {
@@ -159,5 +181,15 @@ mod tests {
             assert!(made.kinds.iter().all(|kind| made.steps.iter().any(|step| step.fault == *kind)), "{made:?}");
         }
         assert_ne!(plan(1, 60, 3, &Fault::ALL), plan(2, 60, 3, &Fault::ALL));
+        let upgraded = plan(1, 60, 3, &Fault::ALL).with_upgrades(1, 60, 3);
+        let of = |place| {
+            upgraded
+                .steps
+                .iter()
+                .filter(|step| step.fault == Fault::Upgrade && step.target == Target::Node(place))
+                .count()
+        };
+        assert_eq!([0, 1, 2].map(of), [1, 1, 1]);
+        assert!(upgraded.steps.is_sorted_by_key(|step| step.at_ms));
     }
 }

@@ -35,6 +35,8 @@ pub struct Setting {
     pub seconds: u64,
     pub nodes: usize,
     pub binary: PathBuf,
+    /// What all nodes begin as, if not as that.
+    pub older: Option<PathBuf>,
     /// Folders of rounds are made in here.
     pub place: PathBuf,
     pub possible: Vec<Fault>,
@@ -88,7 +90,10 @@ pub fn run(setting: &Setting) -> Result<Outcome> {
     // What an earlier run left under this seed.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let plan = plan::plan(setting.seed, setting.seconds, setting.nodes, &setting.possible);
+    let mut plan = plan::plan(setting.seed, setting.seconds, setting.nodes, &setting.possible);
+    if setting.older.is_some() {
+        plan = plan.with_upgrades(setting.seed, setting.seconds, setting.nodes);
+    }
     let (mut faults, field) = begin(setting, &plan, &folder)?;
     let clients: Vec<_> = clients(setting.seed)
         .map(|number| {
@@ -151,8 +156,9 @@ fn clients(seed: u64) -> std::ops::Range<usize> {
 
 /// A cluster that serves, and what clients share.
 fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<Field>)> {
+    let binary = setting.older.as_ref().unwrap_or(&setting.binary);
     let names: Vec<String> = (1..=setting.nodes).map(|place| format!("n{place}")).collect();
-    let mut init = Command::new(&setting.binary);
+    let mut init = Command::new(binary);
     init.args(["cluster", "init", "--nodes", &names.join(","), "--dir"]).arg(folder.join("pki"));
     let made = init.output().with_context(|| format!("cannot run {init:?}"))?;
     ensure!(made.status.success(), "{init:?}: {}", String::from_utf8_lossy(&made.stderr));
@@ -164,7 +170,7 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
         let clock = setting.clock.as_deref().filter(|_| plan.clock == Some(place));
         // The last one, if any.
         let windows = setting.windows.as_ref().filter(|_| place + 1 == setting.nodes);
-        let making = Making { binary: &setting.binary, folder, nodes: setting.nodes, small_disk, clock, windows };
+        let making = Making { binary, folder, nodes: setting.nodes, small_disk, clock, windows };
         machines.push(Machine::make(place, namespace, &making)?);
     }
     machines.iter_mut().try_for_each(Machine::start)?;
@@ -181,7 +187,7 @@ fn begin(setting: &Setting, plan: &Plan, folder: &Path) -> Result<(Faults, Arc<F
         stop: AtomicBool::new(false),
         next_value: AtomicU64::new(1),
     });
-    let mut faults = Faults::new(machines, network, field.began);
+    let mut faults = Faults::new(machines, network, field.began, setting.binary.clone());
     if let Some(trouble) = faults.heal()? {
         anyhow::bail!("the cluster does not even begin: {trouble}; see {}", folder.display());
     }
