@@ -24,7 +24,7 @@ use crate::problem::Problem;
 use crate::query::{Known, Parameters};
 
 /// In front of every key of a user.
-const PREFIX: &str = "kv/";
+const PREFIX: &str = data::USER_KEYS;
 /// The longest key of a user, in bytes: the prefix stands in front of it in the store.
 const MAX_KEY: usize = MAX_KEY_BYTES - PREFIX.len();
 /// The most keys of one answer.

@@ -35,6 +35,6 @@ pub use streams::{
 };
 pub use txn::{
     Compare, CompareOp, CompareTarget, KeyValue, MAX_TXN_BYTES, MAX_TXN_OPS, MAX_VALUE_BYTES, Op, OpResult,
-    RangeRequest, RangeResult, Txn, TxnOutcome,
+    RangeRequest, RangeResult, Txn, TxnOutcome, USER_KEYS,
 };
 pub use watch::{Event, HistoryLimits, WatchHub, WatchItem, WatchStream};

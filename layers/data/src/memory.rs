@@ -108,7 +108,8 @@ impl Store for MemoryStore {
         Box::pin(async move {
             txn.validate()?;
             let mut inner = self.open()?;
-            match self.0.apply(&mut inner, &Command::Txn { txn, quota_bytes: self.0.quota_bytes }) {
+            let quota_bytes = txn.quota_of(self.0.quota_bytes);
+            match self.0.apply(&mut inner, &Command::Txn { txn, quota_bytes }) {
                 Response::Txn { succeeded: true, revision, results } => {
                     Ok(TxnOutcome::Committed { revision, results, durability: Durability::Async })
                 }

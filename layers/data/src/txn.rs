@@ -9,6 +9,8 @@ use crate::{Durability, Key, KeyRange, LeaseId, StoreError};
 pub const MAX_VALUE_BYTES: usize = 512 * 1024;
 /// Most compares plus operations in a transaction (etcd's default for operations).
 pub const MAX_TXN_OPS: usize = 128;
+/// In front of every key of a user; control state lies elsewhere.
+pub const USER_KEYS: &str = "kv/";
 /// Largest transaction, in bytes of keys and values.
 pub const MAX_TXN_BYTES: usize = 2 * 1024 * 1024;
 
@@ -53,6 +55,16 @@ impl Txn {
     pub fn otherwise(mut self, op: Op) -> Self {
         self.otherwise.push(op);
         self
+    }
+
+    /// Most bytes a store of this quota may hold after it: a sixteenth is kept back for control state, so that users who
+    /// fill the store keep nobody from being promoted.
+    pub fn quota_of(&self, quota_bytes: u64) -> u64 {
+        let mut puts = self.then.iter().chain(&self.otherwise).filter_map(|op| match op {
+            Op::Put { key, .. } => Some(key.as_bytes().starts_with(USER_KEYS.as_bytes())),
+            Op::Delete { .. } | Op::Range(_) => None,
+        });
+        if puts.any(|of_user| of_user) { quota_bytes - quota_bytes / 16 } else { quota_bytes }
     }
 
     /// Bytes of keys and values, the measure of [`MAX_TXN_BYTES`].

@@ -225,7 +225,8 @@ impl RaftStore {
         txn.validate()?;
         let options = &self.replica().shared.options;
         let bytes = txn.bytes();
-        let command = Command::Txn { txn, quota_bytes: options.quota_bytes };
+        let quota_bytes = txn.quota_of(options.quota_bytes);
+        let command = Command::Txn { txn, quota_bytes };
         match self.propose(command, bytes).await {
             Ok(Response::Txn { succeeded: true, revision, results }) => {
                 Ok(TxnOutcome::Committed { revision, results, durability: options.durability })

@@ -15,6 +15,7 @@ pub(super) async fn all(make: Make<'_>) {
     clause("ranges", ranges(make(Setup::default()))).await;
     clause("limits", limits(make(Setup::default()))).await;
     clause("quota", quota(make(Setup { quota_bytes: 4096, ..Setup::default() }))).await;
+    clause("control has room", control_has_room(make(Setup { quota_bytes: 4096, ..Setup::default() }))).await;
     clause("concurrent increments lose nothing", increments(make(Setup::default()))).await;
 }
 
@@ -153,6 +154,15 @@ async fn quota(store: Arc<dyn Store>) {
     assert_eq!(get(store, "b").await, None);
     committed(store, Txn::delete(KeyRange::key(&key("a")))).await;
     committed(store, Txn::put(key("b"), vec![1; 3000])).await;
+}
+
+async fn control_has_room(store: Arc<dyn Store>) {
+    let store = &*store;
+    committed(store, Txn::put(key("kv/a"), vec![1; 3000])).await;
+    let full = store.txn(Txn::put(key("kv/b"), vec![1; 600])).await;
+    assert!(matches!(full, Err(StoreError::QuotaExceeded { quota: 3840, .. })), "{full:?}");
+    committed(store, Txn::put(key("control/b"), vec![1; 600])).await;
+    committed(store, Txn::put(key("kv/a"), vec![1; 2999])).await;
 }
 
 async fn increments(store: Arc<dyn Store>) {
