@@ -69,12 +69,7 @@ pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Pee
     let files = TlsFiles { authority, certificate, key };
     let cure = "`seawall cluster init` makes these files, `seawall cluster issue` or `join` those of one node";
     let tls = PeerTls::open(files).map_err(|error| format!("{error}; {cure}"))?;
-    let founders = match std::fs::read_to_string(folder.join(FOUNDERS)) {
-        Ok(text) => text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
-        // A node that joins a cluster has no need of it.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(format!("{}: {error}", folder.join(FOUNDERS).display())),
-    };
+    let founders = founders(folder)?;
     let bound = socket.local_addr().map_err(|error| format!("the socket for other nodes: {error}"))?;
     let advertise = advertised(config.node.advertise.as_deref(), bound);
     let options = PeerOptions {
@@ -90,6 +85,25 @@ pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Pee
         move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(TcpTransport::new(socket, Some(tls))?)) };
     let peers = Peers::start(options, transport).map_err(|error| format!("connections to other nodes: {error}"))?;
     Ok(Some((peers, advertise)))
+}
+
+fn founders(folder: &Path) -> Result<Vec<String>, String> {
+    match std::fs::read_to_string(folder.join(FOUNDERS)) {
+        Ok(text) => Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()),
+        // A node that joins a cluster has no need of it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(format!("{}: {error}", folder.join(FOUNDERS).display())),
+    }
+}
+
+/// Why the cluster that this node's folder names survives the loss of nobody, if it does not.
+pub fn cannot_fail_over(config: &Config) -> Option<String> {
+    let founders = founders(Path::new(&config.cluster.as_ref()?.tls.dir)).ok()?;
+    let [first, second] = founders.as_slice() else { return None };
+    Some(format!(
+        "the cluster is {first} and {second}, and two nodes cannot fail over: one alone is no majority, so the loss of \
+         either stops every decision; add a third, which may be a small machine whose file says node: {{ role: witness }}"
+    ))
 }
 
 fn advertised(host: Option<&str>, bound: SocketAddr) -> String {

@@ -45,7 +45,7 @@ pub const CANNOT_START: u8 = runtime::protocol::CANNOT_START as u8;
 
 use tokio::sync::{mpsc, watch};
 
-pub use cluster::{authority, certificates, joining};
+pub use cluster::{authority, cannot_fail_over, certificates, joining};
 use controller::Controller;
 use entrances::Entrances;
 use input::Input;

@@ -30,6 +30,9 @@ pub fn run(file: &Path) -> Outcome {
         )?,
         None => {}
     }
+    if let Some(why) = node::cannot_fail_over(&config) {
+        writeln!(std::io::stdout(), "{why}")?;
+    }
     let (services, routes) = (count(config.services.len(), "service"), count(config.routes.len(), "route"));
     writeln!(std::io::stdout(), "{}: ok, {services}, {routes}, {}", file.display(), count(warnings, "warning"))?;
     Ok(())

@@ -78,3 +78,24 @@ fn a_working_directory_that_does_not_exist_is_told_with_all_other_mistakes() {
     let rejected = seawall.event("config-rejected", "");
     assert!(rejected["message"].as_str().unwrap().contains("there is no folder"), "{rejected}");
 }
+
+#[test]
+fn two_voters_are_told_that_they_cannot_fail_over_and_three_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |nodes: &str| {
+        let dir = folder.path().join(nodes);
+        let made = run(&["cluster", "init", "--dir", &dir.to_string_lossy(), "--nodes", nodes], None);
+        assert!(made.status.success(), "{made:?}");
+        // The others alone, as many write it.
+        let body = format!(
+            "node: {{ name: n1, peers: {{ listen: \"127.0.0.1:8301\", join: [\"127.0.0.1:8302\", \"127.0.0.1:8303\"] }} }}\n\
+             cluster: {{ name: shop, tls: {{ dir: {dir:?} }} }}\n"
+        );
+        let file = folder.path().join("n1.yaml");
+        std::fs::write(&file, body).unwrap();
+        let checked = run(&["check", &file.to_string_lossy()], None);
+        assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+        String::from_utf8_lossy(&checked.stdout).contains("cannot fail over")
+    };
+    assert_eq!((told("n1,n2"), told("n1,n2,n3")), (true, false));
+}

@@ -75,7 +75,12 @@ fn addresses(config: &Config, peers: &Peers, diagnostics: &mut Diagnostics) {
             diagnostics.error(peers.at.field("join"), message, "e.g. 10.0.0.6:8300");
         }
     }
-    if peers.join.len() == 2 {
+    let port = peers.listen.rsplit_once(':').map_or("", |(_, port)| port);
+    let advertised = config.node.advertise.as_ref().map(|host| format!("{host}:{port}"));
+    // A list that leaves this node out names the two others of three.
+    let names_itself =
+        peers.join.iter().any(|address| *address == peers.listen || Some(address) == advertised.as_ref());
+    if peers.join.len() == 2 && names_itself {
         diagnostics.warning(
             peers.at.field("join"),
             "two voters cannot fail over: one alone is no majority, so the loss of either stops every decision",
