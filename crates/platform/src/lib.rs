@@ -11,4 +11,3 @@ pub mod signal;
 #[cfg(target_os = "linux")]
 mod sock_diag;
 pub mod socket;
-pub mod thread;

@@ -82,10 +82,6 @@ impl Node {
         let body = {
             let shared = shared.clone();
             move || {
-                // Control state before what services write: leases and promotions wait for nobody's entries.
-                if shared.streams.is_none() {
-                    surroundings::outrank();
-                }
                 runtime.block_on(run(shared, base, requests, ready, stopping));
                 drop(runtime);
                 drop(lock);

@@ -141,7 +141,6 @@ impl Peers {
         };
         let (stop, mut stopping) = watch::channel(false);
         let body = move || {
-            surroundings::outrank();
             // An error means that the handle is gone, which is a stop too.
             runtime.block_on(async { drop(stopping.wait_for(|stop| *stop).await) });
             // Ends every connection without waiting for look-ups of names that hang.

@@ -189,8 +189,6 @@ async fn write_on_its_own_thread(shared: Arc<Shared>, image: Image) -> io::Resul
     shared.snapshots.join();
     let kept = shared.clone();
     let thread = std::thread::Builder::new().name("seawall-snapshot".into()).spawn(move || {
-        // Long, and nobody waits for it: not with the rank of the engine's thread.
-        platform::thread::rank_and_file();
         // The engine may have shut down meanwhile.
         let _ = sender.send(write_file(&shared, &image));
     })?;

@@ -128,10 +128,3 @@ pub(crate) fn planted(name: &str) -> bool {
 pub(crate) const fn planted(_name: &str) -> bool {
     false
 }
-
-/// The calling thread comes before those that carry requests, if the operating system lets it.
-pub(crate) fn outrank() {
-    if let Err(error) = platform::thread::outrank() {
-        tracing::debug!(%error, "no thread of the store comes before others");
-    }
-}

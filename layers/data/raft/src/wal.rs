@@ -114,13 +114,9 @@ impl Wal {
             return Ok(Self { orders: Orders::Task(orders), shared, thread: Mutex::new(None), need_bytes });
         }
         let (orders, inbox) = mpsc::channel();
-        let first = options.group == 0;
         let thread = std::thread::Builder::new()
             .name("seawall-wal".into())
             .spawn(move || {
-                if first {
-                    surroundings::outrank();
-                }
                 // Else those who wait for a flush would wait for ever.
                 let _guard = AbortOnPanic { doing: "writing the log" };
                 writer.run(&inbox);
