@@ -116,6 +116,12 @@ impl KeyRange {
         self.end.as_ref()
     }
 
+    /// The key, if the range can hold one at most.
+    pub fn only(&self) -> Option<&[u8]> {
+        let end = self.end.as_deref()?.strip_suffix(&[0])?;
+        (*end == *self.start).then_some(end)
+    }
+
     /// Whether `key` lies in the range.
     pub fn contains(&self, key: &Key) -> bool {
         self.start <= key.0 && self.end.as_ref().is_none_or(|end| key.0 < *end)
@@ -162,6 +168,9 @@ mod tests {
         let range = KeyRange::key(&Key::try_from("k").unwrap());
         assert!(range.contains(&Key::try_from("k").unwrap()));
         assert!(!range.contains(&Key::try_from("k\0").unwrap()));
+        assert_eq!(range.only(), Some(&b"k"[..]));
+        assert_eq!((KeyRange::prefix("k").only(), KeyRange::all().only()), (None, None));
+        assert_eq!(KeyRange::between("k", Some("k\0\0".into())).only(), None);
     }
 
     #[test]

@@ -391,13 +391,15 @@ impl StateMachine {
     }
 
     fn pairs_in(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Pair)> + '_ {
+        // One key is most of what is asked for: the tree is walked once, and no path of it kept.
+        let only = range.only().map(|key| self.pairs.get_key_value(key));
         // An inverted range would panic in the tree; it holds nothing.
-        let range = if range.is_empty() { None } else { Some(range.clone()) };
-        range.into_iter().flat_map(|range| {
+        let many = if range.is_empty() || only.is_some() { None } else { Some(range.clone()) };
+        only.flatten().into_iter().chain(many.into_iter().flat_map(|range| {
             let start = range.start().clone();
             let end = range.end().cloned();
             self.pairs.range::<[u8], _>(OwnedBounds { start, end })
-        })
+        }))
     }
 }
 
