@@ -2,9 +2,11 @@
 //! the loss of a server, of the leader and of the agent itself is survived. Real binaries, real TLS, real kills.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use super::joining::shorten;
 use super::{Cluster, name};
 use crate::placed::SHOP;
 use crate::support::processes::{is_running, signal};
@@ -12,27 +14,33 @@ use crate::support::{Seawall, http, run, service, start_failing, wait};
 
 const AGENT: &str = "a1";
 
-/// One beside the servers; its certificate is made by hand.
+/// One beside the servers; it gets its certificate for a token.
 fn agent(cluster: &Cluster) -> Seawall {
-    let pki = cluster.pki.path().join("pki");
-    let issued = run(&["cluster", "issue", "--dir", &pki.to_string_lossy(), AGENT], None);
-    assert!(issued.status.success(), "{issued:?}");
+    up(joined(cluster))
+}
+
+/// Its folder, with its certificate and its file.
+fn joined(cluster: &Cluster) -> tempfile::TempDir {
     let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    let (token, _) = cluster.node(0).cli_exits(0, &["cluster", "token", AGENT]);
+    let dir = folder.path().join("pki");
+    let output = run(&["cluster", "join", token.trim(), "--dir", &dir.to_string_lossy()], None);
+    assert!(output.status.success(), "{output:?}");
     write(cluster, folder.path());
-    up(folder)
+    folder
 }
 
 fn write(cluster: &Cluster, folder: &std::path::Path) {
     // Where two of them are now; the third is told by these.
-    let join: Vec<String> =
-        cluster.up_places().into_iter().take(2).map(|place| cluster.node(place).ready()["peers"].to_string()).collect();
+    let places = cluster.up_places().into_iter().take(2);
+    let join: Vec<String> = places.map(|place| cluster.node(place).ready()["peers"].to_string()).collect();
     let text = format!(
         "node: {{ name: {AGENT}, role: agent, advertise: 127.0.0.1, peers: {{ join: [{}] }} }}\n\
          cluster: {{ name: shop, tls: {{ dir: {:?} }}{} }}\n\
          api: {{ listen: \"127.0.0.1:0\" }}\n\
          gateway: {{ listen: [\"127.0.0.1:0\"] }}\n",
         join.join(", "),
-        cluster.pki.path().join("pki"),
+        folder.join("pki"),
         cluster.settings,
     );
     std::fs::write(folder.join("seawall.yaml"), text).unwrap();
@@ -263,6 +271,24 @@ fn an_agent_without_servers_says_so_serves_on_and_ends_its_primary() {
     let back = up(folder);
     settled(&back);
     assert_eq!(back.get("/ledger").status, 200);
+}
+
+#[test]
+fn an_agents_certificate_is_renewed_like_a_servers() {
+    let cluster = Cluster::up();
+    let folder = joined(&cluster);
+    shorten(&folder.path().join("pki"), AGENT, &cluster.pki.path().join("pki"), Duration::from_secs(40));
+    let agent = up(folder);
+    wait("it is renewed", || (!agent.events_of("node-certificate-renewed").is_empty()).then_some(()));
+    wait("it is in force", || agent.stderr().contains("the node's changed certificate is in force").then_some(()));
+    // A connection that is made now shows the new one.
+    let node = agent.node();
+    signal(node, "KILL");
+    wait("another node process", || (agent.node() != node).then_some(()));
+    wait("it is let in", || {
+        let put = http::request(agent.api, "PUT", "/api/v1/kv/after", &[], b"1").ok()?;
+        (put.status == 200).then_some(())
+    });
 }
 
 #[test]

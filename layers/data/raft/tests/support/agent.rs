@@ -6,7 +6,7 @@ use std::sync::Arc;
 use data::Store as _;
 use data_raft::{PeerOptions, Peers, RemoteOptions, RemoteStore, Transport};
 
-use super::support::{Cluster, eventually, name};
+use super::cluster::{Cluster, eventually, name};
 
 /// One of this name that begins to look for the servers of a cluster.
 pub fn begin(cluster: &Cluster, called: &str) -> Arc<RemoteStore> {
