@@ -48,12 +48,13 @@ mod witness;
 
 pub use disk::{Disk, DiskFile, FaultyDisk, FileLock, Operation, RealDisk};
 pub use measure::BareLog;
+pub use members::{Member, Members};
 pub use open_error::OpenError;
 pub use options::Options;
 pub use peers::{PeerOptions, Peers};
 pub use remote::{RemoteOptions, RemoteStore, RemoteStreams};
 pub use saved::{Saved, SavedError, SavedMember, Saving, restore, verify};
-pub use store::{Member, Members, RaftStore};
+pub use store::RaftStore;
 pub use streams::{RaftStreams, StreamOptions};
 pub use surroundings::{Simulated, Surroundings, simulate};
 pub use survivor::{Kept, RecoverError, Survivor, recover};

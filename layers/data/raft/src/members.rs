@@ -52,6 +52,38 @@ pub(crate) fn is_witness(node: &BasicNode) -> bool {
     node.addr.ends_with(WITNESS)
 }
 
+/// A member of the store's group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its number: its data directory's.
+    pub id: u64,
+    /// Where this node reaches it: where it was last heard of, else where it was let in.
+    pub address: Arc<str>,
+    /// It votes; else it only follows.
+    pub voter: bool,
+    /// It keeps the log, and has no data.
+    pub witness: bool,
+    /// Entries it does not hold yet, as far as the leader knows.
+    pub lag: Option<u64>,
+    /// Since it last answered the leader; absent if it has not.
+    pub silent: Option<Duration>,
+}
+
+/// The members as the leader sees them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Members {
+    /// The leader's name.
+    pub leader: Option<Arc<str>>,
+    /// Its term.
+    pub term: u64,
+    /// Everybody, by name.
+    pub members: Vec<Member>,
+    /// Why the loss of one more node stops everything, where that is not plain: who does not vote, since when, what to do.
+    pub no_failover: Option<String>,
+}
+
 impl MemberV1 {
     /// It applies what is committed; else it is a witness.
     pub(crate) fn has_data(&self) -> bool {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::gather::{self, Bounds, Line};
 use crate::leading::{self, Again, Ask};
-use crate::members;
+use crate::members::{self, Member, Members};
 use crate::node::Node;
 use crate::open_error::OpenError;
 use crate::options::Options;
@@ -52,38 +52,6 @@ pub struct RaftStore {
     in_flight: Semaphore,
     writes: Line<Command, Response>,
     reads: Line<(), ()>,
-}
-
-/// A member of the store's group.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its number: its data directory's.
-    pub id: u64,
-    /// Where this node reaches it: where it was last heard of, else where it was let in.
-    pub address: Arc<str>,
-    /// It votes; else it only follows.
-    pub voter: bool,
-    /// It keeps the log, and has no data.
-    pub witness: bool,
-    /// Entries it does not hold yet, as far as the leader knows.
-    pub lag: Option<u64>,
-    /// Since it last answered the leader; absent if it has not.
-    pub silent: Option<Duration>,
-}
-
-/// The members as the leader sees them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Members {
-    /// The leader's name.
-    pub leader: Option<Arc<str>>,
-    /// Its term.
-    pub term: u64,
-    /// Everybody, by name.
-    pub members: Vec<Member>,
-    /// Why the loss of one more node stops everything, where that is not plain: who does not vote, since when, what to do.
-    pub no_failover: Option<String>,
 }
 
 impl RaftStore {

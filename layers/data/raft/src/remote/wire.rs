@@ -9,8 +9,8 @@ use data::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::members::{Member, Members};
 use crate::peers::message::{ChangeV1, LeaseInfoV1, OpResultV1};
-use crate::store::{Member, Members};
 use crate::streams::wire::{CountedV1, StreamRequestV1};
 use crate::wire::{Bin, CommandV1, DecodeError, PairV1};
 
