@@ -205,6 +205,7 @@ impl Machine {
                 founders,
                 voter: true,
                 witness: !setup.has_data(place),
+                agent: false,
             };
             Options {
                 segment_bytes: setup.segment_bytes,

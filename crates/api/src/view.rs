@@ -166,13 +166,15 @@ pub struct ClusterView {
 pub struct MemberView {
     /// Its name.
     pub name: NodeName,
-    /// `server`, `witness`, or `learner` while it takes the log over.
+    /// `server`, `witness`, `learner` while it takes the log over, or `agent`, which is no member of the store.
     pub role: String,
-    /// `leader`, `follower`, `missing`, or `unknown` while there is no leader that could say.
+    /// `leader`, `follower`, `missing`, or `unknown` while there is no leader that could say; of an agent `there`,
+    /// `stopping`, `stopped` or `missing`.
     pub state: String,
     /// Log entries it does not hold yet.
     pub lag: Option<u64>,
-    /// Where the node that answers reaches it: where it was last heard of, else where it was let in.
+    /// Where the node that answers reaches it: where it was last heard of, else where it was let in. Of an agent, where
+    /// what it runs is reached.
     pub address: String,
 }
 

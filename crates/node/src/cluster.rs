@@ -2,6 +2,7 @@
 //! wants it, and the configuration that all of them share. What the cluster runs is in `world`; what nodes tell each
 //! other, in `records` and `publisher`. Deliberately absent: consensus (`data/raft`).
 
+pub mod agents;
 pub mod authority;
 pub mod awaited;
 pub mod certificates;
@@ -9,6 +10,7 @@ pub mod joining;
 pub mod publisher;
 pub mod records;
 pub mod renewal;
+pub mod seat;
 pub mod tokens;
 pub mod world;
 
@@ -22,11 +24,12 @@ use api::{Applied, JoinToken, MemberChange, Refusal, RefusalKind};
 use awaited::Awaited;
 use certificates::OwnFiles;
 use data::{Compare, NotServing, Revision, StoreError, Txn, TxnOutcome};
-use data_raft::{PeerOptions, PeerTls, Peers, RaftStore, TcpTransport, TlsFiles, Transport};
+use data_raft::{PeerOptions, PeerTls, Peers, TcpTransport, TlsFiles, Transport};
 use model::config::Decode as _;
 use model::config::NodeRole;
 use model::{Config, EventKind, ServiceName};
 use records::ConfigRecord;
+use seat::Seat;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::controller::Controller;
@@ -55,14 +58,17 @@ pub fn witness_refuses(config: &Config, members: Option<&data_raft::Members>) ->
         .then(|| format!("{name} is a witness: it votes, and knows and runs no services; ask another node{others}"))
 }
 
-/// The other nodes, as the configuration says; `None` for a machine by itself.
+/// The other nodes, as the configuration says, and where they reach this one, which they do not if it is an agent; `None`
+/// for a machine by itself.
 ///
 /// # Errors
 /// Which file cannot be used, and why.
-pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Peers, String)>, String> {
-    let (Some(cluster), Some(written), Some(socket)) = (&config.cluster, &config.node.peers, socket) else {
+pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Peers, Option<String>)>, String> {
+    let (Some(cluster), Some(written)) = (&config.cluster, &config.node.peers) else { return Ok(None) };
+    let agent = config.node.role == NodeRole::Agent;
+    if socket.is_none() && !agent {
         return Ok(None);
-    };
+    }
     let folder = Path::new(&cluster.tls.dir);
     let name = config.node.name.as_str();
     let OwnFiles { authority, certificate, key, .. } = OwnFiles::of(folder, name);
@@ -70,21 +76,27 @@ pub fn peers(config: &Config, socket: Option<TcpListener>) -> Result<Option<(Pee
     let cure = "`seawall cluster init` makes these files, `seawall cluster issue` or `join` those of one node";
     let tls = PeerTls::open(files).map_err(|error| format!("{error}; {cure}"))?;
     let founders = founders(folder)?;
-    let bound = socket.local_addr().map_err(|error| format!("the socket for other nodes: {error}"))?;
-    let advertise = advertised(config.node.advertise.as_deref(), bound);
+    let bound = socket.as_ref().map(TcpListener::local_addr).transpose();
+    let bound = bound.map_err(|error| format!("the socket for other nodes: {error}"))?;
+    let address = bound.map(|bound| advertised(config.node.advertise.as_deref(), bound));
     let options = PeerOptions {
         cluster: cluster.name.clone(),
         name: name.to_owned(),
-        advertise: advertise.clone(),
+        advertise: address.clone().unwrap_or_default(),
         join: written.join.clone(),
         founders,
-        voter: true,
+        voter: !agent,
         witness: config.node.role == NodeRole::Witness,
+        agent,
     };
-    let transport =
-        move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(TcpTransport::new(socket, Some(tls))?)) };
+    let transport = move || -> std::io::Result<Arc<dyn Transport>> {
+        Ok(Arc::new(match socket {
+            Some(socket) => TcpTransport::new(socket, Some(tls))?,
+            None => TcpTransport::outgoing(Some(tls)),
+        }))
+    };
     let peers = Peers::start(options, transport).map_err(|error| format!("connections to other nodes: {error}"))?;
-    Ok(Some((peers, advertise)))
+    Ok(Some((peers, address)))
 }
 
 fn founders(folder: &Path) -> Result<Vec<String>, String> {
@@ -116,14 +128,16 @@ fn advertised(host: Option<&str>, bound: SocketAddr) -> String {
 }
 
 /// Has certificates signed: those of other nodes, if the authority's key is here, and this one's, before it ends.
-pub fn keep_certified(config: &Config, store: &Arc<RaftStore>, inputs: &mpsc::Sender<Input>) {
+pub fn keep_certified(config: &Config, seat: &Seat, inputs: &mpsc::Sender<Input>) {
     let Some(own) = OwnFiles::of_config(config) else { return };
-    store.certify_with(authority::Authority::new(&own.folder).certifier(store));
-    tokio::spawn(renewal::keep(own, config.node.name.to_string(), Arc::clone(store), inputs.clone()));
+    if let Seat::Member(store) = seat {
+        store.certify_with(authority::Authority::new(&own.folder).certifier(store));
+    }
+    tokio::spawn(renewal::keep(own, config.node.name.to_string(), seat.downgrade(), inputs.clone()));
 }
 
 /// Looks at the members until the node ends.
-pub async fn watch_members(store: Arc<RaftStore>, inputs: mpsc::Sender<Input>) {
+pub async fn watch_members(store: Seat, inputs: mpsc::Sender<Input>) {
     loop {
         let members = store.members().await;
         if inputs.send(Input::Members(members)).await.is_err() {
@@ -223,7 +237,7 @@ impl Controller {
         let own = self.config.node.name.as_str();
         let fit = members.members.iter().filter(|member| member.voter && !member.witness && &*member.name != own);
         let Some(next) = fit.min_by_key(|member| (member.silent, member.lag)) else { return };
-        let (store, next) = (Arc::clone(&self.raft), next.name.clone());
+        let (store, next) = (self.seat.clone(), next.name.clone());
         tokio::spawn(async move {
             if let Err(error) = store.transfer_leader(&next).await {
                 tracing::debug!(%error, %next, "the lead could not be handed over early; it is when the store closes");
@@ -264,7 +278,7 @@ impl Controller {
             let _ = reply.send(Err(Refusal { kind: RefusalKind::Refused, message }));
             return;
         };
-        let (store, name, folder) = (Arc::clone(&self.raft), cluster.name.clone(), cluster.tls.dir.clone());
+        let (store, name, folder) = (self.seat.clone(), cluster.name.clone(), cluster.tls.dir.clone());
         tokio::spawn(async move {
             let made = tokens::make(store, Path::new(&folder), name, node, valid).await;
             let _ = reply.send(made);
@@ -279,7 +293,7 @@ impl Controller {
             let _ = reply.send(Err(Refusal { kind: RefusalKind::Refused, message }));
             return;
         }
-        let (store, name) = (Arc::clone(&self.raft), self.config.cluster.as_ref().map(|cluster| cluster.name.clone()));
+        let (store, name) = (self.seat.clone(), self.config.cluster.as_ref().map(|cluster| cluster.name.clone()));
         tokio::spawn(async move {
             let changed = match &change {
                 MemberChange::Remove(node) => store.remove_member(node.as_str()).await,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use api::Command;
 use api::view::{CertificateView, Status};
 use data::{Event as Change, WatchItem};
+use model::config::NodeRole;
 use model::{Config, EventKind, InstanceId, NodeName, ServiceName};
 use observe::metrics::CertificateLabels;
 use runtime::protocol::{Order, Report};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::applying::Applying;
 use crate::cluster::renewal::Told;
+use crate::cluster::seat::Seat;
 use crate::cluster::world::World;
 use crate::entrances::Notice;
 use crate::input::Input;
@@ -74,9 +76,9 @@ pub struct Controller {
     pub said_alive: Option<Instant>,
     /// The ready line has been printed.
     pub said_ready: bool,
-    /// The store as a member of its cluster, and the members as they were last.
-    pub raft: Arc<data_raft::RaftStore>,
-    /// See `raft`; absent for a machine by itself.
+    /// What this node is to the store, and the members as they were last.
+    pub seat: Seat,
+    /// See `seat`; absent for a machine by itself.
     pub members: Option<data_raft::Members>,
     /// In a cluster: what is known of it.
     pub world: Option<World>,
@@ -415,6 +417,9 @@ impl Controller {
         }
         let cause = self.shell.new_cause();
         let message = match &problem {
+            Some(problem) if self.config.node.role == NodeRole::Agent => format!(
+                "{problem}; traffic goes on by the last known routes, writes wait, primaries here end when their lease does"
+            ),
             Some(problem) => format!("{problem}; traffic goes on, promotions and writes wait"),
             None => "the store serves again".to_owned(),
         };

@@ -31,8 +31,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use api::view::Status;
-use data::Store;
-use model::config::{Config, Durability};
+use model::config::Config;
 use model::{EventKind, Incarnation, ServiceName};
 use observe::journal::Journal;
 use observe::metrics::ControlMetrics;
@@ -45,6 +44,7 @@ pub const CANNOT_START: u8 = runtime::protocol::CANNOT_START as u8;
 
 use tokio::sync::{mpsc, watch};
 
+use cluster::seat::Seat;
 pub use cluster::{authority, cannot_fail_over, certificates, joining};
 use controller::Controller;
 use entrances::Entrances;
@@ -61,10 +61,6 @@ use showing::Facts;
 const INPUTS: usize = 8192;
 /// Requests of the API that may finish when the node stops.
 const API_PATIENCE: Duration = Duration::from_secs(2);
-
-/// A store is waited for so long, if a node process still holds it whose keeper has just died: the directory is this
-/// keeper's, so that process is on its way out.
-const LEFT_OVER: Duration = Duration::from_secs(5);
 
 /// Why the node cannot start; the keeper must not try again.
 #[derive(Debug, thiserror::Error)]
@@ -92,18 +88,6 @@ pub fn run(options: &Options) -> Result<(), CannotStart> {
         }
         stopped
     })
-}
-
-fn open_when_free(options: &data_raft::Options) -> Result<Arc<data_raft::RaftStore>, CannotStart> {
-    let until = Instant::now() + LEFT_OVER;
-    loop {
-        match data_raft::RaftStore::open(options.clone()) {
-            Err(data_raft::OpenError::Locked { .. }) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            opened => return opened.map_err(|error| CannotStart(error.to_string())),
-        }
-    }
 }
 
 /// Everything known before the first part is started.
@@ -153,9 +137,9 @@ impl Start {
         let data_dir = PathBuf::from(&self.config.node.data_dir);
         let journal = Journal::open(&data_dir)
             .map_err(|error| CannotStart(format!("the event journal in {}: {error}", data_dir.display())))?;
-        let (raft, peers) = self.open_store(&data_dir)?;
-        let store: Arc<dyn Store> = Arc::<data_raft::RaftStore>::clone(&raft);
-        let streams = streams::open(&raft, &self.config).map_err(CannotStart)?;
+        let (seat, peers) = self.open_store(&data_dir)?;
+        let store = seat.store();
+        let streams = seat.open_streams(&self.config).map_err(CannotStart)?;
         let mut registry = Registry::default();
         let gateway_metrics = gateway::Metrics::register(&mut registry);
         let metrics = ControlMetrics::register(&mut registry);
@@ -209,7 +193,7 @@ impl Start {
             status: shown,
             commands,
             store: Arc::clone(&store),
-            save: offline::saving(Arc::clone(&raft)),
+            save: offline::saving(seat.clone()),
             streams: Arc::clone(&streams),
             journal: journal.clone(),
             registry: Arc::new(RwLock::new(registry)),
@@ -248,7 +232,7 @@ impl Start {
             show_due: false,
             said_alive: None,
             said_ready: false,
-            raft: Arc::clone(&raft),
+            seat: seat.clone(),
             members: None,
             world: cluster::serves(&self.config).then(cluster::world::World::default),
             store_problem: None,
@@ -268,8 +252,8 @@ impl Start {
             tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
         }
         if !alone {
-            tokio::spawn(cluster::watch_members(raft, inputs.clone()));
-            cluster::keep_certified(&self.config, &controller.raft, &inputs);
+            tokio::spawn(cluster::watch_members(seat, inputs.clone()));
+            cluster::keep_certified(&self.config, &controller.seat, &inputs);
         }
         tokio::spawn(entrances.keep_current(inputs.clone()));
         let acme = acme.map(|acme| tokio::spawn(acme.run()));
@@ -289,20 +273,11 @@ impl Start {
     }
 
     /// The store and, in a cluster, the address at which others reach this node.
-    fn open_store(&self, data_dir: &Path) -> Result<(Arc<data_raft::RaftStore>, Option<String>), CannotStart> {
-        let mut options = data_raft::Options::new(data_dir.join(offline::STORE));
-        options.durability = match self.config.node.durability {
-            Durability::Sync => data::Durability::Sync,
-            Durability::Async => data::Durability::Async,
-        };
-        let mut address = None;
+    fn open_store(&self, data_dir: &Path) -> Result<(Seat, Option<String>), CannotStart> {
         let socket = self.peers.first().map(|exported| import(exported)).transpose()?;
-        if let Some((peers, advertised)) = cluster::peers(&self.config, socket).map_err(CannotStart)? {
-            (options.peers, address) = (Some(peers), Some(advertised));
-            options.entries_behind_snapshot = cluster::ENTRIES_BEHIND_SNAPSHOT;
-            options.witness_log_bytes = self.config.node.witness_log_limit;
-        }
-        Ok((open_when_free(&options)?, address))
+        let (peers, address) = cluster::peers(&self.config, socket).map_err(CannotStart)?.unzip();
+        let seat = Seat::open(&self.config, data_dir, peers).map_err(CannotStart)?;
+        Ok((seat, address.flatten()))
     }
 
     /// The services, with what the keeper still holds taken over, and the gateway told of it before it starts.

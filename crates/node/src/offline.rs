@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use data_raft::RaftStore;
+use data::{NotServing, StoreError};
 pub use data_raft::{Kept, OpenError, RecoverError, Saved, SavedError, SavedMember, Survivor, verify};
+
+use crate::cluster::seat::Seat;
 
 /// The store's folder within a data directory.
 pub(crate) const STORE: &str = "store";
@@ -38,10 +40,15 @@ pub fn recover(data_dir: &Path, carry_out: bool) -> Result<Survivor, RecoverErro
     data_raft::recover(&data_dir.join(STORE), carry_out)
 }
 
-/// How the API saves the store.
-pub(crate) fn saving(store: Arc<RaftStore>) -> api::Save {
+/// How the API saves the store; an agent has none.
+pub(crate) fn saving(seat: Seat) -> api::Save {
     Arc::new(move || {
-        let store = Arc::clone(&store);
-        Box::pin(async move { Ok(Box::new(store.save().await?) as api::Blocks) })
+        let seat = seat.clone();
+        Box::pin(async move {
+            match seat {
+                Seat::Member(store) => Ok(Box::new(store.save().await?) as api::Blocks),
+                Seat::Agent(_) => Err(StoreError::NotServing(NotServing::Agent)),
+            }
+        })
     })
 }

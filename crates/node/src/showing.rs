@@ -64,7 +64,9 @@ impl Controller {
             },
             cluster: self.members.as_ref().map(|members| {
                 let name = self.config.cluster.as_ref().map(|cluster| cluster.name.clone());
-                cluster_view(name.unwrap_or_default(), members)
+                let mut view = cluster_view(name.unwrap_or_default(), members);
+                view.members.extend(self.world.iter().flat_map(|world| world.agents.shown()));
+                view
             }),
             services,
             tasks: self.tasks(),
@@ -155,6 +157,9 @@ impl Controller {
             (None, Some(lost), _) => layer("data", "degraded", lost),
             (None, None, Some(problem)) => layer("data", "degraded", format!("the streams: {problem}")),
             (None, None, None) if votes_only => layer("data", "ok", "a witness: keeps the log, and no data".to_owned()),
+            (None, None, None) if store.role == data::RaftRole::Remote => {
+                layer("data", "ok", format!("an agent: asks servers, revision {}", store.revision))
+            }
             (None, None, None) => {
                 layer("data", "ok", format!("revision {}, durability {}", store.revision, store.durability))
             }
@@ -181,7 +186,8 @@ impl Controller {
     /// Members that should be there and are not.
     fn missing<'w>(&self, world: &'w World) -> Vec<&'w str> {
         let members = || self.members.iter().flat_map(|members| &members.members);
-        world.missing().filter(|name| members().any(|member| &*member.name == *name)).collect()
+        let awaited = |name: &str| members().any(|member| &*member.name == name) || world.agents.misses(name);
+        world.missing().filter(|name| awaited(name)).collect()
     }
 
     fn region(&self) -> Layer {

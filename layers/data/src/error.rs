@@ -80,9 +80,32 @@ pub enum NotServing {
         /// Who is missing, since when.
         missing: Arc<str>,
     },
+    /// Of an agent: the server that it asked does not serve.
+    #[error("server {node}: {reason}")]
+    Server {
+        /// The server's name.
+        node: Arc<str>,
+        /// Its words.
+        reason: Arc<str>,
+        /// A retry may succeed.
+        may_pass: bool,
+    },
+    /// Of an agent: it reaches no server. A retry may succeed.
+    #[error(
+        "no server of the cluster has answered {since}{why}; look whether one runs, and whether it can be reached from here"
+    )]
+    Unreachable {
+        /// Since when.
+        since: Arc<str>,
+        /// What went wrong with each address, in brackets; or nothing.
+        why: Arc<str>,
+    },
     /// This node votes and keeps the log, and has no data. Ask another node.
     #[error("this node is a witness, which keeps no keys and no streams: ask another node")]
     Witness,
+    /// This node is an agent. Ask a server.
+    #[error("this node is an agent, which keeps no data: ask a server")]
+    Agent,
     /// A flush failed; the log is closed for good, reads of the last state remain.
     #[error(
         "a flush of {file} failed ({error}); what it held may be lost, so it is never retried. \
@@ -138,8 +161,11 @@ impl NotServing {
             | Self::NotLeader { .. }
             | Self::NoQuorum { .. }
             | Self::Elsewhere { .. }
+            | Self::Unreachable { .. }
             | Self::Forming { .. } => true,
+            Self::Server { may_pass, .. } => *may_pass,
             Self::Witness
+            | Self::Agent
             | Self::FlushFailed { .. }
             | Self::WriteFailed { .. }
             | Self::DiskFull { .. }

@@ -37,6 +37,8 @@ pub enum RaftRole {
     Candidate,
     /// Leads.
     Leader,
+    /// Has no part in it: an agent, which asks servers.
+    Remote,
     /// Stopped.
     Stopped,
 }
@@ -48,6 +50,7 @@ impl fmt::Display for RaftRole {
             Self::Follower => "follower",
             Self::Candidate => "candidate",
             Self::Leader => "leader",
+            Self::Remote => "remote",
             Self::Stopped => "stopped",
         })
     }

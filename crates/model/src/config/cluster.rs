@@ -27,9 +27,9 @@ record! {
 record! {
     /// How this machine and the others find each other.
     Peers as "`node.peers`" {
-        /// Address and port for other nodes.
+        /// Address and port for other nodes. Nobody connects to an agent: of its own, only the address counts, and only without `node.advertise`.
         listen: String = "127.0.0.1:8300".to_owned(),
-        /// Addresses (`host:port`) at which other nodes may be found, this node's own among them or not. One that answers is enough.
+        /// Addresses (`host:port`) at which other nodes may be found, this node's own among them or not. One that answers is enough. An agent's names servers.
         join: Vec<String> = Vec::new(),
     }
 }
@@ -41,5 +41,7 @@ words! {
         Server = "server",
         /// Votes, so that two servers survive the loss of one, and keeps the log for that; it has no data and runs nothing.
         Witness = "witness",
+        /// Neither votes nor stores: it runs what the cluster places on it, and asks servers for everything else.
+        Agent = "agent",
     }
 }

@@ -90,6 +90,12 @@ pub struct NodeRecord {
     pub gateway: Vec<String>,
     /// The site it stands in.
     pub region: String,
+    /// What it is in the cluster; a server where nothing is said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub role: String,
+    /// Of an agent, which no list of members has: where what it runs is reached.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
     /// It is being stopped on purpose.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopping: bool,

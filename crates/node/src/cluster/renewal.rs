@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::view::CertificateView;
-use data_raft::{CertificateAnswer, CertificateRequest, RaftStore};
+use data_raft::{CertificateAnswer, CertificateRequest};
 use gateway::tls::Certificate;
 use model::EventKind;
 use rcgen::KeyPair;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::authority::{self, Authority, NOBODY};
 use super::certificates::OwnFiles;
+use super::seat::{Seat, WeakSeat};
 use crate::entrances::now_unix;
 use crate::input::Input;
 
@@ -57,9 +58,8 @@ fn age(begins: i64, expires: i64, now: i64) -> Age {
 }
 
 /// Keeps it current until the node ends.
-pub async fn keep(own: OwnFiles, node: String, store: Arc<RaftStore>, inputs: mpsc::Sender<Input>) {
-    let mut keeper = Keeper { own, node, store: Arc::downgrade(&store), told: None, tried: None, failures: 0 };
-    drop(store);
+pub async fn keep(own: OwnFiles, node: String, store: WeakSeat, inputs: mpsc::Sender<Input>) {
+    let mut keeper = Keeper { own, node, store, told: None, tried: None, failures: 0 };
     loop {
         let Some(told) = keeper.look().await else { return };
         if inputs.send(Input::OwnCertificate(told)).await.is_err() {
@@ -72,7 +72,7 @@ pub async fn keep(own: OwnFiles, node: String, store: Arc<RaftStore>, inputs: mp
 struct Keeper {
     own: OwnFiles,
     node: String,
-    store: std::sync::Weak<RaftStore>,
+    store: WeakSeat,
     /// Of which certificate (by its end) the end was told, and at which step.
     told: Option<(i64, usize)>,
     /// When a renewal was last tried.
@@ -119,7 +119,7 @@ impl Keeper {
         }
     }
 
-    async fn renew(&self, store: &RaftStore) -> Result<Certificate, String> {
+    async fn renew(&self, store: &Seat) -> Result<Certificate, String> {
         let read = std::fs::read_to_string(&self.own.key);
         let key = read.map_err(|error| format!("{}: {error}", self.own.key.display()))?;
         let key = KeyPair::from_pem(&key).map_err(|error| format!("{}: {error}", self.own.key.display()))?;

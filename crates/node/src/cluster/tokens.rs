@@ -4,7 +4,6 @@
 //! Deliberately absent: signing (`authority.rs`) and the new machine's side (`joining.rs`).
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use api::{JoinToken, Refusal, RefusalKind};
@@ -15,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, CERTIFICATE, NOBODY};
 use super::records::key;
+use super::seat::Seat;
 
 /// Before the SHA-256 of a token's secret.
 const TOKEN: &str = "control/token/";
@@ -79,7 +79,7 @@ impl Token {
 /// # Errors
 /// The name or the time is none, nobody could sign, or the store does not serve.
 pub async fn make(
-    store: Arc<RaftStore>,
+    seat: Seat,
     folder: &Path,
     cluster: String,
     node: String,
@@ -92,8 +92,8 @@ pub async fn make(
     if !(VALID.0..=VALID.1).contains(&valid) {
         return Err(refused("a token is good for 1 second to 24 hours".to_owned()));
     }
-    let can = Authority::new(folder).can_sign()
-        || store.certificate(&CertificateRequest::Can).await == CertificateAnswer::Can;
+    let can =
+        Authority::new(folder).can_sign() || seat.certificate(&CertificateRequest::Can).await == CertificateAnswer::Can;
     if !can {
         return Err(refused(NOBODY.to_owned()));
     }
@@ -102,6 +102,7 @@ pub async fn make(
     let expires_unix_ms = now_unix_ms() + u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
     let record = TokenRecord { node: node.clone(), expires_unix_ms };
     let value = serde_json::to_vec(&record).expect("plain data becomes JSON");
+    let store = seat.store();
     let lease = store.lease_grant(valid).await.map_err(|error| failed(error.to_string()))?.lease;
     let put = Op::Put { key: key(&place(&secret)), value: value.into(), lease: Some(lease) };
     match store.txn(Txn::default().then(put)).await {
@@ -109,7 +110,7 @@ pub async fn make(
         Ok(_) => return Err(failed("nobody knows whether the token was kept: make another".to_owned())),
         Err(error) => return Err(failed(error.to_string())),
     }
-    let addresses = store.members().await.members.iter().map(|member| member.address.to_string()).collect();
+    let addresses = seat.members().await.members.iter().map(|member| member.address.to_string()).collect();
     tracing::info!(%node, valid_s = valid.as_secs(), "a join token was made");
     let token = Token { cluster, node: node.clone(), authority, addresses, secret };
     Ok(JoinToken { node, token: token.text(), expires_unix_ms })

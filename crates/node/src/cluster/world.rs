@@ -13,11 +13,13 @@ use data::{
     Compare, KeyRange, RaftRole, RangeRequest, RangeResult, Revision, Store, Txn, TxnOutcome, WatchItem, WatchStream,
 };
 use data::{Consistency, Event as Change};
+use model::config::NodeRole;
 use model::{EventKind, NodeName, ServiceName};
 use runtime::placement::{self, Presence};
 use runtime::plan;
 use tokio::sync::mpsc;
 
+use super::agents::{AGENT, Agents};
 use super::awaited::Awaited;
 use super::publisher::{Publisher, Said, Saying};
 use super::records::{About, CONTROL, ConfigRecord, InstanceRecord, NODE, NodeRecord, PLACEMENT, PlacementRecord, key};
@@ -42,6 +44,8 @@ const PLACE_AGAIN: Duration = Duration::from_millis(200);
 pub struct World {
     /// Nodes that are there.
     pub nodes: BTreeMap<NodeName, NodeRecord>,
+    /// Those among them, and of before, that are agents.
+    pub agents: Agents,
     /// Nodes that were there or should be, and since when they are not.
     away: BTreeMap<NodeName, Instant>,
     /// Members that have not said yet that they are there, and are not known to be away, and since when this node knows of them.
@@ -241,6 +245,7 @@ impl Controller {
         let own = node == self.config.node.name;
         match record {
             Some(record) => {
+                world.agents.heard(&node, &record);
                 let was_away = world.away.remove(&node).is_some();
                 let new = world.nodes.insert(node.clone(), record).is_none();
                 if new && was_away && !own {
@@ -252,6 +257,7 @@ impl Controller {
             None => {
                 let Some(last) = world.nodes.remove(&node) else { return };
                 world.away.insert(node.clone(), now);
+                world.agents.lost(&node, now);
                 if !own {
                     let cause = self.shell.new_cause();
                     let after =
@@ -324,10 +330,13 @@ impl Controller {
 
     /// What this node says of itself.
     fn said(&self) -> Said {
+        let is_agent = self.config.node.role == NodeRole::Agent;
         let record = NodeRecord {
             api: self.facts.api.clone(),
             gateway: self.facts.gateway.clone(),
             region: self.config.node.region.clone(),
+            role: if is_agent { AGENT } else { "server" }.to_owned(),
+            address: if is_agent { self.shell.host.to_string() } else { String::new() },
             stopping: self.shell.stopping,
             drained: self
                 .services

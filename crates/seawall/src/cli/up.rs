@@ -39,12 +39,18 @@ pub fn run(arguments: &Arguments) -> Outcome {
         data_dir: PathBuf::from(&config.node.data_dir),
         api: address(&config.api.listen)?,
         gateway: config.gateway.listen.iter().map(|listen| address(&listen.0.address)).collect::<Result<_, _>>()?,
-        peers: config.node.peers.as_ref().map(|peers| address(&peers.listen)).transpose()?,
+        peers: peers(&config).map(address).transpose()?,
         workers: node::workers(&config),
         stop_patience: stop_patience(&config),
         node_arguments: node_arguments(arguments, &file, Path::new(&config.node.data_dir)),
     };
     keeper::run(keeper).map_err(Failure::failed)
+}
+
+/// Where other nodes connect to this one; nobody does to an agent.
+fn peers(config: &model::Config) -> Option<&str> {
+    let written = config.node.peers.as_ref()?;
+    (config.node.role != model::config::NodeRole::Agent).then_some(written.listen.as_str())
 }
 
 /// The gateway's drain, then the longest drain and grace period of all services, and a margin for the rest.

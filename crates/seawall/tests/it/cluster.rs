@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::support::processes::signal;
 use crate::support::{Chance, PATIENCE, Seawall, http, run, wait};
 
+mod agent;
 mod joining;
 mod recovery;
 mod streams;
@@ -115,6 +116,17 @@ impl Cluster {
                 members.any(|member| member["name"] == *name(place) && member["address"] == at).then_some(())
             });
         }
+    }
+
+    /// Starts it again, after all were down.
+    fn start_somewhere(&mut self, place: usize) {
+        let folder = self.down.remove(&place).expect("it is down");
+        self.write(place, folder.path());
+        let node = Seawall::up_beside(folder);
+        if place == 0 {
+            node.ready()["peers"].as_str().unwrap().clone_into(&mut self.first);
+        }
+        self.nodes[place] = Some(node);
     }
 
     /// Waits until all that are up agree on a leader that is up; its place.

@@ -1,5 +1,6 @@
 //! The embedded `Store` and, in a group of its own, `Streams`: Raft (one voter is the one-machine default) over our own write-ahead log.
 //! Stands in the write walk between `Store::txn` and the watchers: propose, log and flush, replicate, commit, apply, reply.
+//! Beside it the same two of a node that has no store, asked of servers (`remote`).
 //! Openraft stays hidden: no type of it is public, on disk or on the wire. Deliberately absent: domain rules.
 //!
 //! On disk, in one directory:
@@ -29,6 +30,7 @@ mod open_error;
 mod options;
 mod peers;
 mod record;
+mod remote;
 mod replica;
 mod saved;
 mod snapshot;
@@ -50,6 +52,7 @@ pub use members::{Member, Members};
 pub use open_error::OpenError;
 pub use options::Options;
 pub use peers::{PeerOptions, Peers};
+pub use remote::{RemoteOptions, RemoteStore, RemoteStreams};
 pub use saved::{Saved, SavedError, SavedMember, Saving, restore, verify};
 pub use store::RaftStore;
 pub use streams::{RaftStreams, StreamOptions};

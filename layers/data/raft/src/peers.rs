@@ -19,6 +19,7 @@ use crate::surroundings;
 use crate::transport::{Connection, Transport};
 use crate::wal::lock;
 
+pub(crate) mod agents;
 pub(crate) mod book;
 pub(crate) mod certify;
 pub(crate) mod finder;
@@ -59,6 +60,8 @@ pub struct PeerOptions {
     pub voter: bool,
     /// It votes and keeps the log, and has no data: it applies nothing.
     pub witness: bool,
+    /// It neither votes nor stores, and is no member: see [`RemoteStore`](crate::RemoteStore).
+    pub agent: bool,
 }
 
 /// What calls are grouped by into connections.
@@ -114,6 +117,8 @@ pub(crate) struct Inner {
     pub book: Mutex<Book>,
     lanes: Mutex<BTreeMap<(u64, Lane), mpsc::Sender<Call>>>,
     pub groups: RwLock<BTreeMap<u16, Arc<Group>>>,
+    /// What agents are served with.
+    pub agents: agents::Agents,
     /// When this process began, in milliseconds since the Unix epoch.
     pub began_ms: u64,
     /// What last went wrong with whom, so that status and log can say it.
@@ -169,6 +174,7 @@ impl Peers {
             book: Mutex::default(),
             lanes: Mutex::default(),
             groups: RwLock::default(),
+            agents: agents::Agents::default(),
             began_ms: surroundings::wall_clock_ms().max(1),
             troubles: troubles::Troubles::default(),
             next_call: AtomicU64::new(1),
@@ -193,8 +199,13 @@ impl Peers {
             lock(&inner.book).keep_in(disk, &directory);
             inner.spawn(serve::accept(Arc::downgrade(inner)));
             inner.spawn(finder::find(Arc::downgrade(inner)));
-            inner.spawn(keep_current(Arc::downgrade(inner)));
+            self.keep_files_current();
         }
+    }
+
+    /// Has the transport look at its files until this node stops.
+    pub(crate) fn keep_files_current(&self) {
+        self.0.spawn(keep_current(Arc::downgrade(&self.0)));
     }
 
     /// The group takes no more calls.

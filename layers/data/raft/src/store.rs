@@ -69,7 +69,11 @@ impl RaftStore {
         node.spawn(gather::serve(writers, WRITES, move |commands, left| write(replica.clone(), commands, left)));
         let replica = node.replica.clone();
         node.spawn(gather::serve(readers, READS, move |readers, left| linearize(replica.clone(), readers.len(), left)));
-        Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES), writes, reads })
+        let store = Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES), writes, reads });
+        if let Some(peers) = &store.replica().shared.options.peers {
+            *lock(&peers.inner().agents.store) = Arc::downgrade(&store);
+        }
+        store
     }
 
     /// The same in a world that [`simulate`](crate::simulate) has made of this thread: the store lives as tasks of the

@@ -113,7 +113,12 @@ impl RaftStreams {
             file.sync().map_err(OpenError::io("flush", &made))?;
             store.disk.sync_directory(&store.directory).map_err(OpenError::io("flush", &store.directory))?;
         }
-        Ok(Arc::new(Self { node, base: base.clone(), in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES) }))
+        let in_flight = Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES);
+        let streams = Arc::new(Self { node, base: base.clone(), in_flight });
+        if let Some(peers) = &base.shared.options.peers {
+            *lock(&peers.inner().agents.streams) = Arc::downgrade(&streams);
+        }
+        Ok(streams)
     }
 
     /// Takes a snapshot now and purges the log behind it.

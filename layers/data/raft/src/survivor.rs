@@ -303,6 +303,7 @@ mod tests {
             founders: vec!["n1".into()],
             voter: true,
             witness: false,
+            agent: false,
         };
         let transport = MemoryNetwork::default().attach("n1");
         let make = move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(transport)) };

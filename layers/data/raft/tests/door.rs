@@ -55,6 +55,7 @@ fn start(folder: &Path, name: &str, founders: &[&str], join: &[SocketAddr]) -> N
         founders: founders.iter().map(ToString::to_string).collect(),
         voter: true,
         witness: false,
+        agent: false,
     };
     let files = TlsFiles {
         authority: folder.join("ca.pem"),

@@ -9,12 +9,14 @@ use crate::diagnostic::Diagnostics;
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     match (&config.cluster, &config.node.peers) {
         (None, None) => {
-            if config.node.role == NodeRole::Witness {
-                diagnostics.error(
-                    config.node.at.field("role"),
-                    "a witness without a cluster: there is nothing to vote on",
-                    "leave `role` out, or add `cluster` and `peers`",
-                );
+            let without = match config.node.role {
+                NodeRole::Server => None,
+                NodeRole::Witness => Some("a witness without a cluster: there is nothing to vote on"),
+                NodeRole::Agent => Some("an agent without a cluster: there are no servers to ask"),
+            };
+            if let Some(message) = without {
+                let cure = "leave `role` out, or add `cluster` and `peers`";
+                diagnostics.error(config.node.at.field("role"), message, cure);
             }
             if config.node.advertise.is_some() {
                 let message = "`advertise` without a cluster: nobody asks where this machine is";
@@ -38,6 +40,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         (Some(cluster), Some(peers)) => {
             check_name(cluster, diagnostics);
             check_witness(config, diagnostics);
+            check_agent(config, peers, diagnostics);
             if let Some((name, service)) = config.services.first_key_value() {
                 let message = format!("service `{name}` in the file of a node in a cluster is not run by `up`");
                 let cure = "a stale file must not roll the cluster back: put services and routes in force with `seawall apply -f`";
@@ -80,12 +83,26 @@ fn addresses(config: &Config, peers: &Peers, diagnostics: &mut Diagnostics) {
     // A list that leaves this node out names the two others of three.
     let names_itself =
         peers.join.iter().any(|address| *address == peers.listen || Some(address) == advertised.as_ref());
-    if peers.join.len() == 2 && names_itself {
+    if peers.join.len() == 2 && names_itself && config.node.role != NodeRole::Agent {
         diagnostics.warning(
             peers.at.field("join"),
             "two voters cannot fail over: one alone is no majority, so the loss of either stops every decision",
             "add a third node, which may be a small one that only votes: node: { role: witness }",
         );
+    }
+}
+
+fn check_agent(config: &Config, peers: &Peers, diagnostics: &mut Diagnostics) {
+    if config.node.role != NodeRole::Agent {
+        return;
+    }
+    if peers.join.is_empty() {
+        let message = "an agent that knows no server: it asks servers for everything";
+        diagnostics.error(peers.at.whole, message, "add join: [\"HOST:8300\", …] with the addresses of servers");
+    }
+    if config.node.advertise.is_none() && !peers.at.has("listen") {
+        let message = "nothing says where other nodes reach what this agent runs";
+        diagnostics.error(peers.at.whole, message, "add node: { advertise: … } with its host name or IP address");
     }
 }
 

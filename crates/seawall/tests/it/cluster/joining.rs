@@ -164,7 +164,7 @@ fn decoded(text: &str) -> Vec<u8> {
 }
 
 /// Replaces a node's certificate by one that began 100 s ago and ends in so many.
-fn shorten(folder: &Path, node: &str, authority: &Path, left: Duration) {
+pub fn shorten(folder: &Path, node: &str, authority: &Path, left: Duration) {
     let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
     let issuer = KeyPair::from_pem(&read(authority.join("ca.key"))).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&read(authority.join("ca.pem")), issuer).unwrap();

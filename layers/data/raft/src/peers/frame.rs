@@ -49,13 +49,21 @@ pub(crate) enum Kind {
     Change,
     /// A certificate is asked for.
     Certify,
+    /// What an agent asks of a server.
+    Ask,
+    /// An answer to an agent that is longer than a frame, in order; what a watch yields.
+    Part,
+    /// An agent takes so many more parts of a watch.
+    More,
+    /// An agent needs no more of a watch.
+    Enough,
     /// The answer to a call.
     Reply,
     /// The error that is the answer to a call.
     Failed,
 }
 
-const KINDS: [(Kind, u8); 21] = [
+const KINDS: [(Kind, u8); 25] = [
     (Kind::Hello, 1),
     (Kind::Refused, 2),
     (Kind::Append, 10),
@@ -75,6 +83,10 @@ const KINDS: [(Kind, u8); 21] = [
     (Kind::Members, 41),
     (Kind::Change, 42),
     (Kind::Certify, 43),
+    (Kind::Ask, 50),
+    (Kind::Part, 51),
+    (Kind::More, 52),
+    (Kind::Enough, 53),
     (Kind::Reply, 60),
     (Kind::Failed, 61),
 ];

@@ -10,10 +10,10 @@ use openraft::async_runtime::watch::WatchReceiver;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
-use super::Inner;
 use super::book::NoteV1;
 use super::frame::{Frame, Kind};
 use super::message::{HelloV1, payload};
+use super::{Inner, agents};
 use crate::replica::Leader;
 use crate::transport::{Connection, Stream};
 use crate::wal::lock;
@@ -21,16 +21,21 @@ use crate::wire;
 
 /// Longest time for connecting and greeting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-/// Versions of the conversation spoken here. The third one knows requests for certificates, the fourth one witnesses.
-const VERSIONS: (u16, u16) = (2, 4);
+/// Versions of the conversation spoken here. The third one knows requests for certificates, the fourth one witnesses, the
+/// fifth one agents.
+const VERSIONS: (u16, u16) = (2, 5);
 /// What a witness speaks: who does not know that it has no data must not count on it.
 const KNOWS_WITNESSES: u16 = 4;
+/// What an agent speaks: who does not know it would take it for a node that wants to become a member.
+const KNOWS_AGENTS: u16 = 5;
 /// Read at once.
 const READ_BYTES: usize = 64 * 1024;
 
 /// A connection whose other side is known.
 pub(crate) struct Greeted {
     pub hello: HelloV1,
+    /// It is an agent: it has no part in the groups, and asks for what servers do.
+    pub agent: bool,
     pub frames: Frames,
     pub out: WriteHalf<Box<dyn Stream>>,
 }
@@ -40,6 +45,13 @@ pub(crate) struct Greeted {
 pub(crate) struct HelloMoreV1 {
     /// It votes and keeps the log, and has no data.
     pub witness: bool,
+}
+
+/// Behind both, of an agent alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HelloLastV1 {
+    /// It neither votes nor stores: it is never counted, listed or let in.
+    pub agent: bool,
 }
 
 /// Frames as they come.
@@ -68,21 +80,26 @@ impl Frames {
 pub(crate) async fn greet(inner: &Inner, connection: Connection, expects: Option<u64>) -> io::Result<Greeted> {
     let (mut frames, mut out, proved, from) = split(connection);
     send(&mut out, Kind::Hello, own(inner, expects)).await?;
-    let (hello, more) = receive(&mut frames).await?;
+    let (hello, more, last) = receive(&mut frames).await?;
     check(inner, &hello, proved.as_deref()).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
     if expects.is_some_and(|expected| expected != hello.id) {
         let why = format!("another node ({}) answers there", hello.name);
         return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     }
     note(inner, &hello, more, from);
-    Ok(Greeted { hello, frames, out })
+    Ok(Greeted { hello, agent: last.agent, frames, out })
 }
 
 /// Answers a node that called.
 pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<Greeted> {
     let (mut frames, mut out, proved, from) = split(connection);
-    let (hello, more) = receive(&mut frames).await?;
-    if let Err(why) = check(inner, &hello, proved.as_deref()) {
+    let (hello, more, last) = receive(&mut frames).await?;
+    let refused = match check(inner, &hello, proved.as_deref()) {
+        Ok(()) if last.agent => agents::refusal(inner, &hello.name),
+        Ok(()) => None,
+        Err(why) => Some(why),
+    };
+    if let Some(why) = refused {
         send(&mut out, Kind::Refused, payload(&why)).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
@@ -97,8 +114,11 @@ pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<
         return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     }
     send(&mut out, Kind::Hello, own(inner, None)).await?;
-    note(inner, &hello, more, from);
-    Ok(Greeted { hello, frames, out })
+    // Nobody but the nodes that it asks has to do with an agent: it stands in no book, so that none is told of it.
+    if !last.agent {
+        note(inner, &hello, more, from);
+    }
+    Ok(Greeted { hello, agent: last.agent, frames, out })
 }
 
 /// A node that takes itself for a member, while this one knows the members and it is none of them. Who hears of no leader
@@ -124,10 +144,14 @@ fn split(connection: Connection) -> Parts {
 }
 
 fn versions(inner: &Inner) -> (u16, u16) {
-    if inner.options.witness { (KNOWS_WITNESSES, VERSIONS.1) } else { VERSIONS }
+    match (inner.options.agent, inner.options.witness) {
+        (true, _) => (KNOWS_AGENTS, VERSIONS.1),
+        (false, true) => (KNOWS_WITNESSES, VERSIONS.1),
+        (false, false) => VERSIONS,
+    }
 }
 
-/// What this node says of itself: no more than older versions do, unless it is a witness.
+/// What this node says of itself: no more than older versions do, unless it is a witness or an agent.
 fn own(inner: &Inner, expects: Option<u64>) -> Bytes {
     let identity = inner.identity();
     let hello = HelloV1 {
@@ -142,6 +166,9 @@ fn own(inner: &Inner, expects: Option<u64>) -> Bytes {
         began_ms: inner.began_ms,
         others: lock(&inner.book).notes(),
     };
+    if inner.options.agent {
+        return payload(&(hello, HelloMoreV1::default(), HelloLastV1 { agent: true }));
+    }
     if inner.options.witness { payload(&(hello, HelloMoreV1 { witness: true })) } else { payload(&hello) }
 }
 
@@ -152,18 +179,18 @@ async fn send(out: &mut WriteHalf<Box<dyn Stream>>, kind: Kind, payload: Bytes) 
     out.flush().await
 }
 
-async fn receive(frames: &mut Frames) -> io::Result<(HelloV1, HelloMoreV1)> {
+async fn receive(frames: &mut Frames) -> io::Result<(HelloV1, HelloMoreV1, HelloLastV1)> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let frame = frames.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     match frame.kind {
-        Kind::Hello => match wire::decode(&frame.payload) {
-            Ok(both) => Ok(both),
-            // Of a version that has no more to say.
-            Err(_) => {
-                let hello = wire::decode(&frame.payload).map_err(|error| invalid(error.to_string()))?;
-                Ok((hello, HelloMoreV1::default()))
-            }
-        },
+        Kind::Hello => {
+            let bytes = &frame.payload;
+            // Whoever has no more to say ends earlier.
+            let both = || wire::decode(bytes).map(|(hello, more)| (hello, more, HelloLastV1::default()));
+            let alone = || wire::decode(bytes).map(|hello| (hello, HelloMoreV1::default(), HelloLastV1::default()));
+            let all = wire::decode(bytes).or_else(|_| both()).or_else(|_| alone());
+            all.map_err(|error| invalid(error.to_string()))
+        }
         Kind::Refused => {
             let why: String = wire::decode(&frame.payload).map_err(|error| invalid(error.to_string()))?;
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))

@@ -23,7 +23,7 @@ use super::message::{
     VoteReplyV1, payload,
 };
 use super::troubles::INCOMING;
-use super::{Inner, snapshot_lane};
+use super::{Inner, agents, snapshot_lane};
 use crate::members;
 use crate::replica::Replica;
 use crate::streams;
@@ -83,7 +83,10 @@ pub(crate) async fn accept(inner: Weak<Inner>) {
 }
 
 async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
-    let Greeted { hello, mut frames, mut out } = greeted;
+    if greeted.agent {
+        return agents::serve(inner, greeted).await;
+    }
+    let Greeted { hello, mut frames, mut out, .. } = greeted;
     let (answers, mut outgoing) = mpsc::channel::<Frame>(ANSWERS);
     let writing = async {
         let mut bytes = BytesMut::new();
@@ -288,6 +291,10 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
         | Kind::SnapshotBlock
         | Kind::SnapshotEnd
         | Kind::SegmentsWanted
+        | Kind::Ask
+        | Kind::Part
+        | Kind::More
+        | Kind::Enough
         | Kind::Reply
         | Kind::Failed => return Err(not_understood()),
     })

@@ -73,7 +73,7 @@ async fn send_file(
     let path = snapshot::path(&shared.options.directory, pointer.slot);
     let file = shared.options.disk.open(&path, false)?;
     let length = if is_witness { 0 } else { file.length()? };
-    let Greeted { mut frames, mut out, hello } = peers.dial(target).await?;
+    let Greeted { mut frames, mut out, hello, .. } = peers.dial(target).await?;
     tracing::info!(node = hello.name, bytes = length, "sending a snapshot");
     let mut whole = crc32fast::Hasher::new();
     let mut bytes = BytesMut::new();

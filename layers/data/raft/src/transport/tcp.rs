@@ -191,7 +191,8 @@ fn name_of(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<Arc<str>> 
 /// Connections over TCP.
 #[derive(Debug)]
 pub struct TcpTransport {
-    listener: TcpListener,
+    /// None of a node that nobody connects to.
+    listener: Option<TcpListener>,
     tls: Option<Arc<PeerTls>>,
     door: Arc<Door>,
 }
@@ -204,7 +205,12 @@ impl TcpTransport {
     /// The socket cannot be used.
     pub fn new(listener: std::net::TcpListener, tls: Option<PeerTls>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: TcpListener::from_std(listener)?, tls: tls.map(Arc::new), door: Arc::default() })
+        Ok(Self { listener: Some(TcpListener::from_std(listener)?), tls: tls.map(Arc::new), door: Arc::default() })
+    }
+
+    /// The same for a node that only connects to others.
+    pub fn outgoing(tls: Option<PeerTls>) -> Self {
+        Self { listener: None, tls: tls.map(Arc::new), door: Arc::default() }
     }
 }
 
@@ -238,8 +244,9 @@ impl Transport for TcpTransport {
 
     fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
         Box::pin(async move {
+            let Some(listener) = &self.listener else { return Err(io::ErrorKind::NotConnected.into()) };
             let (stream, peer) = loop {
-                match self.listener.accept().await {
+                match listener.accept().await {
                     Ok(accepted) => break accepted,
                     Err(error) => {
                         tracing::warn!(%error, "a connection of another node could not be taken; trying again");

@@ -88,6 +88,7 @@ impl Cluster {
             founders: names,
             voter,
             witness: self.witness == Some(place),
+            agent: false,
         };
         let transport = self.network.attach(&name(place));
         let make = move || -> std::io::Result<Arc<dyn Transport>> { Ok(Arc::new(transport)) };
