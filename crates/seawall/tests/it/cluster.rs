@@ -118,7 +118,7 @@ impl Cluster {
         }
     }
 
-    /// Starts it again, after all were down.
+    /// Starts it again without waiting for the others: none of them is up, or it is none of theirs any more.
     fn start_somewhere(&mut self, place: usize) {
         let folder = self.down.remove(&place).expect("it is down");
         self.write(place, folder.path());
