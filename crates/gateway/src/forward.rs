@@ -95,6 +95,10 @@ pub(crate) struct Exchange<'a, S> {
     tried: Instant,
     /// Tells of the end of the instance, once there is reason to listen.
     ending: Option<Ending>,
+    /// Somebody asks how long the instance takes.
+    pub(crate) watched: bool,
+    /// From this attempt's begin to the head of its answer, if that is asked and came.
+    pub(crate) took: Option<Duration>,
 }
 
 impl<'a, S: Front> Exchange<'a, S> {
@@ -126,6 +130,8 @@ impl<'a, S: Front> Exchange<'a, S> {
             begun,
             tried: begun,
             ending: None,
+            watched: false,
+            took: None,
         }
     }
 
@@ -176,6 +182,7 @@ impl<'a, S: Front> Exchange<'a, S> {
                 .response
                 .parse(head, to_head, &worker.options.limits)
                 .map_err(|bad| Failed::Garbage(bad.why))?;
+            self.took = self.watched.then(|| start.now.elapsed());
             match self.client.response.status {
                 101 if upgrade && self.client.response.fields.first(Kind::Upgrade).is_some() => {
                     return self.switch(link, length, service, taken, start.now).await;

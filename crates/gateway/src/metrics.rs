@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
+use crate::guards::{GuardPage, GuardSeries, Guards};
 use crate::tunnel::Moved;
 use instances::{InstancePage, InstanceSeries};
 use model::{InstanceId, ServiceName};
@@ -33,6 +34,7 @@ struct Families {
     durations: Family<ServiceLabel, DurationHistogram>,
     instances: Arc<InstanceSeries>,
     workers: Arc<WorkerSeries>,
+    guards: Arc<GuardSeries>,
     route_requests: Family<RouteCode, Counter>,
     route_durations: Family<RouteLabel, DurationHistogram>,
     cut: Family<ReasonLabel, Counter>,
@@ -121,6 +123,7 @@ impl Metrics {
         registry.register("signals_dropped", "Passive health signals nobody took in time", all.signals_dropped.clone());
         registry.register_collector(Box::new(InstancePage(all.instances.clone())));
         registry.register_collector(Box::new(WorkerPage(all.workers.clone())));
+        registry.register_collector(Box::new(GuardPage(all.guards.clone())));
         metrics
     }
 
@@ -175,9 +178,15 @@ impl Metrics {
         self.0.instances.add(key, service, instance)
     }
 
+    /// The guards a service has now.
+    pub(crate) fn guards(&self, service: &ServiceName, guards: Option<Arc<Guards>>) {
+        self.0.guards.set(service, guards);
+    }
+
     /// Forgets a service that is gone, so that labels stay bounded.
     pub(crate) fn remove_service(&self, service: &str) {
         let all = &*self.0;
+        all.guards.set(&service.into(), None);
         let label = ServiceLabel { service: service.to_owned() };
         all.durations.remove(&label);
         all.held.remove(&label);

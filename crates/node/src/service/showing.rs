@@ -27,6 +27,7 @@ impl Service {
         } else {
             "ready"
         };
+        let traffic = self.traffic_view(shell);
         ServiceView {
             name: self.name.clone(),
             mode: self.definition.mode.as_str().to_owned(),
@@ -40,7 +41,8 @@ impl Service {
             ready,
             desired,
             held: u32::try_from(shell.table.service(&self.name).held()).unwrap_or(u32::MAX),
-            note: self.note(ready),
+            note: self.note(ready).or_else(|| Self::traffic_note(traffic.as_ref(), &self.name)),
+            traffic,
             instances: self.instance_views(shell, primary.as_ref()),
             primary,
         }

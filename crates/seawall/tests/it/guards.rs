@@ -1,0 +1,89 @@
+//! What guards a service's requests, seen from outside: the file, the gateway, `seawall status`, events, the breaker by hand.
+//! What each setting means is tested in the gateway's own tests.
+
+use serde_json::Value;
+
+use crate::support::{Seawall, processes, wait};
+
+const SHOP: &str = r#"
+services:
+  orders:
+    command: [DEMO]
+    traffic:
+      circuitBreaker: { errorRatio: 50%, comparator: ">=", window: 60s, minRequests: 4, openFor: 500ms, probes: 1 }
+      fallback: { status: 200, body: '{"degraded":true}', headers: { content-type: application/json } }
+      concurrency: { max: 50, pending: 10 }
+  plain: { command: [DEMO] }
+routes:
+  - { match: { pathPrefix: /plain }, to: { service: plain } }
+  - { to: { service: orders } }
+"#;
+
+fn breaker(seawall: &Seawall) -> Value {
+    seawall.service("orders")["traffic"]["breaker"].clone()
+}
+
+#[test]
+fn a_service_that_fails_is_given_a_rest_and_its_clients_the_fallback() {
+    let seawall = Seawall::up(SHOP);
+    assert_eq!(breaker(&seawall)["state"], "closed");
+    assert_eq!(seawall.service("orders")["traffic"]["concurrency"]["max"], 50);
+    assert_eq!(seawall.service("plain")["traffic"], Value::Null, "it has none");
+    seawall.fault("orders-0", "fail");
+    let answer = wait("the fallback", || Some(seawall.get("/")).filter(|answer| answer.status == 200));
+    assert_eq!(
+        (answer.header("seawall-reason"), answer.text().as_str()),
+        (Some("breaker-open"), "{\"degraded\":true}")
+    );
+    let opened = seawall.event("breaker-opened", "orders");
+    let message = opened["message"].as_str().unwrap();
+    assert!(message.contains("4 of 4 requests failed (>= 50%)") && message.contains("the fallback"), "{message}");
+    seawall.fault("orders-0", "none");
+    wait("an instance answers", || {
+        let answer = seawall.get("/");
+        answer.header("seawall-reason").is_none().then_some(())
+    });
+    let closed = seawall.event("breaker-closed", "orders");
+    let half = seawall.event("breaker-half-open", "orders");
+    assert!(closed["cause"] == opened["cause"] && half["cause"] == opened["cause"], "one chain");
+    assert_eq!(breaker(&seawall)["state"], "closed");
+    let metrics = seawall.api("GET", "/metrics", b"").text();
+    assert!(
+        metrics.contains("seawall_gateway_fallbacks_total{service=\"orders\",reason=\"breaker-open\"}"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn a_breaker_by_hand_stands_until_it_is_taken_back_whatever_dies() {
+    let seawall = Seawall::up(SHOP);
+    let (out, _) = seawall.cli_exits(0, &["breaker", "orders", "open"]);
+    assert!(out.contains("open by hand"), "{out}");
+    assert_eq!(seawall.get("/").header("seawall-reason"), Some("breaker-open"));
+    assert_eq!(
+        (breaker(&seawall)["forced"].clone(), breaker(&seawall)["state"].clone()),
+        ("open".into(), "open".into())
+    );
+    let (table, _) = seawall.cli_exits(0, &["status"]);
+    assert!(table.contains("held open by hand") && table.contains("1 breaker open"), "{table}");
+    seawall.event("breaker-forced", "orders");
+
+    let node = seawall.node();
+    processes::signal(node, "KILL");
+    wait("another node process", || (seawall.node() != node).then_some(()));
+    wait("it is open still", || {
+        let answer = crate::support::http::request(seawall.gateway, "GET", "/", &[], b"").ok()?;
+        (answer.header("seawall-reason") == Some("breaker-open")).then_some(())
+    });
+    let (out, _) = seawall.cli_exits(0, &["breaker", "orders", "auto", "-o", "json"]);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["state"], "closed");
+    assert_eq!(seawall.get("/").header("seawall-reason"), None);
+
+    let (_, problem) = seawall.cli_exits(1, &["breaker", "plain", "open"]);
+    assert!(problem.contains("has no circuit breaker"), "{problem}");
+    let (_, problem) = seawall.cli_exits(2, &["breaker", "order", "open"]);
+    assert!(problem.contains("did you mean `orders`"), "{problem}");
+    assert_eq!(seawall.cli(&["breaker", "orders", "ajar"]).status.code(), Some(2));
+    let wrong = seawall.api("POST", "/api/v1/services/orders/breaker", b"{\"state\":\"ajar\"}");
+    assert_eq!(wrong.status, 400);
+}
