@@ -12,16 +12,17 @@ use serde_json::Value;
 const MAX_LINES: usize = 500;
 
 /// What each crate may depend on among our own; the directions of ARCHITECTURE.md.
-const DIRECTIONS: [(&str, &[&str]); 15] = [
+const DIRECTIONS: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("platform", &[]),
     ("observe", &["model"]),
     ("runtime", &["model"]),
     ("guard", &["model"]),
+    ("traffic", &["model"]),
     ("health", &["model", "platform"]),
     ("data", &["model"]),
     ("data-raft", &["data", "model", "platform"]),
-    ("gateway", &["guard", "model", "platform"]),
+    ("gateway", &["guard", "model", "platform", "traffic"]),
     ("api", &["data", "health", "model", "observe", "platform"]),
     ("keeper", &["model", "platform", "runtime"]),
     ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime"]),

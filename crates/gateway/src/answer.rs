@@ -26,6 +26,8 @@ pub(crate) struct Answer {
     pub(crate) detail: &'static str,
     /// After how many seconds trying again makes sense; zero: nobody knows.
     retry_after: u32,
+    /// The rate that was exceeded, in requests a second.
+    limit: Option<u32>,
 }
 
 impl Answer {
@@ -43,12 +45,17 @@ impl Answer {
     pub(crate) const BODY_TIMEOUT: Self = Self { detail: "body-timeout", ..Self::new(408, "bad-request") };
 
     const fn new(status: u16, reason: &'static str) -> Self {
-        Self { status, reason, detail: "", retry_after: 0 }
+        Self { status, reason, detail: "", retry_after: 0, limit: None }
     }
 
     /// For a service that gets no requests for so long.
     pub(crate) fn breaker_open(left: Duration) -> Self {
         Self { retry_after: whole_seconds(left), ..Self::new(503, "breaker-open") }
+    }
+
+    /// For a client that comes too often; after so long one request would be let through.
+    pub(crate) fn rate_limited(qps: u32, after: Duration) -> Self {
+        Self { retry_after: whole_seconds(after), limit: Some(qps), ..Self::new(429, "rate-limited") }
     }
 
     /// For an instance that is not whom it should be.
@@ -104,6 +111,16 @@ impl Answer {
             out.extend_from_slice(b"Retry-After: ");
             push_decimal(out, self.retry_after.into());
             out.extend_from_slice(b"\r\n");
+        }
+        if let Some(limit) = self.limit {
+            // draft-ietf-httpapi-ratelimit-headers, 06: of a second; nothing is left of it.
+            for (name, number) in [(&b"Limit"[..], limit), (b"Remaining", 0), (b"Reset", self.retry_after)] {
+                out.extend_from_slice(b"RateLimit-");
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                push_decimal(out, number.into());
+                out.extend_from_slice(b"\r\n");
+            }
         }
         let mut body = Vec::with_capacity(96);
         match form.page {

@@ -56,6 +56,20 @@ pub(crate) enum Failed {
     Cut,
 }
 
+impl Failed {
+    /// What the instance did wrong, if it was the instance.
+    pub(crate) fn blames(&self) -> Option<&'static str> {
+        match self {
+            Self::Before(Failure::StalePooled) | Self::Gone | Self::Body(_) | Self::BodyStalled => None,
+            Self::Before(Failure::NothingWritten) => Some("connect-failed"),
+            Self::Distrusted(_) | Self::Before(Failure::Distrusted) => Some("tls"),
+            Self::Before(Failure::Reset | Failure::Garbage) | Self::Closed | Self::Cut => Some("reset"),
+            Self::Garbage(_) => Some("bad-response"),
+            Self::Deadline { .. } => Some("timeout"),
+        }
+    }
+}
+
 /// A whole response went out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Done {

@@ -1,9 +1,13 @@
-//! What guards a service's traffic: its breaker, its places, what is answered instead.
+//! What guards a service's traffic: its rate limit, its breaker, its places, ejected instances, what is answered instead.
 //! Between route and balance in the request walk: [`admit`] lets a request in, [`Admitted::ended`] tells the guards what
 //! became of it. The policies are `guard`'s; here are their locks, wakers and counters. They belong to the service's
 //! handle and survive every change of the policy. Deliberately absent: services without guards, which pay one look.
 
+mod admitted;
+mod again;
+mod ejections;
 mod gate;
+mod limit;
 mod line;
 mod notes;
 mod page;
@@ -12,17 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use guard::breaker::{BreakerPolicy, Ending, Forced, Pass, State, Why};
-use guard::bulkhead::Entry;
-use guard::{Deadline, Places};
+use guard::breaker::{BreakerPolicy, Forced, State, Why};
+use guard::{OutlierPolicy, Places, RetryBudget};
 
-use crate::answer::Answer;
-use crate::connection::Client;
-use crate::front::Front;
-use crate::service::Service;
-use crate::worker::Worker;
+use crate::service::{Resolved, Service};
+pub(crate) use admitted::{Refusal, admit};
+pub(crate) use again::Again;
+pub use ejections::EjectedView;
+pub(crate) use ejections::{Ejections, Row, judge};
 use gate::Gate;
-use line::{Line, PendingEnd, Place};
+use limit::Limit;
+pub use limit::{LimitKey, LimitView, RateLimit};
+pub(crate) use line::{Line, PendingEnd};
 pub use notes::Note;
 pub(crate) use notes::Notes;
 pub(crate) use page::{GuardPage, GuardSeries};
@@ -30,10 +35,16 @@ pub(crate) use page::{GuardPage, GuardSeries};
 /// How a service's traffic is guarded. The default guards nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// How many requests a second are let through.
+    pub rate_limit: Option<RateLimit>,
     /// When it gets no requests for a while.
     pub breaker: Option<BreakerPolicy>,
     /// How many requests it has at once, over all workers.
     pub concurrency: Option<Concurrency>,
+    /// When one of its instances gets none for a while.
+    pub outlier: Option<OutlierPolicy>,
+    /// How many failed requests are sent again at a time.
+    pub retry_budget: RetryBudget,
     /// What is answered when it cannot.
     pub fallback: Option<Arc<Fallback>>,
 }
@@ -62,14 +73,18 @@ pub struct Fallback {
 #[derive(Debug)]
 pub(crate) struct Guards {
     pub(crate) told: Traffic,
+    limit: Option<Arc<Limit>>,
     gate: Option<Arc<Gate>>,
     line: Option<Arc<Line>>,
+    pub(crate) ejections: Option<Arc<Ejections>>,
     pub(crate) numbers: Arc<Numbers>,
 }
 
 /// What the guards of a service have done.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
+    /// Admitted, made to wait, refused.
+    pub(crate) limited: [AtomicU64; 3],
     pub(crate) breaker_refused: AtomicU64,
     pub(crate) breaker_turns: [AtomicU64; 3],
     pub(crate) pending: [AtomicU64; line::PENDING_ENDS.len()],
@@ -100,6 +115,10 @@ pub struct GuardsView {
     pub breaker: Option<BreakerView>,
     /// Its places.
     pub concurrency: Option<ConcurrencyView>,
+    /// Its rate limit.
+    pub rate_limit: Option<LimitView>,
+    /// Instances that get no requests for a while.
+    pub ejected: Vec<EjectedView>,
 }
 
 /// A breaker at a moment.
@@ -137,8 +156,14 @@ impl Guards {
             Some(line) => line.adopt(concurrency.places),
             None => Arc::new(Line::new(concurrency.places)),
         });
+        let limit = told.rate_limit.as_ref().map(|policy| {
+            let known = before.and_then(|before| before.limit.clone()).filter(|known| known.is(policy));
+            known.unwrap_or_else(|| Arc::new(Limit::new(policy.clone())))
+        });
+        let known = || before.and_then(|before| before.ejections.clone());
+        let ejections = told.outlier.as_ref().map(|_| known().unwrap_or_default());
         let numbers = before.map_or_else(Arc::default, |before| before.numbers.clone());
-        Self { told, gate, line, numbers }
+        Self { told, limit, gate, line, ejections, numbers }
     }
 
     /// Counts a fallback for `reason`.
@@ -152,6 +177,8 @@ impl Guards {
         GuardsView {
             breaker: self.gate.as_ref().map(|gate| gate.view()),
             concurrency: self.line.as_ref().map(|line| line.view()),
+            rate_limit: self.limit.as_ref().map(|limit| limit.view(&self.numbers)),
+            ejected: self.ejections.as_ref().map_or_else(Vec::new, |ejections| ejections.view()),
         }
     }
 }
@@ -162,6 +189,11 @@ impl Service {
     pub fn set_traffic(&self, told: Option<Traffic>) {
         let before = self.guards.load_full();
         let guards = told.map(|told| Arc::new(Guards::new(told, before.as_deref())));
+        if let Some(ejections) = before.as_ref().and_then(|before| before.ejections.as_ref())
+            && guards.as_ref().is_none_or(|guards| guards.ejections.is_none())
+        {
+            ejections.end_all();
+        }
         self.all_metrics.guards(self.name(), guards.clone());
         self.guards.store(guards);
     }
@@ -188,129 +220,20 @@ impl Service {
         self.guards.load_full().map(|guards| guards.view())
     }
 
+    /// Whether so few are left that ejections are not heeded.
+    pub(crate) fn panics(&self, resolved: &Resolved, now_ms: u64) -> bool {
+        let guards = self.guards.load_full();
+        let policy = guards.as_ref().and_then(|guards| guards.told.outlier.as_ref());
+        policy.is_none_or(|policy| policy.panics(ejections::census(resolved, now_ms)))
+    }
+
     /// What guards did since this was asked last, oldest first.
     pub fn take_notes(&self) -> Vec<Note> {
+        if let Some(guards) = self.guards.load_full()
+            && let Some(ejections) = &guards.ejections
+        {
+            ejections.sweep(&self.notes, Instant::now());
+        }
         self.notes.take()
-    }
-}
-
-/// A request's way past the guards. Dropped without a word it counts as one that told nothing.
-pub(crate) struct Admitted {
-    guards: Arc<Guards>,
-    service: Arc<Service>,
-    pass: Option<Pass>,
-    /// Given back when it is dropped.
-    place: Option<Place>,
-    begun: Instant,
-}
-
-/// Why a request does not get past the guards.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    Answer(Answer),
-    /// Its client left.
-    Gone,
-}
-
-/// Lets a request in, or says why not. `None`: nothing guards its service.
-pub(crate) async fn admit<S: Front>(
-    worker: &Worker,
-    client: &mut Client<S>,
-    service: &Arc<Service>,
-    deadline: Deadline,
-) -> Result<Option<Box<Admitted>>, Refusal> {
-    let Some(guards) = service.guards.load_full() else { return Ok(None) };
-    let mut admitted =
-        Box::new(Admitted { guards, service: service.clone(), pass: None, place: None, begun: Instant::now() });
-    admitted.pass_gate(worker)?;
-    match admitted.enter_line() {
-        Entry::In => Ok(Some(admitted)),
-        Entry::Full => Err(Refusal::Answer(Answer::PENDING_FULL)),
-        // Boxed, because it is rare: every connection would have room for it.
-        Entry::Waits(waiter) => match Box::pin(admitted.wait(worker, client, waiter, deadline)).await {
-            Ok(()) => Ok(Some(admitted)),
-            Err(PendingEnd::Gone) => Err(Refusal::Gone),
-            Err(PendingEnd::Deadline) => Err(Refusal::Answer(Answer::TIMEOUT)),
-            Err(_) => Err(Refusal::Answer(Answer::PENDING_TOO_LONG)),
-        },
-    }
-}
-
-impl Admitted {
-    fn pass_gate(&mut self, worker: &Worker) -> Result<(), Refusal> {
-        let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return Ok(()) };
-        let (asked, turn) = gate.ask(policy, self.begun);
-        if let Some(turn) = turn {
-            self.turned(worker, turn);
-        }
-        match asked {
-            Ok(pass) => {
-                self.pass = Some(pass);
-                Ok(())
-            }
-            Err(refused) => {
-                self.guards.numbers.breaker_refused.fetch_add(1, Ordering::Relaxed);
-                Err(Refusal::Answer(Answer::breaker_open(refused.0)))
-            }
-        }
-    }
-
-    fn enter_line(&mut self) -> Entry {
-        let Some(line) = &self.guards.line else { return Entry::In };
-        let entry = line.enter();
-        match entry {
-            Entry::In => self.place = Some(Place::new(line.clone())),
-            Entry::Full => self.count(PendingEnd::Full),
-            Entry::Waits(_) => {}
-        }
-        entry
-    }
-
-    async fn wait<S: Front>(
-        &mut self,
-        worker: &Worker,
-        client: &mut Client<S>,
-        waiter: guard::bulkhead::Waiter,
-        deadline: Deadline,
-    ) -> Result<(), PendingEnd> {
-        let (Some(line), Some(concurrency)) = (self.guards.line.clone(), self.guards.told.concurrency) else {
-            return Ok(());
-        };
-        let until = self.begun.checked_add(concurrency.max_wait);
-        let waited = line::wait(worker, client, line, waiter, until, deadline).await;
-        self.count(waited.as_ref().err().copied().unwrap_or(PendingEnd::Placed));
-        self.place = Some(waited?);
-        Ok(())
-    }
-
-    fn count(&self, end: PendingEnd) {
-        self.guards.numbers.pending[end as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn turned(&self, worker: &Worker, turn: guard::breaker::Turn) {
-        self.guards.numbers.breaker_turns[turn.to as usize].fetch_add(1, Ordering::Relaxed);
-        self.service.notes.add(Note::Breaker(turn));
-        worker.tell_guarded(&self.service);
-    }
-
-    /// How the request ended: its answer came after `took`, or it has taken its whole time until now.
-    pub(crate) fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>) {
-        let Some(pass) = self.pass.take() else { return };
-        let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return };
-        let now = Instant::now();
-        let took = took.unwrap_or_else(|| now.saturating_duration_since(self.begun));
-        let ending = failed.map_or(Ending::Unknown, |failed| Ending::Answered { failed, took });
-        if let Some(turn) = gate.ended(policy, pass, ending, now) {
-            self.turned(worker, turn);
-        }
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let Some(pass) = self.pass.take() else { return };
-        if let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) {
-            gate.ended(policy, pass, Ending::Unknown, Instant::now());
-        }
     }
 }

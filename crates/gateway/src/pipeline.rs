@@ -1,7 +1,7 @@
 //! The request walk on one page:
 //!
 //! ```text
-//! listen -> route -> guards (breaker, places) -> balance -> forward (deadline, retry, hold) -> fallback -> record
+//! listen -> route -> guards (limit, breaker, places) -> balance -> forward (deadline, retry, hold) -> fallback -> record
 //! ```
 //!
 //! Each step is a call in [`run`] or in [`attempts`]; what a step decides comes from the layers as a value, what it
@@ -16,7 +16,7 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
-use crate::guards::{self, FALLBACK_REASONS, Fallback, Refusal};
+use crate::guards::{self, Again, FALLBACK_REASONS, Fallback, PendingEnd, Refusal};
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
@@ -173,6 +173,7 @@ async fn attempts<S: Front>(
         tried: Tried::default(),
         idempotent,
         distrusted: None,
+        again: None,
     };
     let (mut fresh, mut held_since) = (false, None);
     let end = loop {
@@ -191,12 +192,19 @@ async fn attempts<S: Front>(
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
                 }
-                continue;
+                let Some(again) = guard.again.as_mut().filter(|again| again.waits()) else { continue };
+                match Box::pin(again.wait(worker, exchange.client, service, deadline)).await {
+                    Ok(()) => continue,
+                    Err(PendingEnd::Gone) => break End::Gone,
+                    Err(PendingEnd::Deadline) => break End::Answer(Answer::TIMEOUT),
+                    Err(_) => break End::Answer(Answer::INSTANCE_CLOSED),
+                }
             }
             Choice::Wait => None,
             Choice::WaitUntil(instance) => Some(instance),
         };
         let Some(policy) = service.resolved().told.hold else { break End::Answer(Answer::NO_INSTANCE) };
+        guard.again = None;
         let begun = *held_since.get_or_insert(now);
         let terms = Wait { service, policy, seen, begun, deadline, probe };
         let waited = hold::wait(worker, exchange.client, terms).await;
@@ -222,6 +230,8 @@ struct Guard {
     idempotent: bool,
     /// An instance was not whom it should be.
     distrusted: Option<Distrust>,
+    /// Boxed, because it is rare.
+    again: Option<Box<Again>>,
 }
 
 /// One attempt and its judgement. `Err` asks for another one, on a fresh connection if true.
@@ -256,12 +266,18 @@ async fn attempt<S: Front>(
             if done.status >= 500 {
                 signal(SignalKind::ServerError, done.status);
             }
+            if exchange.watched {
+                guards::judge(worker, service, instance, (done.status >= 500).then_some("5xx"));
+            }
             return Ok(End::Done(done));
         }
         Err(failed) => failed,
     };
     if !matches!(failed, Failed::Gone | Failed::Body(_) | Failed::BodyStalled) {
         instance.metrics.answered(502, begun.elapsed());
+    }
+    if let Some(why) = failed.blames().filter(|_| exchange.watched) {
+        guards::judge(worker, service, instance, Some(why));
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),
@@ -312,7 +328,7 @@ fn again<S>(
     }
     let may_wait = service.resolved().told.hold.is_some();
     let verdict = guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait);
-    if verdict == Verdict::GiveUp {
+    if verdict == Verdict::GiveUp || (verdict == Verdict::Again && !guard.again.get_or_insert_default().ask(service)) {
         return Ok(End::Answer(match (failure, guard.distrusted) {
             (Failure::Distrusted, Some(why)) => Answer::distrusted(why.word()),
             (Failure::NothingWritten, _) => Answer::CONNECT_FAILED,

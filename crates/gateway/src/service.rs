@@ -10,12 +10,12 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use guard::HoldPolicy;
+use guard::{HoldPolicy, Places};
 use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
 use crate::ended::Ends;
-use crate::guards::{Guards, Notes};
+use crate::guards::{Guards, Line, Notes, Row};
 use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
@@ -144,6 +144,8 @@ pub struct Service {
     /// What guards its traffic, if anything does.
     pub(crate) guards: ArcSwapOption<Guards>,
     pub(crate) notes: Notes,
+    /// Requests that are sent again.
+    pub(crate) retries: Arc<Line>,
 }
 
 #[derive(Debug, Default)]
@@ -184,6 +186,8 @@ pub(crate) struct Instance {
     suspect_until_ms: AtomicU64,
     /// When a held request may try it again.
     probe_at_ms: AtomicU64,
+    /// Failures in a row, and what came of them.
+    pub(crate) row: Row,
     signalled_ms: [AtomicU64; SIGNAL_KINDS],
     /// One bit for each [`Distrust`] that was told.
     distrusts_told: AtomicU8,
@@ -202,6 +206,7 @@ impl Service {
             swapped: Notify::new(),
             guards: ArcSwapOption::default(),
             notes: Notes::default(),
+            retries: Arc::new(Line::new(Places { max: 1, pending: 0 })),
         }
     }
 
@@ -229,7 +234,13 @@ impl Service {
         let has_primary = endpoints.selection != Selection::Any;
         let shares = Shares::of(&endpoints);
         let swap = known.swaps;
-        self.resolved.store(Arc::new(Resolved { told: endpoints, instances, shares, swap }));
+        let after = Arc::new(Resolved { told: endpoints, instances, shares, swap });
+        self.resolved.store(after.clone());
+        if let Some(guards) = self.guards.load_full()
+            && let Some(ejections) = &guards.ejections
+        {
+            ejections.swapped(&before, &after, &self.notes);
+        }
         self.forget_left(&mut known);
         known.retired.add(before);
         drop(known);
@@ -340,6 +351,7 @@ impl Instance {
             ends: Ends::default(),
             suspect_until_ms: AtomicU64::new(0),
             probe_at_ms: AtomicU64::new(0),
+            row: Row::default(),
             signalled_ms: Default::default(),
             distrusts_told: AtomicU8::new(0),
         }

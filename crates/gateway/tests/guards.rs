@@ -1,5 +1,5 @@
 //! Breakers, places and fallbacks as clients see them: a service that fails gets no requests for a while, one that is
-//! busy a bounded line, and its clients an answer all the same.
+//! busy a bounded line, and its clients an answer all the same. Rates and ejections: `storms.rs`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;

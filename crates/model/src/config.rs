@@ -32,7 +32,10 @@ pub use probe::{
 };
 pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Target};
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
-pub use traffic::{BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, Traffic};
+pub use traffic::{
+    Behaviour, BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey, Outlier,
+    RateLimit, RetryBudget, Traffic,
+};
 
 use crate::id::ServiceName;
 use decode::record;

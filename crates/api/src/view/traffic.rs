@@ -1,5 +1,6 @@
 //! What guards a service's requests, as it is shown. Each node tells of its own gateway.
 
+use model::InstanceId;
 use serde::{Deserialize, Serialize};
 
 /// The guards of a service.
@@ -12,6 +13,47 @@ pub struct TrafficView {
     /// Its concurrency limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyView>,
+    /// Its rate limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimitView>,
+    /// Its instances that get no requests for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ejected: Vec<EjectionView>,
+}
+
+/// A rate limit.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimitView {
+    /// Requests a second.
+    pub qps: u32,
+    /// Requests refused since the node process began.
+    pub refused: u64,
+    /// Keys at work now, for a limit by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u32>,
+    /// Room for so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_keys: Option<u32>,
+    /// Keys that were forgotten while at work, for want of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub displaced: Option<u64>,
+}
+
+/// An instance that gets no requests for a while.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EjectionView {
+    /// Which.
+    pub instance: InstanceId,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Until when.
+    pub until: String,
+    /// How often in a row.
+    pub times: u32,
+    /// Why.
+    pub why: String,
 }
 
 /// A circuit breaker.

@@ -21,7 +21,7 @@ pub(super) const PENDING_ENDS: [&str; 5] = ["placed", "full", "timeout", "deadli
 
 /// How a wait for a place ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PendingEnd {
+pub(crate) enum PendingEnd {
     Placed,
     Full,
     Timeout,
@@ -41,7 +41,7 @@ struct Inside {
 }
 
 impl Line {
-    pub(super) fn new(places: Places) -> Self {
+    pub(crate) fn new(places: Places) -> Self {
         Self(Mutex::new(Inside { places, bulkhead: Bulkhead::default(), wakers: BTreeMap::new() }))
     }
 
@@ -52,6 +52,13 @@ impl Line {
             inside.bulkhead.grant(places)
         });
         self
+    }
+
+    /// As [`Self::enter`], with bounds of this moment.
+    pub(crate) fn enter_within(&self, places: Places) -> Entry {
+        let mut inside = self.lock();
+        inside.places = places;
+        inside.bulkhead.enter(places)
     }
 
     pub(super) fn enter(&self) -> Entry {
@@ -91,7 +98,7 @@ pub(crate) struct Place(Arc<Line>);
 
 impl Place {
     /// For somebody who was let in.
-    pub(super) fn new(line: Arc<Line>) -> Self {
+    pub(crate) fn new(line: Arc<Line>) -> Self {
         Self(line)
     }
 }
@@ -137,7 +144,7 @@ impl Drop for Waiting {
 }
 
 /// Waits for a place until `until` or the deadline, or until the client has gone.
-pub(super) async fn wait<S: Front>(
+pub(crate) async fn wait<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     line: Arc<Line>,

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use guard::breaker::{Forced, Turn};
+use model::InstanceId;
+
+use super::EjectedView;
 
 /// One thing a guard did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,10 @@ pub enum Note {
     Breaker(Turn),
     /// An operator's word, or that it was taken back.
     Forced(Option<Forced>),
+    /// An instance gets no requests for a while.
+    Ejected(EjectedView),
+    /// It gets some again.
+    Returned(InstanceId),
 }
 
 /// The most notes kept; a breaker that turns more often than it is looked at loses the oldest.

@@ -49,6 +49,8 @@ impl Collector for GuardPage {
         let mut page = Page { encoder: &mut encoder, all: &all };
         page.breakers()?;
         page.places()?;
+        page.limits()?;
+        page.ejections()?;
         let help = "Fallbacks answered, by reason";
         page.counters("fallbacks", help, "reason", |guards| {
             let has = guards.told.fallback.is_some();
@@ -117,6 +119,55 @@ impl Page<'_, '_> {
             let has = guards.line.is_some();
             PENDING_ENDS.into_iter().zip(&guards.numbers.pending).filter(move |_| has)
         })
+    }
+
+    fn limits(&mut self) -> std::fmt::Result {
+        let help = "Requests by what the service's rate limit said";
+        self.counters("rate_limited", help, "outcome", |guards| {
+            let has = guards.limit.is_some();
+            ["admitted", "queued", "refused"].into_iter().zip(&guards.numbers.limited).filter(move |_| has)
+        })?;
+        let views = || {
+            let limited = self.all.iter().filter_map(|(name, guards)| Some((name, guards.limit.as_ref()?, guards)));
+            limited.map(|(name, limit, guards)| (name, limit.view(&guards.numbers)))
+        };
+        let by_key: Vec<_> = views().filter(|(_, view)| view.keys.is_some()).collect();
+        let help = "Keys of a rate limit: at work, and the room there is";
+        let mut family = self.encoder.encode_descriptor("rate_limit_keys", help, None, MetricType::Gauge)?;
+        for (name, view) in &by_key {
+            let (at_work, room) = view.keys.unwrap_or_default();
+            for (word, count) in [("at-work", at_work), ("room", room)] {
+                let labels = [("service", name.as_str()), ("state", word)];
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Keys of a rate limit that were forgotten while at work, for want of room";
+        let mut family =
+            self.encoder.encode_descriptor("rate_limit_keys_displaced", help, None, MetricType::Counter)?;
+        for (name, view) in &by_key {
+            let labels = [("service", name.as_str())];
+            ConstCounter::new(view.displaced).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn ejections(&mut self) -> std::fmt::Result {
+        let help = "Instances of a service that get no requests for a while";
+        let mut family = self.encoder.encode_descriptor("ejected_instances", help, None, MetricType::Gauge)?;
+        for (name, guards) in self.all {
+            let Some(ejections) = &guards.ejections else { continue };
+            let count = i64::try_from(ejections.view().len()).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&[("service", name.as_str())])?)?;
+        }
+        let mut family =
+            self.encoder.encode_descriptor("ejections", "Ejections of instances", None, MetricType::Counter)?;
+        for (name, guards) in self.all {
+            let Some(ejections) = &guards.ejections else { continue };
+            let count = ConstCounter::new(ejections.count.load(Ordering::Relaxed));
+            count.encode(family.encode_family(&[("service", name.as_str())])?)?;
+        }
+        Ok(())
     }
 
     fn counters<'g, I: Iterator<Item = (&'static str, &'g AtomicU64)>>(

@@ -6,14 +6,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::decode::{Ratio, record, words};
+use super::node::default_of;
 
 record! {
     /// What guards a service's requests.
     Traffic as "`traffic`" {
+        /// How many requests a second are let through; the rest is answered 429 `rate-limited`.
+        rate_limit: Option<RateLimit> = None,
         /// The service gets no requests for a while when too many have failed or were slow.
         circuit_breaker: Option<CircuitBreaker> = None,
         /// How many requests it has at once.
         concurrency: Option<Concurrency> = None,
+        /// An instance that fails request after request gets none for a while.
+        outlier: Option<Outlier> = None,
+        /// How many failed requests are sent again at a time. In force with these defaults for every service.
+        retry_budget: RetryBudget = RetryBudget::default(),
         /// What is answered while the breaker is open, no instance is there, the concurrency limit is reached, or when the request's time was over before any of an answer had come; instead of 502, 503 or 504.
         fallback: Option<Fallback> = None,
     }
@@ -184,5 +191,83 @@ record! {
         body: String = String::new(),
         /// Its fields, `content-type` among them.
         headers: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+record! {
+    /// A rate, even to a twentieth of a second unless `burst` says otherwise.
+    RateLimit as "`rateLimit`" {
+        /// Requests a second.
+        qps: u32,
+        /// So many may come at once after a pause. Default: a twentieth of `qps`, at least 1.
+        burst: Option<u32> = None,
+        /// What has the rate for itself; all requests together when absent.
+        key: Option<LimitKey> = None,
+        /// The most keys that are remembered; when more are at work, the one that is nearest to rest is forgotten.
+        max_keys: u32 = 10_000,
+        /// What becomes of a request that comes too early.
+        behaviour: Behaviour = Behaviour::Reject,
+        /// With `warmUp`: how long it takes, under load, until the whole rate is let through.
+        warm_up_period: Duration = Duration::from_secs(10),
+        /// With `warmUp`: after a pause the rate begins at one part in so many.
+        cold_factor: u32 = 3,
+        /// With `queue`: a request whose turn comes later than this is refused. Inside the route's timeout.
+        max_queueing_time: Duration = Duration::from_millis(500),
+    }
+}
+
+words! {
+    /// What becomes of a request that comes too early; Sentinel's control behaviours.
+    Behaviour {
+        /// It is refused.
+        Reject = "reject",
+        /// It is refused, and after a pause the rate grows slowly.
+        WarmUp = "warmUp",
+        /// It waits for its turn.
+        Queue = "queue",
+    }
+}
+
+record! {
+    /// What of a request has a rate for itself: one of these. Requests without it share one rate.
+    LimitKey as "`key`" {
+        /// A header field.
+        header: Option<String> = None,
+        /// A parameter of the query, as it is written.
+        query: Option<String> = None,
+        /// `true`: the client's address; behind a trusted proxy, the last one in `X-Forwarded-For`.
+        address: bool = false,
+        /// A segment of the path, from 1: of `/shops/7/orders` the second is `7`.
+        path_segment: Option<u32> = None,
+    }
+}
+
+record! {
+    /// Envoy's outlier detection by failures in a row: 5xx, connections that cannot be made or break, answers that are no HTTP, answers that do not come in time. Never the last instance that serves.
+    Outlier as "`outlier`" {
+        /// Failures in a row.
+        consecutive_errors: u32 = 5,
+        /// How long the instance gets nothing; twice that the second time in a row and so on, 5 minutes at most.
+        eject_for: Duration = Duration::from_secs(30),
+        /// The most instances that are ejected at a time; one may always be.
+        max_ejected: Ratio = Ratio::percent(50),
+        /// With fewer instances than this ready and not ejected, ejections are not heeded, so that few are not overrun.
+        panic_threshold: Ratio = Ratio::percent(50),
+    }
+}
+
+record! {
+    /// Envoy's retry budget. A request beyond it waits within `hold.maxWait`, or is given up where holding is off.
+    RetryBudget as "`retryBudget`" {
+        /// Of the requests under way.
+        part: Ratio = Ratio::percent(20),
+        /// At least so many.
+        min_concurrency: u32 = 3,
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        default_of()
     }
 }

@@ -1,13 +1,17 @@
 //! What guards a service in the gateway: the configuration in the gateway's words, what the guards did as events, how they
 //! stand for `seawall status`. Around the request walk. Deliberately absent: any decision; those are the guards' own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::view::{BreakerView, ConcurrencyView, TrafficView};
+use api::view::{BreakerView, ConcurrencyView, EjectionView, RateLimitView, TrafficView};
 use gateway::breaker::{BreakerPolicy, Comparator, Forced, Reached, State, Turn, Why, Window};
-use gateway::{Concurrency, Fallback, Note, Places, Traffic};
+use gateway::{
+    Behaviour, Concurrency, EjectedView, Fallback, LimitKey, LimitPolicy, Note, OutlierPolicy, Places, RateLimit,
+    RetryBudget, Traffic,
+};
 use model::config::{self, BreakerRule};
-use model::{EventKind, ServiceName};
+use model::{EventKind, InstanceId, ServiceName};
 
 use super::Service;
 use crate::shell::{Shell, Subject};
@@ -19,6 +23,8 @@ pub struct Guarding {
     told: Option<config::Traffic>,
     /// The cause of what the breaker does until it has closed.
     breaker_cause: Option<String>,
+    /// The cause of each ejection that has not ended.
+    ejected: BTreeMap<InstanceId, String>,
 }
 
 impl Service {
@@ -49,6 +55,23 @@ impl Service {
         for note in shell.table.service(&self.name).take_notes() {
             match note {
                 Note::Breaker(turn) => self.breaker_turned(shell, turn),
+                Note::Ejected(view) => {
+                    let cause = shell.new_cause();
+                    let message =
+                        format!("{} gets no requests for {:?}: {}", view.instance, view.length, failures(&view));
+                    shell.emit(
+                        EventKind::InstanceEjected,
+                        Subject::instance(&self.name, &view.instance),
+                        &cause,
+                        message,
+                    );
+                    self.guarding.ejected.insert(view.instance, cause);
+                }
+                Note::Returned(instance) => {
+                    let cause = self.guarding.ejected.remove(&instance).unwrap_or_else(|| shell.new_cause());
+                    let message = format!("{instance} gets requests again");
+                    shell.emit(EventKind::InstanceReturned, Subject::instance(&self.name, &instance), &cause, message);
+                }
                 Note::Forced(forced) => {
                     let message = match forced {
                         Some(Forced::Open) => format!(
@@ -114,6 +137,14 @@ impl Service {
                 pending: count(view.pending),
                 max_pending: count(view.places.pending),
             }),
+            rate_limit: view.rate_limit.map(|limit| RateLimitView {
+                qps: limit.qps,
+                refused: limit.refused,
+                keys: limit.keys.map(|(at_work, _)| count(at_work)),
+                max_keys: limit.keys.map(|(_, room)| count(room)),
+                displaced: limit.keys.map(|_| limit.displaced),
+            }),
+            ejected: view.ejected.iter().map(ejection_view).collect(),
         })
     }
 
@@ -143,6 +174,20 @@ impl Service {
             (None, state) => Some(format!("the breaker is {state}: {}", breaker.why.clone().unwrap_or_default())),
         }
     }
+}
+
+fn ejection_view(view: &EjectedView) -> EjectionView {
+    EjectionView {
+        instance: view.instance.clone(),
+        since: at(view.since),
+        until: at(view.since + view.length),
+        times: view.times,
+        why: failures(view),
+    }
+}
+
+fn failures(view: &EjectedView) -> String {
+    format!("{} failures in a row, the last one: {}", view.errors, view.why)
 }
 
 fn state_word(state: State) -> &'static str {
@@ -194,6 +239,17 @@ fn traffic(written: &config::Traffic) -> Traffic {
             places: Places { max: concurrency.max as usize, pending: concurrency.pending as usize },
             max_wait: concurrency.max_wait,
         }),
+        rate_limit: written.rate_limit.as_ref().map(rate_limit),
+        outlier: written.outlier.as_ref().map(|outlier| OutlierPolicy {
+            consecutive_errors: outlier.consecutive_errors,
+            eject_for: outlier.eject_for,
+            max_ejected: outlier.max_ejected.0,
+            panic_threshold: outlier.panic_threshold.0,
+        }),
+        retry_budget: RetryBudget {
+            part: written.retry_budget.part.0,
+            min: written.retry_budget.min_concurrency as usize,
+        },
         fallback: written.fallback.as_ref().map(|fallback| {
             Arc::new(Fallback {
                 status: fallback.status,
@@ -202,6 +258,28 @@ fn traffic(written: &config::Traffic) -> Traffic {
             })
         }),
     }
+}
+
+fn rate_limit(written: &config::RateLimit) -> RateLimit {
+    let key = written.key.as_ref().and_then(|key| {
+        let header = key.header.clone().map(LimitKey::Header);
+        let query = key.query.clone().map(LimitKey::Query);
+        let segment = key.path_segment.map(|number| LimitKey::PathSegment(number as usize));
+        header.or(query).or(segment).or(key.address.then_some(LimitKey::Address))
+    });
+    let policy = LimitPolicy {
+        qps: written.qps,
+        burst: written.burst.unwrap_or(written.qps / 20).max(1),
+        behaviour: match written.behaviour {
+            config::Behaviour::Reject => Behaviour::Reject,
+            config::Behaviour::WarmUp => {
+                Behaviour::WarmUp { period: written.warm_up_period, cold_factor: written.cold_factor }
+            }
+            config::Behaviour::Queue => Behaviour::Queue(written.max_queueing_time),
+        },
+        keys: key.as_ref().map(|_| written.max_keys as usize),
+    };
+    RateLimit { policy, key }
 }
 
 fn policy(rule: &BreakerRule) -> BreakerPolicy {

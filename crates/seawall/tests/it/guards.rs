@@ -87,3 +87,44 @@ fn a_breaker_by_hand_stands_until_it_is_taken_back_whatever_dies() {
     let wrong = seawall.api("POST", "/api/v1/services/orders/breaker", b"{\"state\":\"ajar\"}");
     assert_eq!(wrong.status, 400);
 }
+
+const STORM: &str = r#"
+services:
+  orders:
+    command: [DEMO]
+    replicas: 3
+    traffic:
+      outlier: { consecutiveErrors: 3, ejectFor: 1s }
+      retryBudget: { part: 50%, minConcurrency: 2 }
+  slow: { command: [DEMO], traffic: { rateLimit: { qps: 1, burst: 1, key: { header: X-Client } } } }
+routes:
+  - { match: { pathPrefix: /slow }, to: { service: slow } }
+  - { to: { service: orders } }
+"#;
+
+#[test]
+fn an_instance_that_fails_is_left_alone_and_a_client_that_comes_too_often_refused() {
+    let seawall = Seawall::up(STORM);
+    seawall.wait_ready("orders");
+    seawall.fault("orders-1", "fail");
+    let ejected = wait("it is ejected", || {
+        seawall.get("/");
+        let ejected = seawall.service("orders")["traffic"]["ejected"][0].clone();
+        (!ejected.is_null()).then_some(ejected)
+    });
+    assert_eq!(ejected["instance"], "orders-1");
+    assert!(ejected["why"].as_str().unwrap().contains("3 failures in a row"), "{ejected}");
+    assert!((0..20).all(|_| seawall.get("/").status == 200));
+    assert!(seawall.instance("orders-1")["note"].as_str().unwrap().contains("gets no requests until"));
+    seawall.fault("orders-1", "none");
+    let gone = seawall.event("instance-ejected", "orders-1");
+    let back = seawall.event("instance-returned", "orders-1");
+    assert_eq!(gone["cause"], back["cause"]);
+
+    assert_eq!(seawall.get("/slow").status, 200);
+    let refused = seawall.get("/slow");
+    assert_eq!((refused.status, refused.header("ratelimit-limit")), (429, Some("1")));
+    assert_eq!(seawall.service("slow")["traffic"]["rateLimit"]["refused"], 1);
+    let other = crate::support::http::request(seawall.gateway, "GET", "/slow", &[("X-Client", "b")], b"").unwrap();
+    assert_eq!(other.status, 200, "another key");
+}

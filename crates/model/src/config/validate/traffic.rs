@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::route::{check_field_name, check_field_value};
 use crate::config::Service;
-use crate::config::traffic::{CircuitBreaker, Concurrency, Fallback};
+use crate::config::traffic::{Behaviour, CircuitBreaker, Concurrency, Fallback, RateLimit};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
 
@@ -17,6 +17,12 @@ const MOST_REQUESTS: u32 = 100_000;
 /// The most requests that wait for a place.
 const MOST_PENDING: u32 = 100_000;
 
+/// The highest rate.
+const MOST_QPS: u32 = 1_000_000;
+
+/// The most keys of a rate limit.
+const MOST_KEYS: u32 = 1_000_000;
+
 /// The longest body of a fallback, in bytes.
 const LONGEST_BODY: usize = 65_536;
 
@@ -28,6 +34,18 @@ pub fn check(name: &ServiceName, service: &Service, diagnostics: &mut Diagnostic
     };
     if let Some(breaker) = &traffic.circuit_breaker {
         check_breaker(breaker, &mut error);
+    }
+    if let Some(limit) = &traffic.rate_limit {
+        check_limit(limit, &mut error);
+    }
+    if let Some(outlier) = &traffic.outlier {
+        let at = &outlier.at;
+        if outlier.consecutive_errors == 0 {
+            error(at.field("consecutiveErrors"), "`consecutiveErrors: 0`", "1 or more failures in a row");
+        }
+        if outlier.eject_for.is_zero() {
+            error(at.field("ejectFor"), "`ejectFor: 0` would eject nobody", "e.g. ejectFor: 30s");
+        }
     }
     if let Some(concurrency) = &traffic.concurrency {
         check_concurrency(concurrency, &mut error);
@@ -110,6 +128,53 @@ fn check_concurrency(concurrency: &Concurrency, error: Report<'_>) {
     }
     if concurrency.pending > 0 && concurrency.max_wait.is_zero() {
         error(at.field("maxWait"), "`maxWait: 0` with places to wait", "e.g. maxWait: 2s, or pending: 0");
+    }
+}
+
+fn check_limit(limit: &RateLimit, error: Report<'_>) {
+    let at = &limit.at;
+    if limit.qps == 0 || limit.qps > MOST_QPS {
+        error(at.field("qps"), "a rate of 0, or of more than 1000000", "1 to 1000000 requests a second");
+    }
+    if limit.burst == Some(0) {
+        error(at.field("burst"), "`burst: 0` would let nothing through", "1 or more, or leave it out");
+    }
+    if let Some(key) = &limit.key {
+        let named = [&key.header, &key.query].into_iter().flatten();
+        let count = named.clone().count() + usize::from(key.address) + usize::from(key.path_segment.is_some());
+        if count != 1 || named.clone().any(String::is_empty) || key.path_segment == Some(0) {
+            let cure = "one of header: NAME, query: NAME, address: true, pathSegment: 1";
+            error(key.at.whole, "a key is one thing", cure);
+        }
+        if limit.behaviour == Behaviour::WarmUp {
+            error(
+                at.field("behaviour"),
+                "`warmUp` with a `key`",
+                "keys have no warm-up of their own: `reject` or `queue`",
+            );
+        }
+    }
+    if !(8..=MOST_KEYS).contains(&limit.max_keys) {
+        error(at.field("maxKeys"), "room for fewer than 8 keys, or for more than 1000000", "e.g. maxKeys: 10000");
+    }
+    if limit.behaviour == Behaviour::WarmUp && (limit.warm_up_period < Duration::from_secs(1) || limit.cold_factor < 2)
+    {
+        let cure = "e.g. warmUpPeriod: 10s, coldFactor: 3";
+        error(at.field("behaviour"), "a warm-up of less than 1s, or with a `coldFactor` of less than 2", cure);
+    }
+    for (field, behaviour) in
+        [("warmUpPeriod", Behaviour::WarmUp), ("coldFactor", Behaviour::WarmUp), ("maxQueueingTime", Behaviour::Queue)]
+    {
+        if at.has(field) && limit.behaviour != behaviour {
+            let message = format!("`{field}` means nothing with `behaviour: {}`", limit.behaviour.as_str());
+            error(at.field(field), &message, &format!("add behaviour: {}, or remove it", behaviour.as_str()));
+        }
+    }
+    if limit.behaviour == Behaviour::Queue && limit.burst.is_some() {
+        error(at.field("burst"), "`burst` with `queue`", "remove it: requests in a queue pass one after the other");
+    }
+    if limit.behaviour == Behaviour::Queue && limit.max_queueing_time > Duration::from_secs(60) {
+        error(at.field("maxQueueingTime"), "requests would wait for more than a minute", "e.g. maxQueueingTime: 500ms");
     }
 }
 
