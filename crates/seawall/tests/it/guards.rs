@@ -115,7 +115,8 @@ fn an_instance_that_fails_is_left_alone_and_a_client_that_comes_too_often_refuse
     assert_eq!(ejected["instance"], "orders-1");
     assert!(ejected["why"].as_str().unwrap().contains("3 failures in a row"), "{ejected}");
     assert!((0..20).all(|_| seawall.get("/").status == 200));
-    assert!(seawall.instance("orders-1")["note"].as_str().unwrap().contains("gets no requests until"));
+    let note = wait("a note", || seawall.instance("orders-1")["note"].as_str().map(str::to_owned));
+    assert!(note.contains("gets no requests until"), "{note}");
     seawall.fault("orders-1", "none");
     let gone = seawall.event("instance-ejected", "orders-1");
     let back = seawall.event("instance-returned", "orders-1");
@@ -124,7 +125,7 @@ fn an_instance_that_fails_is_left_alone_and_a_client_that_comes_too_often_refuse
     assert_eq!(seawall.get("/slow").status, 200);
     let refused = seawall.get("/slow");
     assert_eq!((refused.status, refused.header("ratelimit-limit")), (429, Some("1")));
-    assert_eq!(seawall.service("slow")["traffic"]["rateLimit"]["refused"], 1);
+    wait("status tells", || (seawall.service("slow")["traffic"]["rateLimit"]["refused"] == 1).then_some(()));
     let other = crate::support::http::request(seawall.gateway, "GET", "/slow", &[("X-Client", "b")], b"").unwrap();
     assert_eq!(other.status, 200, "another key");
 }
