@@ -171,7 +171,11 @@ impl Service {
                 Some(format!("the breaker is held {forced} by hand: `seawall breaker {name} auto` ends that"))
             }
             (None, "closed") => None,
-            (None, state) => Some(format!("the breaker is {state}: {}", breaker.why.clone().unwrap_or_default())),
+            (None, state) => {
+                let (since, why) =
+                    (breaker.since.get(..19).unwrap_or_default(), breaker.why.as_deref().unwrap_or_default());
+                Some(format!("the breaker is {state} since {since}Z: {why}"))
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use crate::support::{Seawall, processes, wait};
+use crate::cluster::Cluster;
+use crate::support::{Seawall, http, processes, wait};
 
 const SHOP: &str = r#"
 services:
@@ -72,7 +73,7 @@ fn a_breaker_by_hand_stands_until_it_is_taken_back_whatever_dies() {
     processes::signal(node, "KILL");
     wait("another node process", || (seawall.node() != node).then_some(()));
     wait("it is open still", || {
-        let answer = crate::support::http::request(seawall.gateway, "GET", "/", &[], b"").ok()?;
+        let answer = http::request(seawall.gateway, "GET", "/", &[], b"").ok()?;
         (answer.header("seawall-reason") == Some("breaker-open")).then_some(())
     });
     let (out, _) = seawall.cli_exits(0, &["breaker", "orders", "auto", "-o", "json"]);
@@ -126,6 +127,27 @@ fn an_instance_that_fails_is_left_alone_and_a_client_that_comes_too_often_refuse
     let refused = seawall.get("/slow");
     assert_eq!((refused.status, refused.header("ratelimit-limit")), (429, Some("1")));
     wait("status tells", || (seawall.service("slow")["traffic"]["rateLimit"]["refused"] == 1).then_some(()));
-    let other = crate::support::http::request(seawall.gateway, "GET", "/slow", &[("X-Client", "b")], b"").unwrap();
+    let other = http::request(seawall.gateway, "GET", "/slow", &[("X-Client", "b")], b"").unwrap();
     assert_eq!(other.status, 200, "another key");
+}
+
+#[test]
+fn a_breaker_held_through_one_node_is_held_in_every_gateway() {
+    let cluster = Cluster::up_with("");
+    cluster.node(1).apply(0, SHOP);
+    let reason = |place: usize| {
+        let answer = http::request(cluster.node(place).gateway, "GET", "/", &[], b"").ok()?;
+        Some((answer.status, answer.header("seawall-reason").map(str::to_owned)))
+    };
+    let all = |what: &str, wanted: Option<&str>| {
+        for place in 0..3 {
+            let says = || reason(place).filter(|(status, reason)| *status == 200 && reason.as_deref() == wanted);
+            wait(&format!("{what} at node {place}"), says);
+        }
+    };
+    all("an instance answers", None);
+    cluster.node(0).cli_exits(0, &["breaker", "orders", "open"]);
+    all("the fallback", Some("breaker-open"));
+    cluster.node(2).cli_exits(0, &["breaker", "orders", "auto"]);
+    all("an instance answers again", None);
 }
