@@ -6,7 +6,8 @@
 //   - POST /promote, POST /demote  with Seawall-Epoch: the instance's role
 //   - with a stream, POST of anything else: adds ?amount=1 to the balance (ledger.go)
 //   - POST /fault/hang, /fault/crash, /fault/slow?ms=500, /fault/unready, /fault/exit?code=3, /fault/none,
-//     /fault/close (lives on without its port), /fault/garbage (answers what is no HTTP), /fault/deaf (reads its stream no more)
+//     /fault/close (lives on without its port), /fault/garbage (answers what is no HTTP), /fault/fail (answers 500),
+//     /fault/deaf (reads its stream no more)
 //   - anything else  200 with instance, role and epoch as JSON, after -latency-ms
 package main
 
@@ -46,6 +47,7 @@ type service struct {
 	unready atomic.Bool
 	closed  atomic.Bool
 	garbage atomic.Bool
+	fails   atomic.Bool
 	slowMs  atomic.Int64
 	served  atomic.Uint64
 
@@ -217,11 +219,14 @@ func (s *service) fault(w http.ResponseWriter, which string, query url.Values) {
 		s.garbage.Store(true)
 		answerGarbage(w)
 		return
+	case "fail":
+		s.fails.Store(true)
 	case "none":
 		s.slowMs.Store(0)
 		s.unready.Store(false)
+		s.fails.Store(false)
 	default:
-		answer(w, http.StatusNotFound, map[string]any{"error": "faults: hang, crash, exit, slow, unready, close, garbage, deaf, none"})
+		answer(w, http.StatusNotFound, map[string]any{"error": "faults: hang, crash, exit, slow, unready, close, garbage, fail, deaf, none"})
 		return
 	}
 	answer(w, http.StatusOK, map[string]any{"fault": which})
@@ -229,6 +234,10 @@ func (s *service) fault(w http.ResponseWriter, which string, query url.Values) {
 
 func (s *service) serve(w http.ResponseWriter) {
 	time.Sleep(s.latency + time.Duration(s.slowMs.Load())*time.Millisecond)
+	if s.fails.Load() {
+		answer(w, http.StatusInternalServerError, map[string]any{"error": "told to fail"})
+		return
+	}
 	s.role.Lock()
 	epoch, role := s.epoch, "standby"
 	if s.primary {

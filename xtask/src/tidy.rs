@@ -12,17 +12,18 @@ use serde_json::Value;
 const MAX_LINES: usize = 500;
 
 /// What each crate may depend on among our own; the directions of ARCHITECTURE.md.
-const DIRECTIONS: [(&str, &[&str]); 16] = [
+const DIRECTIONS: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("platform", &[]),
     ("observe", &["model"]),
     ("runtime", &["model"]),
     ("guard", &["model"]),
+    ("traffic", &["model"]),
     ("health", &["model", "platform"]),
     ("data", &["model"]),
     ("base2histogram", &[]),
     ("data-raft", &["data", "model", "platform"]),
-    ("gateway", &["guard", "model", "platform"]),
+    ("gateway", &["guard", "model", "platform", "traffic"]),
     ("api", &["data", "health", "model", "observe", "platform"]),
     ("keeper", &["model", "platform", "runtime"]),
     ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime"]),

@@ -4,7 +4,7 @@ use model::{Config, Epoch, InstanceId, NodeName, ServiceName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::view::ClusterView;
+use crate::view::{BreakerView, ClusterView};
 
 /// The way back.
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -30,6 +30,15 @@ pub enum Command {
         /// The answer, when all are ready again.
         reply: Reply<String>,
     },
+    /// Hold a service's circuit breaker open or closed, or let it judge by itself again.
+    Breaker {
+        /// Which service's.
+        service: ServiceName,
+        /// What it is held at; `None` lets it judge.
+        hold: Option<BreakerHold>,
+        /// The breaker afterwards.
+        reply: Reply<BreakerView>,
+    },
     /// Change the cluster's members.
     Members {
         /// How.
@@ -53,6 +62,16 @@ pub enum Command {
         /// The answer, when every change has been carried out or taken back.
         reply: Reply<Applied>,
     },
+}
+
+/// What an operator holds a circuit breaker at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerHold {
+    /// No request goes through.
+    Open,
+    /// Every request goes through.
+    Closed,
 }
 
 /// What an operator wants of the cluster's members.

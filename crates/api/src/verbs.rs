@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::control::{Command, MemberChange, Refusal, RefusalKind, Reply};
+use crate::control::{BreakerHold, Command, MemberChange, Refusal, RefusalKind, Reply};
 use crate::problem::Problem;
 use crate::query::{Nothing, Parameters};
 use crate::{Context, view};
@@ -76,6 +76,46 @@ pub async fn restart(
 ) -> Response {
     let service = ServiceName::new(service);
     ask(&context, |reply| Command::Restart { service, reply }).await
+}
+
+/// The body that holds a breaker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerRequest {
+    /// What is wanted.
+    pub state: BreakerWord,
+}
+
+/// What is wanted of a breaker.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerWord {
+    /// No request goes through.
+    Open,
+    /// Every request goes through.
+    Closed,
+    /// It judges by itself.
+    Auto,
+}
+
+/// Holds a service's circuit breaker open or closed on all nodes, or lets it judge by itself again.
+pub async fn breaker(
+    State(context): State<Context>,
+    UrlPath(service): UrlPath<String>,
+    _: Parameters<Nothing>,
+    body: bytes::Bytes,
+) -> Response {
+    let request: BreakerRequest = match parse(&body) {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    let hold = match request.state {
+        BreakerWord::Open => Some(BreakerHold::Open),
+        BreakerWord::Closed => Some(BreakerHold::Closed),
+        BreakerWord::Auto => None,
+    };
+    let service = ServiceName::new(service);
+    ask(&context, |reply| Command::Breaker { service, hold, reply }).await
 }
 
 /// Takes a member out of the cluster.

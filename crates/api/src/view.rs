@@ -1,7 +1,11 @@
 //! Status as it is shown: the same words on the wire, on screens and in scripts. Fields are only ever added.
 
+mod traffic;
+
 use model::{Epoch, InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
+
+pub use traffic::{BreakerView, ConcurrencyView, EjectionView, RateLimitView, TrafficView};
 
 /// Everything `seawall status` shows.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -201,6 +205,9 @@ pub struct ServiceView {
     pub desired: u32,
     /// Requests that wait for somebody to answer them.
     pub held: u32,
+    /// What guards its requests in this node's gateway, for a service with `traffic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficView>,
     /// What an operator should know, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -4,10 +4,11 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::connection::Client;
 use crate::front::Front;
+use crate::guards::Fallback;
 use crate::heads::{push_connection, push_length};
 use crate::http1::{Bad, Kind, Span, Version};
 use crate::options::ErrorPage;
@@ -23,16 +24,20 @@ pub(crate) struct Answer {
     pub(crate) reason: &'static str,
     /// What exactly, for `bad-request`; empty otherwise.
     pub(crate) detail: &'static str,
-    /// Whether trying again in a second makes sense.
-    retry: bool,
+    /// After how many seconds trying again makes sense; zero: nobody knows.
+    retry_after: u32,
+    /// The rate that was exceeded, in requests a second.
+    limit: Option<u32>,
 }
 
 impl Answer {
     pub(crate) const NO_ROUTE: Self = Self::new(404, "no-route");
-    pub(crate) const ROUTES_UNKNOWN: Self = Self { retry: true, ..Self::new(503, "routes-unknown") };
-    pub(crate) const NO_INSTANCE: Self = Self { retry: true, ..Self::new(503, "no-ready-instance") };
-    pub(crate) const HELD_TOO_LONG: Self = Self { retry: true, ..Self::new(503, "held-too-long") };
-    pub(crate) const HOLD_FULL: Self = Self { retry: true, ..Self::new(503, "hold-full") };
+    pub(crate) const ROUTES_UNKNOWN: Self = Self { retry_after: 1, ..Self::new(503, "routes-unknown") };
+    pub(crate) const NO_INSTANCE: Self = Self { retry_after: 1, ..Self::new(503, "no-ready-instance") };
+    pub(crate) const HELD_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "held-too-long") };
+    pub(crate) const HOLD_FULL: Self = Self { retry_after: 1, ..Self::new(503, "hold-full") };
+    pub(crate) const PENDING_FULL: Self = Self { retry_after: 1, ..Self::new(503, "too-many-requests-pending") };
+    pub(crate) const PENDING_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "pending-too-long") };
     pub(crate) const TIMEOUT: Self = Self::new(504, "timeout");
     pub(crate) const CONNECT_FAILED: Self = Self::new(502, "connect-failed");
     pub(crate) const INSTANCE_CLOSED: Self = Self::new(502, "instance-closed");
@@ -40,7 +45,17 @@ impl Answer {
     pub(crate) const BODY_TIMEOUT: Self = Self { detail: "body-timeout", ..Self::new(408, "bad-request") };
 
     const fn new(status: u16, reason: &'static str) -> Self {
-        Self { status, reason, detail: "", retry: false }
+        Self { status, reason, detail: "", retry_after: 0, limit: None }
+    }
+
+    /// For a service that gets no requests for so long.
+    pub(crate) fn breaker_open(left: Duration) -> Self {
+        Self { retry_after: whole_seconds(left), ..Self::new(503, "breaker-open") }
+    }
+
+    /// For a client that comes too often; after so long one request would be let through.
+    pub(crate) fn rate_limited(qps: u32, after: Duration) -> Self {
+        Self { retry_after: whole_seconds(after), limit: Some(qps), ..Self::new(429, "rate-limited") }
     }
 
     /// For an instance that is not whom it should be.
@@ -67,14 +82,18 @@ impl Answer {
     }
 
     fn write(&self, out: &mut Vec<u8>, date: &str, form: &Form<'_>, keep: bool) {
+        let status = form.fallback.map_or(self.status, |fallback| fallback.status);
         out.extend_from_slice(b"HTTP/1.1 ");
-        push_decimal(out, u64::from(self.status));
+        push_decimal(out, u64::from(status));
         out.push(b' ');
-        out.extend_from_slice(phrase(self.status).as_bytes());
+        out.extend_from_slice(phrase(status).as_bytes());
         out.extend_from_slice(b"\r\nDate: ");
         out.extend_from_slice(date.as_bytes());
         out.extend_from_slice(b"\r\nSeawall-Reason: ");
         self.push_reason(out);
+        if let Some(fallback) = form.fallback {
+            return fallback.write(out, form, keep);
+        }
         let kind: &[u8] = match (form.page, form.json) {
             (Some(page), _) => page.content_type.as_bytes(),
             (None, true) => b"application/json",
@@ -88,8 +107,20 @@ impl Answer {
             out.extend_from_slice(location);
             out.extend_from_slice(b"\r\n");
         }
-        if self.retry {
-            out.extend_from_slice(b"Retry-After: 1\r\n");
+        if self.retry_after > 0 {
+            out.extend_from_slice(b"Retry-After: ");
+            push_decimal(out, self.retry_after.into());
+            out.extend_from_slice(b"\r\n");
+        }
+        if let Some(limit) = self.limit {
+            // draft-ietf-httpapi-ratelimit-headers, 06: of a second; nothing is left of it.
+            for (name, number) in [(&b"Limit"[..], limit), (b"Remaining", 0), (b"Reset", self.retry_after)] {
+                out.extend_from_slice(b"RateLimit-");
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                push_decimal(out, number.into());
+                out.extend_from_slice(b"\r\n");
+            }
         }
         let mut body = Vec::with_capacity(96);
         match form.page {
@@ -138,6 +169,30 @@ struct Form<'a> {
     location: Option<&'a [u8]>,
     /// The user's own.
     page: Option<&'a ErrorPage>,
+    /// Instead of everything but the reason.
+    fallback: Option<&'a Fallback>,
+}
+
+impl Fallback {
+    /// The rest of a head behind `Seawall-Reason`, and the body.
+    fn write(&self, out: &mut Vec<u8>, form: &Form<'_>, keep: bool) {
+        out.extend_from_slice(b"\r\n");
+        for (name, value) in &self.headers {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        // RFC 9110, 8.6: 204 has no length.
+        if self.status != 204 {
+            push_length(out, self.body.len() as u64);
+        }
+        push_connection(out, form.version, keep);
+        out.extend_from_slice(b"\r\n");
+        if !form.to_head && self.status != 204 {
+            out.extend_from_slice(&self.body);
+        }
+    }
 }
 
 /// What an answer carries besides its reason.
@@ -149,6 +204,8 @@ pub(crate) enum With<'a> {
     Location(&'a [u8]),
     /// This body, for everybody.
     Body(&'a ErrorPage),
+    /// The service's own instead, with the reason.
+    Fallback(&'a Fallback),
 }
 
 /// Sends an answer; `keep` says whether the connection stays open. False if the client did not take it.
@@ -163,12 +220,13 @@ pub(crate) async fn send<S: Front>(
     let accepts = head.fields.first(Kind::Accept).map(|accept| accept.get(head.bytes())).unwrap_or_default();
     let json = prefers_json(accepts);
     let pages = &worker.options.error_pages;
-    let (location, page) = match with {
-        With::Body(body) => (None, Some(body)),
-        With::Words => (None, pages.iter().find(|page| !json && page.is_for(answer.status))),
-        With::Location(location) => (Some(location), None),
+    let (location, page, fallback) = match with {
+        With::Body(body) => (None, Some(body), None),
+        With::Words => (None, pages.iter().find(|page| !json && page.is_for(answer.status)), None),
+        With::Location(location) => (Some(location), None, None),
+        With::Fallback(fallback) => (None, None, Some(fallback)),
     };
-    let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD", location, page };
+    let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD", location, page, fallback };
     let out = &mut client.download.staged;
     out.clear();
     answer.write(out, worker.date.borrow_mut().at(SystemTime::now()), &form, keep);
@@ -221,9 +279,16 @@ fn begin_frames<S: Front>(worker: &Worker, client: &mut Client<S>) -> bool {
     understood.is_ok() && client.stream.begin(&client.response, head, body.is_empty(), &edits).is_ok()
 }
 
+/// Seconds for `Retry-After`: whole ones, at least one.
+fn whole_seconds(left: Duration) -> u32 {
+    let up = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    u32::try_from(up).unwrap_or(u32::MAX).max(1)
+}
+
 fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        204 => "No Content",
         301 => "Moved Permanently",
         302 => "Found",
         303 => "See Other",
@@ -235,6 +300,7 @@ fn phrase(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",
@@ -275,7 +341,14 @@ mod tests {
             answer.write(&mut out, "D", &form, false);
             String::from_utf8(out).unwrap()
         };
-        let form = |json, to_head| Form { version: Version::Http11, json, to_head, location: None, page: None };
+        let form = |json, to_head| Form {
+            version: Version::Http11,
+            json,
+            to_head,
+            location: None,
+            page: None,
+            fallback: None,
+        };
         assert_eq!(
             write(Answer::bad(Bad::request("bare-lf")), form(false, false)),
             "HTTP/1.1 400 Bad Request\r\nDate: D\r\nSeawall-Reason: bad-request:bare-lf\r\n\

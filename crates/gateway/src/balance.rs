@@ -127,7 +127,7 @@ impl Drop for Taken {
 }
 
 /// Better groups first; an instance of a worse group is taken only if the better ones are empty.
-const GROUPS: usize = 4;
+const GROUPS: usize = 5;
 
 /// Chooses for one attempt. `random` yields well-mixed bits.
 pub(crate) fn choose(
@@ -168,7 +168,7 @@ fn draw(
     let total = shares.total();
     let is_good = |place: &usize| {
         let instance = &resolved.instances[shares.index(*place)];
-        !tried.has(instance) && !instance.is_suspect(now_ms)
+        !tried.has(instance) && !instance.is_suspect(now_ms) && !instance.row.is_ejected(now_ms)
     };
     match resolved.told.balance {
         Balance::RoundRobin => {
@@ -206,11 +206,13 @@ fn walk(
 ) -> Choice {
     let Asked { version, tried, now_ms } = asked;
     let told = &resolved.told;
+    let pairs = || told.endpoints.iter().zip(&resolved.instances).enumerate();
+    let heeds = pairs().any(|(_, (_, instance))| instance.row.is_ejected(now_ms)) && !service.panics(&resolved, now_ms);
     let group = |endpoint: &Endpoint, instance: &Instance| {
-        eligible(told, endpoint, version).then(|| group_of(endpoint, instance, tried, now_ms))
+        let ejected = heeds && instance.row.is_ejected(now_ms);
+        eligible(told, endpoint, version).then(|| group_of(endpoint, instance, tried, now_ms, ejected))
     };
     let mut weights = [0_u64; GROUPS];
-    let pairs = || told.endpoints.iter().zip(&resolved.instances).enumerate();
     for (_, (endpoint, instance)) in pairs() {
         if let Some(group) = group(endpoint, instance) {
             weights[group] += u64::from(endpoint.weight);
@@ -222,7 +224,7 @@ fn walk(
             .filter(|(_, (endpoint, instance))| group(endpoint, instance) == Some(best))
             .map(|(index, (endpoint, _))| (index, u64::from(endpoint.weight)))
     };
-    if best >= 2 && told.hold.is_some() {
+    if best >= SUSPECTED && told.hold.is_some() {
         // Whoever may wait does not hammer an instance that has just failed: one request tries it now and then.
         for (index, _) in members() {
             let instance = &resolved.instances[index];
@@ -255,13 +257,17 @@ fn walk(
     Choice::Take(Taken::new(resolved, index, spilled))
 }
 
-/// An eligible instance's group: what has failed on this request, or just now, comes last.
-fn group_of(endpoint: &Endpoint, instance: &Instance, tried: &Tried, now_ms: u64) -> usize {
-    match (tried.has(instance), instance.is_suspect(now_ms), endpoint.local) {
-        (false, false, true) => 0,
-        (false, false, false) => 1,
-        (false, true, _) => 2,
-        (true, _, _) => 3,
+/// The first group of those that have just failed.
+const SUSPECTED: usize = 3;
+
+/// An eligible instance's group: what has failed on this request, or just now, comes last; before that, what is ejected.
+fn group_of(endpoint: &Endpoint, instance: &Instance, tried: &Tried, now_ms: u64, ejected: bool) -> usize {
+    match (tried.has(instance), instance.is_suspect(now_ms), ejected, endpoint.local) {
+        (false, false, false, true) => 0,
+        (false, false, false, false) => 1,
+        (false, false, true, _) => 2,
+        (false, true, _, _) => SUSPECTED,
+        (true, _, _, _) => SUSPECTED + 1,
     }
 }
 

@@ -56,6 +56,20 @@ pub(crate) enum Failed {
     Cut,
 }
 
+impl Failed {
+    /// What the instance did wrong, if it was the instance.
+    pub(crate) fn blames(&self) -> Option<&'static str> {
+        match self {
+            Self::Before(Failure::StalePooled) | Self::Gone | Self::Body(_) | Self::BodyStalled => None,
+            Self::Before(Failure::NothingWritten) => Some("connect-failed"),
+            Self::Distrusted(_) | Self::Before(Failure::Distrusted) => Some("tls"),
+            Self::Before(Failure::Reset | Failure::Garbage) | Self::Closed | Self::Cut => Some("reset"),
+            Self::Garbage(_) => Some("bad-response"),
+            Self::Deadline { .. } => Some("timeout"),
+        }
+    }
+}
+
 /// A whole response went out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Done {
@@ -95,6 +109,10 @@ pub(crate) struct Exchange<'a, S> {
     tried: Instant,
     /// Tells of the end of the instance, once there is reason to listen.
     ending: Option<Ending>,
+    /// Somebody asks how long the instance takes.
+    pub(crate) watched: bool,
+    /// From this attempt's begin to the head of its answer, if that is asked and came.
+    pub(crate) took: Option<Duration>,
 }
 
 impl<'a, S: Front> Exchange<'a, S> {
@@ -126,6 +144,8 @@ impl<'a, S: Front> Exchange<'a, S> {
             begun,
             tried: begun,
             ending: None,
+            watched: false,
+            took: None,
         }
     }
 
@@ -176,6 +196,7 @@ impl<'a, S: Front> Exchange<'a, S> {
                 .response
                 .parse(head, to_head, &worker.options.limits)
                 .map_err(|bad| Failed::Garbage(bad.why))?;
+            self.took = self.watched.then(|| start.now.elapsed());
             match self.client.response.status {
                 101 if upgrade && self.client.response.fields.first(Kind::Upgrade).is_some() => {
                     return self.switch(link, length, service, taken, start.now).await;

@@ -16,6 +16,7 @@ mod entry;
 mod forward;
 mod front;
 mod gateway;
+mod guards;
 mod handshake;
 mod heads;
 mod hold;
@@ -49,7 +50,11 @@ pub use challenge::{Challenges, UnderWay};
 pub use compress::Coding;
 pub use entry::{Manner, Protocols};
 pub use gateway::Gateway;
-pub use guard::{HoldPolicy, Release};
+pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, breaker};
+pub use guards::{
+    BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView, LimitKey, LimitView, NoBreaker, Note,
+    RateLimit, Traffic,
+};
 pub use http1::Limits;
 pub use listen::Listener;
 pub use metrics::Metrics;
@@ -61,3 +66,4 @@ pub use routes::{Action, HostMatch, Match, PathMatch, Route, RouteError, Scheme,
 pub use service::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch, Upstream};
 pub use signal::{COALESCE_MS, Signal};
 pub use table::Table;
+pub use traffic::{Behaviour, LimitPolicy};

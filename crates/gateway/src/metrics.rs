@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
+use crate::guards::{GuardPage, GuardSeries, Guards};
 use crate::tunnel::Moved;
 use instances::{InstancePage, InstanceSeries};
 use model::{InstanceId, ServiceName};
@@ -33,10 +34,12 @@ struct Families {
     durations: Family<ServiceLabel, DurationHistogram>,
     instances: Arc<InstanceSeries>,
     workers: Arc<WorkerSeries>,
+    guards: Arc<GuardSeries>,
     route_requests: Family<RouteCode, Counter>,
     route_durations: Family<RouteLabel, DurationHistogram>,
     cut: Family<ReasonLabel, Counter>,
     retries: Family<ServiceReason, Counter>,
+    over_budget: Family<ServiceReason, Counter>,
     held: Family<ServiceLabel, Gauge>,
     holds: Family<ServiceReason, Counter>,
     hold_durations: Family<ServiceLabel, DurationHistogram>,
@@ -106,6 +109,9 @@ impl Metrics {
         registry.register(name, help, all.route_durations.clone());
         registry.register("clients_cut", "Clients cut off in the middle of an answer, by reason", all.cut.clone());
         registry.register("retries", "Attempts made again, by reason", all.retries.clone());
+        let (name, help) =
+            ("retries_over_budget", "Attempts not made again at once, to spare the service, by what was done");
+        registry.register(name, help, all.over_budget.clone());
         registry.register("held_requests", "Requests waiting for a switch now", all.held.clone());
         registry.register("holds", "Requests that waited, by how it ended", all.holds.clone());
         registry.register("hold_duration_seconds", "Time spent waiting for a switch", all.hold_durations.clone());
@@ -121,6 +127,7 @@ impl Metrics {
         registry.register("signals_dropped", "Passive health signals nobody took in time", all.signals_dropped.clone());
         registry.register_collector(Box::new(InstancePage(all.instances.clone())));
         registry.register_collector(Box::new(WorkerPage(all.workers.clone())));
+        registry.register_collector(Box::new(GuardPage(all.guards.clone())));
         metrics
     }
 
@@ -133,6 +140,7 @@ impl Metrics {
                 .map(|code| all.requests.get_or_create_owned(&ServiceCode { service: service.to_owned(), code })),
             duration: all.durations.get_or_create_owned(&label),
             retries: RETRY_REASONS.map(|name| all.retries.get_or_create_owned(&reason(name))),
+            over_budget: OVER_BUDGET.map(|name| all.over_budget.get_or_create_owned(&reason(name))),
             held: all.held.get_or_create_owned(&label),
             holds: HOLD_ENDS.map(|name| all.holds.get_or_create_owned(&reason(name))),
             hold_duration: all.hold_durations.get_or_create_owned(&label),
@@ -175,9 +183,15 @@ impl Metrics {
         self.0.instances.add(key, service, instance)
     }
 
+    /// The guards a service has now.
+    pub(crate) fn guards(&self, service: &ServiceName, guards: Option<Arc<Guards>>) {
+        self.0.guards.set(service, guards);
+    }
+
     /// Forgets a service that is gone, so that labels stay bounded.
     pub(crate) fn remove_service(&self, service: &str) {
         let all = &*self.0;
+        all.guards.set(&service.into(), None);
         let label = ServiceLabel { service: service.to_owned() };
         all.durations.remove(&label);
         all.held.remove(&label);
@@ -189,6 +203,9 @@ impl Metrics {
         }
         for reason in RETRY_REASONS {
             all.retries.remove(&ServiceReason { service: service.to_owned(), reason });
+        }
+        for reason in OVER_BUDGET {
+            all.over_budget.remove(&ServiceReason { service: service.to_owned(), reason });
         }
         for reason in ["reached", "unreachable"] {
             all.tunnels.remove(&ServiceReason { service: service.to_owned(), reason });
@@ -243,6 +260,15 @@ const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
 const RETRY_REASONS: [&str; 4] = ["connect", "reset", "stale", "tls"];
 const HOLD_ENDS: [&str; 5] = ["released", "full", "timeout", "deadline", "gone"];
 
+const OVER_BUDGET: [&str; 2] = ["waited", "given-up"];
+
+/// What became of an attempt that the retry budget had no place for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OverBudget {
+    Waited,
+    GivenUp,
+}
+
 /// Why an attempt was made again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Retried {
@@ -283,6 +309,7 @@ pub(crate) struct ServiceMetrics {
     requests: [Counter; 6],
     duration: DurationHistogram,
     retries: [Counter; RETRY_REASONS.len()],
+    over_budget: [Counter; OVER_BUDGET.len()],
     pub(crate) held: Gauge,
     holds: [Counter; 5],
     hold_duration: DurationHistogram,
@@ -303,6 +330,10 @@ impl ServiceMetrics {
         self.tunnels[usize::from(!reached)].inc();
         self.received.inc_by(moved.from_client);
         self.sent.inc_by(moved.to_client);
+    }
+
+    pub(crate) fn over_budget(&self, what: OverBudget) {
+        self.over_budget[what as usize].inc();
     }
 
     pub(crate) fn retried(&self, reason: Retried) {

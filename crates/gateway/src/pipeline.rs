@@ -1,7 +1,7 @@
 //! The request walk on one page:
 //!
 //! ```text
-//! listen -> route -> (limit, breaker: they join here) -> balance -> forward (deadline, retry, hold) -> fallback -> record
+//! listen -> route -> guards (limit, breaker, places) -> balance -> forward (deadline, retry, hold) -> fallback -> record
 //! ```
 //!
 //! Each step is a call in [`run`] or in [`attempts`]; what a step decides comes from the layers as a value, what it
@@ -16,6 +16,7 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
+use crate::guards::{self, Again, FALLBACK_REASONS, Fallback, PendingEnd, Refusal};
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
@@ -50,6 +51,8 @@ enum End {
         status: u16,
         location: Vec<u8>,
     },
+    /// What the service's guards have for when it cannot answer, and why it could not.
+    Fallback(Answer, Arc<Fallback>),
     /// An authority sees that the name it came by leads here.
     Challenge(Arc<ErrorPage>),
     /// Nobody is there to answer.
@@ -58,23 +61,65 @@ enum End {
     Cut(Answer),
 }
 
+impl End {
+    /// Whether the service failed its client; `None` where that was not up to the service.
+    fn failed(&self) -> Option<bool> {
+        match self {
+            Self::Done(done) => Some(done.status >= 500),
+            Self::Answer(answer) => (answer.status >= 500).then_some(true),
+            Self::Cut(_) => Some(true),
+            Self::Redirect { .. } | Self::Fallback(..) | Self::Challenge(_) | Self::Gone => None,
+        }
+    }
+
+    /// Nobody was there, or in time: the service's fallback, if it has one.
+    fn or_fallback(self, to: &Destination) -> Self {
+        let Self::Answer(answer) = &self else { return self };
+        if !FALLBACK_REASONS.contains(&answer.reason) {
+            return self;
+        }
+        let guards = to.service.guards.load_full();
+        let fallback = guards.as_ref().and_then(|guards| guards.told.fallback.clone());
+        let Some((guards, fallback)) = guards.zip(fallback) else { return self };
+        guards.fell_back(answer.reason);
+        Self::Fallback(*answer, fallback)
+    }
+}
+
 /// What is known of a request when it is recorded.
 struct Walk {
     begun: Instant,
     route: Option<Arc<CompiledRoute>>,
     instance: Option<Arc<Instance>>,
     identity: Identity,
+    /// How long the instance took to begin its answer, where somebody asks.
+    took: Option<Duration>,
 }
 
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> After {
-    let mut walk = Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default() };
+    let mut walk =
+        Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default(), took: None };
     let end = match (challenge(worker, client), route(worker, client)) {
         (Some(page), _) => End::Challenge(page),
         (None, Ok(route)) => {
             walk.route = Some(route.clone());
             match &route.action {
-                CompiledAction::Forward(to) => attempts(worker, client, &route, to, &mut walk).await,
+                CompiledAction::Forward(to) => {
+                    let deadline = Deadline::begin(walk.begun, route.timeout);
+                    match guards::admit(worker, client, &to.service, deadline).await {
+                        Ok(admitted) => {
+                            let watched = admitted.is_some();
+                            let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
+                            if let Some(mut admitted) = admitted {
+                                admitted.ended(worker, end.failed(), walk.took);
+                            }
+                            end.or_fallback(to)
+                        }
+                        Err(Refusal::Answer(answer)) => End::Answer(answer).or_fallback(to),
+                        Err(Refusal::Gone) => End::Gone,
+                    }
+                }
                 CompiledAction::Redirect(redirect) => {
                     let (scheme, authority) = (client.scheme(), client.authority());
                     let prefix = route.matched_prefix(&client.head, scheme);
@@ -116,17 +161,19 @@ async fn attempts<S: Front>(
     client: &mut Client<S>,
     route: &CompiledRoute,
     to: &Destination,
+    (deadline, watched): (Deadline, bool),
     walk: &mut Walk,
 ) -> End {
     let service = &*to.service;
-    let deadline = Deadline::begin(walk.begun, route.timeout);
     let idempotent = is_idempotent(client.head.method());
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
+    exchange.watched = watched;
     let mut guard = Guard {
         attempts: Attempts::new(worker.options.max_attempts),
         tried: Tried::default(),
         idempotent,
         distrusted: None,
+        again: None,
     };
     let (mut fresh, mut held_since) = (false, None);
     let end = loop {
@@ -145,12 +192,19 @@ async fn attempts<S: Front>(
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
                 }
-                continue;
+                let Some(again) = guard.again.as_mut().filter(|again| again.waits()) else { continue };
+                match Box::pin(again.wait(worker, exchange.client, service, deadline)).await {
+                    Ok(()) => continue,
+                    Err(PendingEnd::Gone) => break End::Gone,
+                    Err(PendingEnd::Deadline) => break End::Answer(Answer::TIMEOUT),
+                    Err(_) => break End::Answer(Answer::INSTANCE_CLOSED),
+                }
             }
             Choice::Wait => None,
             Choice::WaitUntil(instance) => Some(instance),
         };
         let Some(policy) = service.resolved().told.hold else { break End::Answer(Answer::NO_INSTANCE) };
+        guard.again = None;
         let begun = *held_since.get_or_insert(now);
         let terms = Wait { service, policy, seen, begun, deadline, probe };
         let waited = hold::wait(worker, exchange.client, terms).await;
@@ -164,6 +218,7 @@ async fn attempts<S: Front>(
         }
     };
     walk.identity = exchange.identity;
+    walk.took = exchange.took;
     service.metrics.received.inc_by(client.upload.passed);
     end
 }
@@ -175,6 +230,8 @@ struct Guard {
     idempotent: bool,
     /// An instance was not whom it should be.
     distrusted: Option<Distrust>,
+    /// Boxed, because it is rare.
+    again: Option<Box<Again>>,
 }
 
 /// One attempt and its judgement. `Err` asks for another one, on a fresh connection if true.
@@ -209,12 +266,18 @@ async fn attempt<S: Front>(
             if done.status >= 500 {
                 signal(SignalKind::ServerError, done.status);
             }
+            if exchange.watched {
+                guards::judge(worker, service, instance, (done.status >= 500).then_some("5xx"));
+            }
             return Ok(End::Done(done));
         }
         Err(failed) => failed,
     };
     if !matches!(failed, Failed::Gone | Failed::Body(_) | Failed::BodyStalled) {
         instance.metrics.answered(502, begun.elapsed());
+    }
+    if let Some(why) = failed.blames().filter(|_| exchange.watched) {
+        guards::judge(worker, service, instance, Some(why));
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),
@@ -265,7 +328,7 @@ fn again<S>(
     }
     let may_wait = service.resolved().told.hold.is_some();
     let verdict = guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait);
-    if verdict == Verdict::GiveUp {
+    if verdict == Verdict::GiveUp || (verdict == Verdict::Again && !guard.again.get_or_insert_default().ask(service)) {
         return Ok(End::Answer(match (failure, guard.distrusted) {
             (Failure::Distrusted, Some(why)) => Answer::distrusted(why.word()),
             (Failure::NothingWritten, _) => Answer::CONNECT_FAILED,
@@ -295,6 +358,11 @@ async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) 
             let answer = Answer::redirect(*status);
             let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
             let sent = answer::send(worker, client, &answer, With::Location(location), keep).await;
+            (closing(sent, keep), sent)
+        }
+        End::Fallback(answer, fallback) => {
+            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
+            let sent = answer::send(worker, client, answer, With::Fallback(fallback), keep).await;
             (closing(sent, keep), sent)
         }
         End::Answer(answer) => {
@@ -328,7 +396,10 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
         End::Redirect { status, .. } if delivered => (*status, None, 0),
         End::Challenge(_) if delivered => (200, Some(Answer::CHALLENGE.reason), 0),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
-        End::Answer(_) | End::Challenge(_) | End::Redirect { .. } | End::Gone => (0, Some("client-gone"), 0),
+        End::Fallback(answer, fallback) if delivered => (fallback.status, Some(answer.reason), 0),
+        End::Answer(_) | End::Fallback(..) | End::Challenge(_) | End::Redirect { .. } | End::Gone => {
+            (0, Some("client-gone"), 0)
+        }
         End::Cut(answer) => (answer.status, Some(answer.reason), client.download.passed),
     };
     if let Some(series) = walk.route.as_ref().and_then(|route| route.series.as_ref()) {

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use guard::HoldPolicy;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use guard::{HoldPolicy, Places};
 use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
 use crate::ended::Ends;
+use crate::guards::{Guards, Line, Notes, Row};
 use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
@@ -132,7 +133,7 @@ pub struct StaleEpoch {
 #[derive(Debug)]
 pub struct Service {
     name: ServiceName,
-    all_metrics: Metrics,
+    pub(crate) all_metrics: Metrics,
     pub(crate) metrics: ServiceMetrics,
     resolved: ArcSwap<Resolved>,
     instances: Mutex<Instances>,
@@ -140,6 +141,11 @@ pub struct Service {
     pub(crate) turn: AtomicUsize,
     /// Told after each change of a primary.
     pub(crate) swapped: Notify,
+    /// What guards its traffic, if anything does.
+    pub(crate) guards: ArcSwapOption<Guards>,
+    pub(crate) notes: Notes,
+    /// Requests that are sent again.
+    pub(crate) retries: Arc<Line>,
 }
 
 #[derive(Debug, Default)]
@@ -180,6 +186,8 @@ pub(crate) struct Instance {
     suspect_until_ms: AtomicU64,
     /// When a held request may try it again.
     probe_at_ms: AtomicU64,
+    /// Failures in a row, and what came of them.
+    pub(crate) row: Row,
     signalled_ms: [AtomicU64; SIGNAL_KINDS],
     /// One bit for each [`Distrust`] that was told.
     distrusts_told: AtomicU8,
@@ -196,6 +204,9 @@ impl Service {
             room: WaitingRoom::default(),
             turn: AtomicUsize::new(0),
             swapped: Notify::new(),
+            guards: ArcSwapOption::default(),
+            notes: Notes::default(),
+            retries: Arc::new(Line::new(Places { max: 1, pending: 0 })),
         }
     }
 
@@ -223,7 +234,13 @@ impl Service {
         let has_primary = endpoints.selection != Selection::Any;
         let shares = Shares::of(&endpoints);
         let swap = known.swaps;
-        self.resolved.store(Arc::new(Resolved { told: endpoints, instances, shares, swap }));
+        let after = Arc::new(Resolved { told: endpoints, instances, shares, swap });
+        self.resolved.store(after.clone());
+        if let Some(guards) = self.guards.load_full()
+            && let Some(ejections) = &guards.ejections
+        {
+            ejections.swapped(&before, &after, &self.notes);
+        }
         self.forget_left(&mut known);
         known.retired.add(before);
         drop(known);
@@ -334,6 +351,7 @@ impl Instance {
             ends: Ends::default(),
             suspect_until_ms: AtomicU64::new(0),
             probe_at_ms: AtomicU64::new(0),
+            row: Row::default(),
             signalled_ms: Default::default(),
             distrusts_told: AtomicU8::new(0),
         }
@@ -401,93 +419,4 @@ pub(crate) fn millis(now: Instant) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch};
-    use crate::metrics::Metrics;
-    use model::{Epoch, InstanceId};
-    use std::sync::atomic::Ordering;
-
-    fn endpoints(ids: &[&str], selection: Selection) -> Endpoints {
-        let endpoint = |id: &&str| Endpoint {
-            id: InstanceId::from(*id),
-            address: ([127, 0, 0, 1], 1).into(),
-            version: None,
-            readiness: Readiness::Ready,
-            weight: 1,
-            local: true,
-        };
-        Endpoints { selection, endpoints: ids.iter().map(endpoint).collect(), ..Endpoints::default() }
-    }
-
-    #[test]
-    fn an_older_epoch_changes_nothing() {
-        let service = Service::new("s".into(), Metrics::default());
-        let primary = |id: &str, epoch| Selection::Primary(Some((id.into(), Epoch(epoch))));
-        service.set_endpoints(endpoints(&["a", "b"], primary("a", 7))).unwrap();
-        service.set_endpoints(endpoints(&["a", "b"], Selection::Primary(None))).unwrap();
-        let refused = service.set_endpoints(endpoints(&["a", "b"], primary("b", 6)));
-        assert_eq!(refused, Err(StaleEpoch { offered: Epoch(6), current: Epoch(7) }));
-        assert_eq!(service.resolved().told.selection, Selection::Primary(None));
-        service.set_endpoints(endpoints(&["a", "b"], primary("b", 8))).unwrap();
-    }
-
-    #[test]
-    fn an_instance_keeps_its_count_across_swaps_and_until_it_is_idle() {
-        let service = Service::new("s".into(), Metrics::default());
-        service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
-        let before = service.resolved();
-        before.instances[0].metrics.taken();
-        service.set_endpoints(endpoints(&["b"], Selection::Any)).unwrap();
-        assert_eq!(service.in_flight(&"a".into()), 1, "removed, yet its request still counts");
-        service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
-        assert_eq!(service.resolved().instances[0].key, before.instances[0].key);
-        before.instances[0].metrics.in_flight.dec();
-        service.set_endpoints(endpoints(&["b"], Selection::Any)).unwrap();
-        service.set_endpoints(endpoints(&["a", "b"], Selection::Any)).unwrap();
-        assert_ne!(service.resolved().instances[0].key, before.instances[0].key, "forgotten once idle");
-    }
-
-    #[test]
-    fn lists_in_any_order_keep_their_instances() {
-        let service = Service::new("s".into(), Metrics::default());
-        let mut keys = std::collections::BTreeMap::new();
-        let lists: [&[&str]; 8] = [
-            &["a", "b", "c", "d"],
-            &["a", "x", "c", "d"],
-            &["x", "c", "d"],
-            &["d", "c", "x"],
-            &["d", "d", "n", "c", "x", "m"],
-            &["n", "m"],
-            &[],
-            &["m", "a"],
-        ];
-        for list in lists {
-            service.set_endpoints(endpoints(list, Selection::Any)).unwrap();
-            keys.retain(|id, _| list.contains(id));
-            for (id, instance) in list.iter().zip(&service.resolved().instances) {
-                assert_eq!((instance.id.as_str(), instance.removed.load(Ordering::Relaxed)), (*id, false));
-                assert_eq!(*keys.entry(*id).or_insert(instance.key), instance.key, "{id} in {list:?}");
-            }
-            let known = service.lock();
-            assert_eq!(known.by_id.len(), keys.len(), "{list:?}: who left idle is forgotten");
-            assert!(known.leaving.is_empty());
-        }
-        let distinct: std::collections::BTreeSet<_> = keys.values().collect();
-        assert_eq!(distinct.len(), 2);
-    }
-
-    #[test]
-    fn an_instance_that_comes_back_busy_is_no_longer_leaving() {
-        let service = Service::new("s".into(), Metrics::default());
-        service.set_endpoints(endpoints(&["a"], Selection::Any)).unwrap();
-        let busy = service.resolved().instances[0].clone();
-        busy.metrics.taken();
-        service.set_endpoints(endpoints(&[], Selection::Any)).unwrap();
-        assert!(busy.removed.load(Ordering::Relaxed));
-        service.set_endpoints(endpoints(&["b", "a"], Selection::Any)).unwrap();
-        assert!(!busy.removed.load(Ordering::Relaxed));
-        busy.metrics.in_flight.dec();
-        service.set_endpoints(endpoints(&["b", "a"], Selection::Any)).unwrap();
-        assert_eq!(service.resolved().instances[1].key, busy.key);
-    }
-}
+mod tests;

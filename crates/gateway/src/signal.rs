@@ -51,6 +51,11 @@ pub enum Signal {
         /// The remote instance that took it.
         instance: InstanceId,
     },
+    /// A guard of the service did something: [`crate::Service::take_notes`] says what. Not coalesced.
+    Guarded {
+        /// Whose guard.
+        service: ServiceName,
+    },
 }
 
 /// At most one signal of a kind per instance leaves in this many milliseconds.

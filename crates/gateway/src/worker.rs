@@ -238,6 +238,13 @@ impl Worker {
         mixed ^ (mixed >> 31)
     }
 
+    /// Tells whoever writes events that a guard has something to say. A signal that is lost costs a moment only.
+    pub(crate) fn tell_guarded(&self, service: &Service) {
+        if self.signals.try_send(Signal::Guarded { service: service.name().clone() }).is_err() {
+            self.metrics.signal_dropped();
+        }
+    }
+
     /// Tells whoever judges health, unless the same was told just now or nobody listens in time.
     pub(crate) fn signal(&self, service: &Service, instance: &Instance, kind: SignalKind, status: u16) {
         if !instance.may_signal(kind, crate::service::millis(Instant::now())) {

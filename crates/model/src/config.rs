@@ -12,6 +12,7 @@ mod probe;
 mod route;
 pub mod schema;
 mod service;
+mod traffic;
 pub mod validate;
 pub mod yaml;
 
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
-pub use decode::{Decode, FilePath};
+pub use decode::{Decode, FilePath, Ratio};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
     MinVersion, ProxyVersion, Tcp,
@@ -31,6 +32,10 @@ pub use probe::{
 };
 pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Target};
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
+pub use traffic::{
+    Behaviour, BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey, Outlier,
+    RateLimit, RetryBudget, Traffic,
+};
 
 use crate::id::ServiceName;
 use decode::record;

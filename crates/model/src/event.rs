@@ -85,6 +85,18 @@ pub enum EventKind {
     RollAborted,
     /// Traffic left the local instances for others.
     Spilled,
+    /// An instance gets no requests for a while: it failed request after request.
+    InstanceEjected,
+    /// It gets requests again.
+    InstanceReturned,
+    /// A service gets no requests for a while: too many have failed or were slow.
+    BreakerOpened,
+    /// The while is over: a few requests are let through as probes.
+    BreakerHalfOpen,
+    /// The probes have passed: all requests go through again.
+    BreakerClosed,
+    /// An operator opened or closed a breaker by hand, or took that back.
+    BreakerForced,
     /// The store stopped or resumed serving.
     StoreState,
     /// Changed certificate files were taken over.

@@ -16,6 +16,7 @@ use runtime::protocol::{Order, Report};
 use tokio::sync::{mpsc, watch};
 
 use crate::applying::Applying;
+use crate::breakers::BREAKER;
 use crate::cluster::renewal::Told;
 use crate::cluster::seat::Seat;
 use crate::cluster::world::World;
@@ -221,6 +222,7 @@ impl Controller {
                 let message = format!("the file has mistakes, nothing was changed: {first}; `seawall check` shows all");
                 self.shell.emit(EventKind::ConfigRejected, Subject::default(), &cause, message);
             }
+            Input::BreakerHeld { service, hold, reply, outcome } => self.breaker_held(&service, hold, reply, &outcome),
             Input::Members(members) => self.members = Some(members),
             Input::Certificates { shown, notices } => self.certificates(shown, notices),
             Input::OwnCertificate(told) => self.own_certificate(told),
@@ -239,7 +241,8 @@ impl Controller {
         }
     }
 
-    fn with(&mut self, name: &ServiceName, act: impl FnOnce(&mut Service, &mut Shell, &mut Ports)) {
+    /// Does something with a service, if it is there.
+    pub(crate) fn with(&mut self, name: &ServiceName, act: impl FnOnce(&mut Service, &mut Shell, &mut Ports)) {
         if let Some(service) = self.services.get_mut(name) {
             act(service, &mut self.shell, &mut self.ports);
         }
@@ -285,6 +288,7 @@ impl Controller {
             S::ConnectFailed { service, instance } => {
                 self.with(&service, |service, shell, _| service.refused(shell, &instance, now))
             }
+            S::Guarded { service } => self.with(&service, |service, shell, _| service.tell_notes(shell)),
             S::Spilled { service, instance } => {
                 self.with(&service, |service, shell, _| service.spilled(shell, &instance));
             }
@@ -327,6 +331,12 @@ impl Controller {
     fn watched(&mut self, item: WatchItem, now: Instant) {
         let WatchItem::Events { revision, events } = item else { return };
         for change in events.iter() {
+            let breaker = change.key().as_str().and_then(|key| key.strip_prefix(BREAKER));
+            if let Some(name) = breaker {
+                let value = if let Change::Put(kv) = change { Some(&*kv.value) } else { None };
+                self.breaker_read(&ServiceName::from(name), value);
+                continue;
+            }
             let Change::Put(kv) = change else { continue };
             let Some(key) = kv.key.as_str() else { continue };
             if key.starts_with(events_prefix()) {
@@ -374,6 +384,10 @@ impl Controller {
             Command::Restart { service: name, reply } => match self.services.get_mut(&name) {
                 Some(service) => service.begin_restart(&self.shell, reply),
                 None => drop(reply.send(Err(no_service(&name, &self.services)))),
+            },
+            Command::Breaker { service, hold, reply } => match self.services.contains_key(&service) {
+                true => self.ask_breaker(service, hold, reply),
+                false => drop(reply.send(Err(no_service(&service, &self.services)))),
             },
             Command::Members { change, reply } => self.change_members(change, reply),
             Command::Token { node, valid, reply } => self.make_token(node, valid, reply),

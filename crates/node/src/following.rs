@@ -7,6 +7,7 @@ use std::time::Duration;
 use data::{Consistency, KeyRange, RangeRequest, Revision, Store, WatchItem};
 use tokio::sync::mpsc;
 
+use crate::breakers::BREAKER;
 use crate::controller::Controller;
 use crate::input::Input;
 use crate::service::events_prefix;
@@ -25,6 +26,16 @@ pub async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>)
             }
         }
         Err(error) => tracing::error!(%error, "decisions made before cannot be read"),
+    }
+    match store.range(RangeRequest::prefix(BREAKER), Consistency::Stale).await {
+        Ok(found) => {
+            for kv in found.kvs {
+                if let Some(name) = kv.key.as_str().and_then(|key| key.strip_prefix(BREAKER)) {
+                    controller.breaker_read(&name.into(), Some(&kv.value));
+                }
+            }
+        }
+        Err(error) => tracing::error!(%error, "breakers held by hand cannot be read"),
     }
     for service in controller.services.values() {
         service.begin(&controller.shell);

@@ -148,6 +148,17 @@ pub enum Input {
         /// The answer.
         outcome: Outcome,
     },
+    /// What an operator wants of a breaker was put to the store.
+    BreakerHeld {
+        /// Whose.
+        service: ServiceName,
+        /// What it is held at, if at all.
+        hold: Option<api::BreakerHold>,
+        /// Who asked.
+        reply: tokio::sync::oneshot::Sender<Result<api::view::BreakerView, api::Refusal>>,
+        /// The answer.
+        outcome: Outcome,
+    },
     /// The lease could not be renewed.
     LeaseFailed(String),
     /// The configuration file was to be read again and has mistakes; the first of them.

@@ -5,6 +5,7 @@
 mod access_log;
 mod acme;
 mod applying;
+mod breakers;
 mod cluster;
 mod controller;
 mod counting;
@@ -174,6 +175,7 @@ impl Start {
             leases: Vec::new(),
             vouched: BTreeMap::new(),
             born: Incarnation(u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0)),
+            held_breakers: BTreeMap::new(),
             changed: Cell::new(false),
             answers: RefCell::default(),
             ended_rolls: Vec::new(),

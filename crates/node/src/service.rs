@@ -3,6 +3,7 @@
 
 mod elsewhere;
 mod ending;
+mod guarding;
 mod handing;
 mod leaving;
 mod lifecycle;
@@ -65,6 +66,8 @@ pub struct Service {
     pub upstream: Result<gateway::Upstream, String>,
     /// What the gateway was told last.
     told: Option<gateway::Endpoints>,
+    /// Its guards in the gateway.
+    guarding: guarding::Guarding,
 }
 
 impl Service {
@@ -91,12 +94,14 @@ impl Service {
             said_overdue: false,
             ever_ready: false,
             told: None,
+            guarding: guarding::Guarding::default(),
         }
     }
 
     /// Looks at everything once: starts, probes, drains, promotes, rolls, and tells the gateway what changed.
     pub fn step(&mut self, shell: &mut Shell, ports: &mut Ports, now: Instant) {
         self.blind = shell.is_blind();
+        self.step_guards(shell);
         // First what an input has changed: nobody is stopped before the gateway knows.
         self.tell_gateway(shell);
         self.hush(shell, now);

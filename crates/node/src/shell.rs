@@ -59,6 +59,8 @@ pub struct Shell {
     pub vouched: BTreeMap<InstanceId, (Incarnation, LeaseId)>,
     /// Starts from this one on are of this node process.
     pub born: Incarnation,
+    /// Breakers that an operator holds open or closed.
+    pub held_breakers: BTreeMap<ServiceName, gateway::breaker::Forced>,
     /// Something happened since the status was published: whoever gets an answer must find it there.
     pub changed: Cell<bool>,
     /// Answers to verbs, given once the status shows what they say: who reads it next must not see the past.

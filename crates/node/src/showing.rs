@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::view::{ClusterView, Layer, MemberView, Node, Status, StoreView, StreamsView, Task};
+use gateway::breaker::State;
 use model::NodeName;
 
 use crate::cluster::world::World;
@@ -174,7 +175,7 @@ impl Controller {
                     format!("{looping} of {total} instances in a crash loop")
                 },
             ),
-            layer("guard", state(held == 0), format!("{held} requests held")),
+            self.guard(held),
             layer("discovery", "ok", format!("{} services, {} routes", self.services.len(), self.config.routes.len())),
             layer("health", state(ready == total && primaries == standing.len()), health),
             data,
@@ -188,6 +189,18 @@ impl Controller {
         let members = || self.members.iter().flat_map(|members| &members.members);
         let awaited = |name: &str| members().any(|member| &*member.name == name) || world.agents.misses(name);
         world.missing().filter(|name| awaited(name)).collect()
+    }
+
+    fn guard(&self, held: usize) -> Layer {
+        let views = || self.services.values().filter_map(|service| self.shell.table.service(&service.name).guards());
+        let open = views().filter_map(|guards| guards.breaker).filter(|breaker| breaker.state != State::Closed).count();
+        let detail = match open {
+            0 => format!("{held} requests held"),
+            1 => format!("{held} requests held, 1 breaker open"),
+            open => format!("{held} requests held, {open} breakers open"),
+        };
+        let state = if held == 0 && open == 0 { "ok" } else { "degraded" };
+        Layer { name: "guard".into(), state: state.into(), detail }
     }
 
     fn region(&self) -> Layer {

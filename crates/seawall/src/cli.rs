@@ -2,6 +2,7 @@
 //! Exit codes: 0 ok, 1 failure, 2 usage or bad input, 4 not reachable, 124 timeout.
 
 mod apply;
+mod breaker;
 mod check;
 mod client;
 mod cluster;
@@ -123,6 +124,8 @@ enum Verb {
     Promote(promote::Arguments),
     /// Restart a service's instances one at a time
     Restart(restart::Arguments),
+    /// Hold a service's circuit breaker open or closed, or let it judge by itself again
+    Breaker(breaker::Arguments),
     /// Make a cluster's certificates, show and change its members
     Cluster(cluster::Arguments),
     /// Read and write the replicated key-value store
@@ -159,6 +162,7 @@ pub fn run() -> ExitCode {
         Verb::Logs(logs) => client().and_then(|client| logs::run(&client, &logs)),
         Verb::Promote(promote) => client().and_then(|client| promote::run(&client, &promote)),
         Verb::Restart(restart) => client().and_then(|client| restart::run(&client, &restart)),
+        Verb::Breaker(breaker) => client().and_then(|client| breaker::run(&client, &breaker)),
         Verb::Cluster(cluster) => cluster::run(client, &cluster),
         Verb::Kv(kv) => client().and_then(|client| kv::run(&client, &kv)),
         Verb::Snapshot(snapshot) => snapshot::run(client, &snapshot),

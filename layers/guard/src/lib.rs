@@ -2,10 +2,18 @@
 //! Policies of the request walk as sans-io values: the gateway passes `now` and what happened, a policy returns a
 //! decision. Deliberately absent: sockets, timers, locks, randomness, configuration.
 
+pub mod breaker;
+pub mod budget;
+pub mod bulkhead;
 pub mod deadline;
 pub mod hold;
+pub mod outlier;
 pub mod retry;
 
+pub use breaker::{Breaker, BreakerPolicy};
+pub use budget::RetryBudget;
+pub use bulkhead::{Bulkhead, Places};
 pub use deadline::Deadline;
 pub use hold::{HoldPolicy, Release, Room, RoomFull, Ticket};
+pub use outlier::{Outlier, OutlierPolicy};
 pub use retry::{Attempts, Failure, Verdict, is_idempotent};

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::yaml::{Kind, Node};
 use crate::diagnostic::{Diagnostics, Place, nearest};
-pub use values::{FilePath, MapKey, OneOrMany, dns_label, parse_duration};
+pub use values::{FilePath, MapKey, OneOrMany, Ratio, dns_label, parse_duration};
 
 /// A type that a configuration value can become.
 pub trait Decode: Sized {

@@ -7,6 +7,7 @@ use super::decode::{record, words};
 use super::listener::{InstanceTls, ProxyVersion};
 use super::node::default_of;
 use super::probe::{Hook, Probe, StopHook};
+use super::traffic::Traffic;
 use crate::id::VersionName;
 
 record! {
@@ -54,6 +55,8 @@ record! {
         labels: BTreeMap<String, String> = BTreeMap::new(),
         /// Requests wait while nobody can answer them, instead of failing.
         hold: Hold = Hold::default(),
+        /// What guards its requests in the gateway: breaker, concurrency, fallback. Nothing when absent. Not for TCP connections.
+        traffic: Option<Traffic> = None,
         /// How long requests under way may finish before an instance is stopped or demoted on purpose.
         drain_timeout: Duration = Duration::from_secs(10),
         /// Instances are spoken to in HTTP/2: by prior knowledge in the clear, by ALPN under `tls`. gRPC needs it.

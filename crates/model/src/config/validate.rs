@@ -7,6 +7,7 @@ mod node;
 mod probe;
 mod route;
 mod stream;
+mod traffic;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     acme::check(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();
+        traffic::check(name, service, diagnostics);
     }
     fixed_ports(config, diagnostics);
     instance_names(config, diagnostics);

@@ -134,6 +134,8 @@ pub enum About {
     Switch(ServiceName),
     /// A restart of a service.
     Restart(ServiceName),
+    /// A breaker that is held by hand.
+    Breaker(ServiceName),
     /// A node.
     Node(NodeName),
     /// An instance on a node.
@@ -160,6 +162,9 @@ impl About {
         }
         if let Some(service) = key.strip_prefix(RESTART) {
             return Self::Restart(service.into());
+        }
+        if let Some(service) = key.strip_prefix(crate::breakers::BREAKER) {
+            return Self::Breaker(service.into());
         }
         if let Some(node) = key.strip_prefix(NODE) {
             return Self::Node(node.into());
@@ -203,6 +208,7 @@ mod tests {
         assert_eq!(About::of("control/placement/shop"), About::Placement("shop".into()));
         assert_eq!(About::of("control/switch/shop"), About::Switch("shop".into()));
         assert_eq!(About::of("control/restart/shop"), About::Restart("shop".into()));
+        assert_eq!(About::of("control/breaker/shop"), About::Breaker("shop".into()));
         assert_eq!(About::of("control/node/n1"), About::Node("n1".into()));
         assert_eq!(About::of("control/primary/shop"), About::Primary("shop".into()));
         assert_eq!(About::of("control/events/shop/1/2"), About::Decision);

@@ -171,7 +171,7 @@ impl Controller {
                     service.committed(&self.shell, value, at, now);
                 }
             }
-            About::Placement(_) | About::Instance(..) | About::Switch(_) | About::Restart(_) => {
+            About::Placement(_) | About::Instance(..) | About::Switch(_) | About::Restart(_) | About::Breaker(_) => {
                 if let Some(world) = &mut self.world {
                     match value {
                         Some((value, at)) => world.kept.insert(name.to_owned(), (value.to_vec(), at)),
@@ -210,6 +210,7 @@ impl Controller {
                     None => service.switch_is(&self.shell, None, now),
                 }
             }
+            About::Breaker(service) => self.breaker_read(&service, value.map(|(value, _)| value)),
             About::Restart(service) => {
                 if let (Some(service), Some((_, at))) = (self.services.get_mut(&service), value) {
                     service.restart_is(&self.shell, at);

@@ -1,6 +1,6 @@
 //! A service as `seawall status` shows it.
 
-use api::view::{InstanceView, ServiceView, StreamView};
+use api::view::{InstanceView, ServiceView, StreamView, TrafficView};
 
 use super::Service;
 use crate::instance::Instance;
@@ -27,6 +27,7 @@ impl Service {
         } else {
             "ready"
         };
+        let traffic = self.traffic_view(shell);
         ServiceView {
             name: self.name.clone(),
             mode: self.definition.mode.as_str().to_owned(),
@@ -40,8 +41,9 @@ impl Service {
             ready,
             desired,
             held: u32::try_from(shell.table.service(&self.name).held()).unwrap_or(u32::MAX),
-            note: self.note(ready),
-            instances: self.instance_views(shell, primary.as_ref()),
+            note: self.note(ready).or_else(|| Self::traffic_note(traffic.as_ref(), &self.name)),
+            instances: self.instance_views(shell, primary.as_ref(), traffic.as_ref()),
+            traffic,
             primary,
         }
     }
@@ -71,12 +73,23 @@ impl Service {
         None
     }
 
-    fn instance_views(&self, shell: &Shell, primary: Option<&model::InstanceId>) -> Vec<InstanceView> {
+    fn instance_views(
+        &self,
+        shell: &Shell,
+        primary: Option<&model::InstanceId>,
+        traffic: Option<&TrafficView>,
+    ) -> Vec<InstanceView> {
         let own =
             |instance| InstanceView { node: Some(shell.node.name.clone()), ..self.instance_view(instance, primary) };
         let mut views: Vec<InstanceView> = self.instances.values().map(own).collect();
         views.extend(self.views_elsewhere(primary));
         views.sort_by(|one, other| one.id.cmp(&other.id));
+        for ejection in traffic.iter().flat_map(|traffic| &traffic.ejected) {
+            let is_it = |view: &&mut InstanceView| view.id == ejection.instance && view.note.is_none();
+            if let Some(view) = views.iter_mut().find(is_it) {
+                view.note = Some(format!("gets no requests until {}: {}", ejection.until, ejection.why));
+            }
+        }
         views
     }
 

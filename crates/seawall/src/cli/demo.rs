@@ -6,8 +6,8 @@
 //! - `POST /promote`, `POST /demote` with `Seawall-Epoch`: the instance's role
 //! - with a stream, `POST` of anything else: adds `?amount=1` to the balance, once for each `Idempotency-Key`
 //! - `POST /fault/hang`, `/fault/crash`, `/fault/slow?ms=500`, `/fault/unready`, `/fault/exit?code=3`, `/fault/none`,
-//!   `/fault/close` (lives on without its port), `/fault/garbage` (answers what is no HTTP), `/fault/deaf` (reads its
-//!   stream no more)
+//!   `/fault/close` (lives on without its port), `/fault/garbage` (answers what is no HTTP), `/fault/fail`
+//!   (answers 500), `/fault/deaf` (reads its stream no more)
 //! - anything else: 200 with instance, role and epoch as JSON, after `--latency-ms`
 
 use std::collections::BTreeMap;
@@ -59,6 +59,7 @@ struct Demo {
     unready: AtomicBool,
     closed: AtomicBool,
     garbage: AtomicBool,
+    fails: AtomicBool,
     slow_ms: AtomicU64,
     served: AtomicU64,
     fault: Mutex<()>,
@@ -81,6 +82,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         unready: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         garbage: AtomicBool::new(false),
+        fails: AtomicBool::new(false),
         slow_ms: AtomicU64::new(0),
         served: AtomicU64::new(0),
         fault: Mutex::new(()),
@@ -202,6 +204,7 @@ impl Demo {
             "unready" => self.unready.store(true, Ordering::Relaxed),
             "deaf" => self.ledger.iter().for_each(|ledger| ledger.turn_deaf()),
             "garbage" => self.garbage.store(true, Ordering::Relaxed),
+            "fail" => self.fails.store(true, Ordering::Relaxed),
             "close" => {
                 self.closed.store(true, Ordering::SeqCst);
                 // The accepting thread looks at the switch when somebody connects.
@@ -210,11 +213,13 @@ impl Demo {
             "none" => {
                 self.slow_ms.store(0, Ordering::Relaxed);
                 self.unready.store(false, Ordering::Relaxed);
+                self.fails.store(false, Ordering::Relaxed);
             }
             _ => {
                 return (
                     "404 Not Found",
-                    "{\"error\":\"faults: hang, crash, exit, slow, unready, close, garbage, deaf, none\"}\n".into(),
+                    "{\"error\":\"faults: hang, crash, exit, slow, unready, close, garbage, fail, deaf, none\"}\n"
+                        .into(),
                 );
             }
         }
@@ -240,6 +245,9 @@ impl Demo {
 
     fn serve(&self, request: &Request) -> (&'static str, String) {
         self.pause();
+        if self.fails.load(Ordering::Relaxed) {
+            return ("500 Internal Server Error", "{\"error\":\"told to fail\"}\n".into());
+        }
         let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
         // The epoch in which the gateway believes this instance to be primary.
         let asked = request.headers.get("seawall-epoch").and_then(|epoch| epoch.parse::<u64>().ok()).unwrap_or(0);

@@ -137,6 +137,7 @@ fn the_served_description_names_every_route() {
         ("/api/v1/apply", &["post"]),
         ("/api/v1/services/{service}/promote", &["post"]),
         ("/api/v1/services/{service}/restart", &["post"]),
+        ("/api/v1/services/{service}/breaker", &["post"]),
     ]);
     for (path, methods) in expected {
         for method in methods {

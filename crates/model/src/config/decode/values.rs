@@ -180,6 +180,47 @@ impl Decode for OneOrMany {
     }
 }
 
+/// A part of a whole, in millionths.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ratio(pub u32);
+
+impl Ratio {
+    /// All of it.
+    pub const WHOLE: Self = Self(1_000_000);
+
+    /// So many hundredths.
+    pub const fn percent(hundredths: u32) -> Self {
+        Self(hundredths * 10_000)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (number, scale) = text.strip_suffix('%').map_or((text, 1e6), |number| (number.trim_end(), 1e4));
+        let number: f64 = number.parse().ok()?;
+        let millionths = number * scale;
+        (0.0..=1e6).contains(&millionths).then(|| Self(millionths.round() as u32))
+    }
+}
+
+impl Decode for Ratio {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        const EXPECTED: &str = "a part from 0 to 1, such as 0.5 or 50%";
+        let ratio = Self::parse(text(node, EXPECTED, diagnostics)?);
+        if ratio.is_none() {
+            wrong(node, EXPECTED, diagnostics);
+        }
+        ratio
+    }
+
+    fn encode(&self) -> Value {
+        let percent = f64::from(self.0) / 1e4;
+        format!("{percent}%").into()
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        json!({ "oneOf": [{ "type": "number", "minimum": 0, "maximum": 1 }, { "type": "string", "pattern": "^[0-9.]+%$" }] })
+    }
+}
+
 /// A file in a list or mapping, with its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilePath {

@@ -122,16 +122,20 @@ fn check_changes(route: &Route, diagnostics: &mut Diagnostics) {
                 check_field_name(name, place, diagnostics);
             }
             for (name, value) in fields.into_iter().flatten() {
-                if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) || value.trim() != value {
-                    let message = format!("the value of `{name}` cannot stand in a header field");
-                    diagnostics.error(place, message, "no line breaks or control characters, no space at either end");
-                }
+                check_field_value(name, value, place, diagnostics);
             }
         }
     }
 }
 
-fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagnostics) {
+pub(super) fn check_field_value(name: &str, value: &str, place: Place, diagnostics: &mut Diagnostics) {
+    if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) || value.trim() != value {
+        let message = format!("the value of `{name}` cannot stand in a header field");
+        diagnostics.error(place, message, "no line breaks or control characters, no space at either end");
+    }
+}
+
+pub(super) fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagnostics) {
     const OWN: [&str; 13] = [
         "connection",
         "content-length",
@@ -151,7 +155,7 @@ fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagnostics) {
     if !is_token(name) {
         diagnostics.error(place, format!("`{name}` is not the name of a header field"), "letters, digits and `-`");
     } else if OWN.contains(&lower.as_str()) || lower.starts_with("seawall-") || lower.starts_with("x-forwarded-") {
-        let message = format!("`{name}` is the gateway's own: a route cannot change it");
+        let message = format!("`{name}` is the gateway's own: it cannot be changed");
         let cure = if lower == "host" { "to change the host write rewrite: { host: … }" } else { "leave it out" };
         diagnostics.error(place, message, cure);
     }

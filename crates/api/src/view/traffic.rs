@@ -1,0 +1,87 @@
+//! What guards a service's requests, as it is shown. Each node tells of its own gateway.
+
+use model::InstanceId;
+use serde::{Deserialize, Serialize};
+
+/// The guards of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficView {
+    /// Its circuit breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
+    /// Its concurrency limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyView>,
+    /// Its rate limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimitView>,
+    /// Its instances that get no requests for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ejected: Vec<EjectionView>,
+}
+
+/// A rate limit.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimitView {
+    /// Requests a second.
+    pub qps: u32,
+    /// Requests refused since the node process began.
+    pub refused: u64,
+    /// Keys at work now, for a limit by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u32>,
+    /// Room for so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_keys: Option<u32>,
+    /// Keys that were forgotten while at work, for want of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub displaced: Option<u64>,
+}
+
+/// An instance that gets no requests for a while.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EjectionView {
+    /// Which.
+    pub instance: InstanceId,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Until when.
+    pub until: String,
+    /// How often in a row.
+    pub times: u32,
+    /// Why.
+    pub why: String,
+}
+
+/// A circuit breaker.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BreakerView {
+    /// `closed`, `open` or `half-open`.
+    pub state: String,
+    /// `open` or `closed` while an operator holds it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<String>,
+    /// When it got into this state, RFC 3339.
+    pub since: String,
+    /// Why it opened; absent while it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// A concurrency limit.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConcurrencyView {
+    /// Requests under way.
+    pub active: u32,
+    /// The most of them.
+    pub max: u32,
+    /// Requests that wait for a place.
+    pub pending: u32,
+    /// The most of them.
+    pub max_pending: u32,
+}

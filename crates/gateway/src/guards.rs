@@ -1,0 +1,239 @@
+//! What guards a service's traffic: its rate limit, its breaker, its places, ejected instances, what is answered instead.
+//! Between route and balance in the request walk: [`admit`] lets a request in, [`Admitted::ended`] tells the guards what
+//! became of it. The policies are `guard`'s; here are their locks, wakers and counters. They belong to the service's
+//! handle and survive every change of the policy. Deliberately absent: services without guards, which pay one look.
+
+mod admitted;
+mod again;
+mod ejections;
+mod gate;
+mod limit;
+mod line;
+mod notes;
+mod page;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use guard::breaker::{BreakerPolicy, Forced, State, Why};
+use guard::{OutlierPolicy, Places, RetryBudget};
+
+use crate::service::{Resolved, Service};
+pub(crate) use admitted::{Refusal, admit};
+pub(crate) use again::Again;
+pub use ejections::EjectedView;
+pub(crate) use ejections::{Ejections, Row, judge};
+use gate::Gate;
+use limit::Limit;
+pub use limit::{LimitKey, LimitView, RateLimit};
+pub(crate) use line::{Line, PendingEnd};
+pub use notes::Note;
+pub(crate) use notes::Notes;
+pub(crate) use page::{GuardPage, GuardSeries};
+
+/// How a service's traffic is guarded. The default guards nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// How many requests a second are let through.
+    pub rate_limit: Option<RateLimit>,
+    /// When it gets no requests for a while.
+    pub breaker: Option<BreakerPolicy>,
+    /// How many requests it has at once, over all workers.
+    pub concurrency: Option<Concurrency>,
+    /// When one of its instances gets none for a while.
+    pub outlier: Option<OutlierPolicy>,
+    /// How many failed requests are sent again at a time.
+    pub retry_budget: RetryBudget,
+    /// What is answered when it cannot.
+    pub fallback: Option<Arc<Fallback>>,
+}
+
+/// A bulkhead and its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// How many at once, and how many wait.
+    pub places: Places,
+    /// How long one waits at most, within its deadline.
+    pub max_wait: Duration,
+}
+
+/// A fixed answer instead of the gateway's own 503 or 504.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// Its status.
+    pub status: u16,
+    /// Its fields, none of them the gateway's own.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// One service's guards: what was told, and what they have seen.
+#[derive(Debug)]
+pub(crate) struct Guards {
+    pub(crate) told: Traffic,
+    limit: Option<Arc<Limit>>,
+    gate: Option<Arc<Gate>>,
+    line: Option<Arc<Line>>,
+    pub(crate) ejections: Option<Arc<Ejections>>,
+    pub(crate) numbers: Arc<Numbers>,
+}
+
+/// What the guards of a service have done.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    /// Admitted, made to wait, refused.
+    pub(crate) limited: [AtomicU64; 3],
+    pub(crate) breaker_refused: AtomicU64,
+    pub(crate) breaker_turns: [AtomicU64; 3],
+    pub(crate) pending: [AtomicU64; line::PENDING_ENDS.len()],
+    pub(crate) fallbacks: [AtomicU64; FALLBACK_REASONS.len()],
+}
+
+/// Reasons for which a fallback is answered: nobody was there, or nobody in time, and the client has seen nothing.
+pub(crate) const FALLBACK_REASONS: [&str; 8] = [
+    "breaker-open",
+    "no-ready-instance",
+    "held-too-long",
+    "hold-full",
+    "too-many-requests-pending",
+    "pending-too-long",
+    "connect-failed",
+    "timeout",
+];
+
+/// A service has no breaker that could be forced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it has no `traffic.circuitBreaker`")]
+pub struct NoBreaker;
+
+/// The guards of a service at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardsView {
+    /// Its breaker.
+    pub breaker: Option<BreakerView>,
+    /// Its places.
+    pub concurrency: Option<ConcurrencyView>,
+    /// Its rate limit.
+    pub rate_limit: Option<LimitView>,
+    /// Instances that get no requests for a while.
+    pub ejected: Vec<EjectedView>,
+}
+
+/// A breaker at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerView {
+    /// What it lets through.
+    pub state: State,
+    /// An operator's word.
+    pub forced: Option<Forced>,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why it opened, unless it is closed.
+    pub why: Option<Why>,
+}
+
+/// A bulkhead at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConcurrencyView {
+    /// Its bounds.
+    pub places: Places,
+    /// Requests that have a place.
+    pub active: usize,
+    /// Requests that wait for one.
+    pub pending: usize,
+}
+
+impl Guards {
+    /// Guards as told, with the state of those before, where they guard the same.
+    fn new(told: Traffic, before: Option<&Self>) -> Self {
+        let gate = told.breaker.as_ref().map(|policy| match before.and_then(|before| before.gate.clone()) {
+            Some(gate) => gate.adopt(policy),
+            None => Arc::new(Gate::new(policy)),
+        });
+        let line = told.concurrency.map(|concurrency| match before.and_then(|before| before.line.clone()) {
+            Some(line) => line.adopt(concurrency.places),
+            None => Arc::new(Line::new(concurrency.places)),
+        });
+        let limit = told.rate_limit.as_ref().map(|policy| {
+            let known = before.and_then(|before| before.limit.clone()).filter(|known| known.is(policy));
+            known.unwrap_or_else(|| Arc::new(Limit::new(policy.clone())))
+        });
+        let known = || before.and_then(|before| before.ejections.clone());
+        let ejections = told.outlier.as_ref().map(|_| known().unwrap_or_default());
+        let numbers = before.map_or_else(Arc::default, |before| before.numbers.clone());
+        Self { told, limit, gate, line, ejections, numbers }
+    }
+
+    /// Counts a fallback for `reason`.
+    pub(crate) fn fell_back(&self, reason: &str) {
+        if let Some(index) = FALLBACK_REASONS.iter().position(|known| *known == reason) {
+            self.numbers.fallbacks[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn view(&self) -> GuardsView {
+        GuardsView {
+            breaker: self.gate.as_ref().map(|gate| gate.view()),
+            concurrency: self.line.as_ref().map(|line| line.view()),
+            rate_limit: self.limit.as_ref().map(|limit| limit.view(&self.numbers)),
+            ejected: self.ejections.as_ref().map_or_else(Vec::new, |ejections| ejections.view()),
+        }
+    }
+}
+
+impl Service {
+    /// Puts guards in force for requests that come from now on. What guards have counted stays as far as they guard
+    /// the same as before.
+    pub fn set_traffic(&self, told: Option<Traffic>) {
+        let before = self.guards.load_full();
+        let guards = told.map(|told| Arc::new(Guards::new(told, before.as_deref())));
+        if let Some(ejections) = before.as_ref().and_then(|before| before.ejections.as_ref())
+            && guards.as_ref().is_none_or(|guards| guards.ejections.is_none())
+        {
+            ejections.end_all();
+        }
+        self.all_metrics.guards(self.name(), guards.clone());
+        self.guards.store(guards);
+    }
+
+    /// An operator's word about the breaker; `None` takes it back.
+    ///
+    /// # Errors
+    /// [`NoBreaker`]; nothing has changed.
+    pub fn force_breaker(&self, forced: Option<Forced>) -> Result<BreakerView, NoBreaker> {
+        let guards = self.guards.load_full().ok_or(NoBreaker)?;
+        let (Some(gate), Some(policy)) = (&guards.gate, &guards.told.breaker) else { return Err(NoBreaker) };
+        let known = gate.view().forced;
+        if let Some(turn) = gate.force(policy, forced) {
+            guards.numbers.breaker_turns[turn.to as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        if known != forced {
+            self.notes.add(Note::Forced(forced));
+        }
+        Ok(gate.view())
+    }
+
+    /// The guards as they are now; `None` without any.
+    pub fn guards(&self) -> Option<GuardsView> {
+        self.guards.load_full().map(|guards| guards.view())
+    }
+
+    /// Whether so few are left that ejections are not heeded.
+    pub(crate) fn panics(&self, resolved: &Resolved, now_ms: u64) -> bool {
+        let guards = self.guards.load_full();
+        let policy = guards.as_ref().and_then(|guards| guards.told.outlier.as_ref());
+        policy.is_none_or(|policy| policy.panics(ejections::census(resolved, now_ms)))
+    }
+
+    /// What guards did since this was asked last, oldest first.
+    pub fn take_notes(&self) -> Vec<Note> {
+        if let Some(guards) = self.guards.load_full()
+            && let Some(ejections) = &guards.ejections
+        {
+            ejections.sweep(&self.notes, Instant::now());
+        }
+        self.notes.take()
+    }
+}

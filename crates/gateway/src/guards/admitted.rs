@@ -1,0 +1,178 @@
+//! A request's way past the guards, in order: limit, breaker, places; and what they are told when it has ended.
+//! Between route and balance in the request walk. Deliberately absent: anything that decides; that is `guard`'s and
+//! `traffic`'s.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use guard::Deadline;
+use guard::breaker::{Ending, Pass};
+use guard::bulkhead::{Entry, Waiter};
+use traffic::Decision;
+
+use super::line::{self, PendingEnd, Place};
+use super::{Guards, Note};
+use crate::answer::Answer;
+use crate::connection::Client;
+use crate::front::Front;
+use crate::service::Service;
+use crate::worker::Worker;
+
+/// A request's way past the guards. Dropped without a word it counts as one that told nothing.
+pub(crate) struct Admitted {
+    guards: Arc<Guards>,
+    service: Arc<Service>,
+    pass: Option<Pass>,
+    /// Given back when it is dropped.
+    place: Option<Place>,
+    begun: Instant,
+}
+
+/// Why a request does not get past the guards.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Answer(Answer),
+    /// Its client left.
+    Gone,
+}
+
+/// Lets a request in, or says why not. `None`: nothing guards its service.
+pub(crate) async fn admit<S: Front>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    service: &Arc<Service>,
+    deadline: Deadline,
+) -> Result<Option<Box<Admitted>>, Refusal> {
+    let Some(guards) = service.guards.load_full() else { return Ok(None) };
+    let mut admitted =
+        Box::new(Admitted { guards, service: service.clone(), pass: None, place: None, begun: Instant::now() });
+    if let Some(wait) = admitted.ask_limit(client)? {
+        Box::pin(pause(worker, client, admitted.begun + wait, deadline)).await?;
+    }
+    admitted.pass_gate(worker)?;
+    match admitted.enter_line() {
+        Entry::In => Ok(Some(admitted)),
+        Entry::Full => Err(Refusal::Answer(Answer::PENDING_FULL)),
+        // Boxed, because it is rare: every connection would have room for it.
+        Entry::Waits(waiter) => match Box::pin(admitted.wait(worker, client, waiter, deadline)).await {
+            Ok(()) => Ok(Some(admitted)),
+            Err(PendingEnd::Gone) => Err(Refusal::Gone),
+            Err(PendingEnd::Deadline) => Err(Refusal::Answer(Answer::TIMEOUT)),
+            Err(_) => Err(Refusal::Answer(Answer::PENDING_TOO_LONG)),
+        },
+    }
+}
+
+/// Waits for its turn.
+async fn pause<S: Front>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    until: Instant,
+    deadline: Deadline,
+) -> Result<(), Refusal> {
+    poll_fn(|cx| {
+        if client.poll_gone(cx, worker).is_ready() {
+            return Poll::Ready(Err(Refusal::Gone));
+        }
+        client
+            .timer
+            .poll_at(cx, deadline.or_earlier(Some(until)))
+            .map(|()| if Instant::now() >= until { Ok(()) } else { Err(Refusal::Answer(Answer::TIMEOUT)) })
+    })
+    .await
+}
+
+impl Admitted {
+    /// `Some`: its turn is so much later.
+    fn ask_limit<S>(&self, client: &Client<S>) -> Result<Option<Duration>, Refusal> {
+        let Some(limit) = &self.guards.limit else { return Ok(None) };
+        let decision = limit.ask(client, self.begun);
+        let (which, result) = match decision {
+            Decision::Admitted => (0, Ok(None)),
+            Decision::Wait(wait) => (1, Ok(Some(wait))),
+            Decision::Refused(after) => (2, Err(Refusal::Answer(Answer::rate_limited(limit.qps(), after)))),
+        };
+        self.guards.numbers.limited[which].fetch_add(1, Ordering::Relaxed);
+        result
+    }
+
+    fn pass_gate(&mut self, worker: &Worker) -> Result<(), Refusal> {
+        let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return Ok(()) };
+        let (asked, turn) = gate.ask(policy, self.begun);
+        if let Some(turn) = turn {
+            self.turned(worker, turn);
+        }
+        match asked {
+            Ok(pass) => {
+                self.pass = Some(pass);
+                Ok(())
+            }
+            Err(refused) => {
+                self.guards.numbers.breaker_refused.fetch_add(1, Ordering::Relaxed);
+                Err(Refusal::Answer(Answer::breaker_open(refused.0)))
+            }
+        }
+    }
+
+    fn enter_line(&mut self) -> Entry {
+        let Some(line) = &self.guards.line else { return Entry::In };
+        let entry = line.enter();
+        match entry {
+            Entry::In => self.place = Some(Place::new(line.clone())),
+            Entry::Full => self.count(PendingEnd::Full),
+            Entry::Waits(_) => {}
+        }
+        entry
+    }
+
+    async fn wait<S: Front>(
+        &mut self,
+        worker: &Worker,
+        client: &mut Client<S>,
+        waiter: Waiter,
+        deadline: Deadline,
+    ) -> Result<(), PendingEnd> {
+        let (Some(line), Some(concurrency)) = (self.guards.line.clone(), self.guards.told.concurrency) else {
+            return Ok(());
+        };
+        let until = self.begun.checked_add(concurrency.max_wait);
+        let waited = line::wait(worker, client, line, waiter, until, deadline).await;
+        self.count(waited.as_ref().err().copied().unwrap_or(PendingEnd::Placed));
+        self.place = Some(waited?);
+        Ok(())
+    }
+
+    fn count(&self, end: PendingEnd) {
+        self.guards.numbers.pending[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn turned(&self, worker: &Worker, turn: guard::breaker::Turn) {
+        self.guards.numbers.breaker_turns[turn.to as usize].fetch_add(1, Ordering::Relaxed);
+        self.service.notes.add(Note::Breaker(turn));
+        worker.tell_guarded(&self.service);
+    }
+
+    /// How the request ended: its answer came after `took`, or it has taken its whole time until now.
+    pub(crate) fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>) {
+        let Some(pass) = self.pass.take() else { return };
+        let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return };
+        let now = Instant::now();
+        let took = took.unwrap_or_else(|| now.saturating_duration_since(self.begun));
+        let ending = failed.map_or(Ending::Unknown, |failed| Ending::Answered { failed, took });
+        if let Some(turn) = gate.ended(policy, pass, ending, now) {
+            self.turned(worker, turn);
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let Some(pass) = self.pass.take() else { return };
+        if let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) {
+            gate.ended(policy, pass, Ending::Unknown, Instant::now());
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A bulkhead with its wakers: requests of all workers take places, wait for one in order, give it back.
+//! A place is given back by dropping it, whatever ends the request; a waiter that is dropped passes its place on.
+//! Deliberately absent: who gets in (`guard::bulkhead`).
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use guard::bulkhead::{Bulkhead, Entry, Waiter};
+use guard::{Deadline, Places};
+
+use super::ConcurrencyView;
+use crate::connection::Client;
+use crate::front::Front;
+use crate::worker::Worker;
+
+/// Ends of a wait, as the metrics name them.
+pub(super) const PENDING_ENDS: [&str; 5] = ["placed", "full", "timeout", "deadline", "gone"];
+
+/// How a wait for a place ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PendingEnd {
+    Placed,
+    Full,
+    Timeout,
+    Deadline,
+    Gone,
+}
+
+/// One bulkhead, shared by all workers.
+#[derive(Debug)]
+pub(crate) struct Line(Mutex<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    places: Places,
+    bulkhead: Bulkhead,
+    wakers: BTreeMap<Waiter, Waker>,
+}
+
+impl Line {
+    pub(crate) fn new(places: Places) -> Self {
+        Self(Mutex::new(Inside { places, bulkhead: Bulkhead::default(), wakers: BTreeMap::new() }))
+    }
+
+    /// Other bounds; who has a place keeps it.
+    pub(super) fn adopt(self: Arc<Self>, places: Places) -> Arc<Self> {
+        self.change(|inside| {
+            inside.places = places;
+            inside.bulkhead.grant(places)
+        });
+        self
+    }
+
+    /// As [`Self::enter`], with bounds of this moment.
+    pub(crate) fn enter_within(&self, places: Places) -> Entry {
+        let mut inside = self.lock();
+        inside.places = places;
+        inside.bulkhead.enter(places)
+    }
+
+    pub(super) fn enter(&self) -> Entry {
+        let mut inside = self.lock();
+        let places = inside.places;
+        inside.bulkhead.enter(places)
+    }
+
+    pub(super) fn view(&self) -> ConcurrencyView {
+        let inside = self.lock();
+        let (active, pending) = (inside.bulkhead.active(), inside.bulkhead.waiting());
+        ConcurrencyView { places: inside.places, active, pending }
+    }
+
+    /// Changes it and wakes everybody whose place that brought.
+    fn change(&self, change: impl FnOnce(&mut Inside) -> Option<Waiter>) {
+        let mut inside = self.lock();
+        let mut woken = Vec::new();
+        let mut granted = change(&mut inside);
+        while let Some(waiter) = granted {
+            woken.extend(inside.wakers.remove(&waiter));
+            let places = inside.places;
+            granted = inside.bulkhead.grant(places);
+        }
+        drop(inside);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Line>);
+
+impl Place {
+    /// For somebody who was let in.
+    pub(crate) fn new(line: Arc<Line>) -> Self {
+        Self(line)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.change(|inside| inside.bulkhead.leave(inside.places));
+    }
+}
+
+/// Somebody in line; dropping it leaves the line.
+struct Waiting {
+    line: Arc<Line>,
+    waiter: Waiter,
+    placed: bool,
+}
+
+impl Waiting {
+    fn poll(&mut self, waker: &Waker) -> Poll<()> {
+        let mut inside = self.line.lock();
+        if inside.bulkhead.take(self.waiter) {
+            inside.wakers.remove(&self.waiter);
+            self.placed = true;
+            return Poll::Ready(());
+        }
+        match inside.wakers.get_mut(&self.waiter) {
+            Some(known) => known.clone_from(waker),
+            None => drop(inside.wakers.insert(self.waiter, waker.clone())),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.placed {
+            self.line.change(|inside| {
+                inside.wakers.remove(&self.waiter);
+                inside.bulkhead.give_up(self.waiter, inside.places)
+            });
+        }
+    }
+}
+
+/// Waits for a place until `until` or the deadline, or until the client has gone.
+pub(crate) async fn wait<S: Front>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    line: Arc<Line>,
+    waiter: Waiter,
+    until: Option<Instant>,
+    deadline: Deadline,
+) -> Result<Place, PendingEnd> {
+    let mut waiting = Waiting { line: line.clone(), waiter, placed: false };
+    poll_fn(|cx| {
+        if waiting.poll(cx.waker()).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if client.poll_gone(cx, worker).is_ready() {
+            return Poll::Ready(Err(PendingEnd::Gone));
+        }
+        let at = deadline.or_earlier(until);
+        client.timer.poll_at(cx, at).map(|()| {
+            let is_deadline = deadline.expired(Instant::now());
+            Err(if is_deadline { PendingEnd::Deadline } else { PendingEnd::Timeout })
+        })
+    })
+    .await?;
+    Ok(Place::new(line))
+}

@@ -1,0 +1,194 @@
+//! The guards' part of the metrics page, read from the guards themselves when somebody asks.
+//! Services without guards have no series here. Deliberately absent: counting (`guards.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use guard::breaker::State;
+use model::ServiceName;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::line::PENDING_ENDS;
+use super::{FALLBACK_REASONS, Guards};
+
+/// The guards of every service that has some.
+#[derive(Debug, Default)]
+pub(crate) struct GuardSeries(Mutex<BTreeMap<ServiceName, Arc<Guards>>>);
+
+impl GuardSeries {
+    pub(crate) fn set(&self, service: &ServiceName, guards: Option<Arc<Guards>>) {
+        match guards {
+            Some(guards) => drop(self.lock().insert(service.clone(), guards)),
+            None => drop(self.lock().remove(service)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceName, Arc<Guards>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const STATES: [(&str, State); 3] = [("closed", State::Closed), ("open", State::Open), ("half-open", State::HalfOpen)];
+
+/// The page's part about guards.
+#[derive(Debug)]
+pub(crate) struct GuardPage(pub(crate) Arc<GuardSeries>);
+
+impl Collector for GuardPage {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let all: Vec<(ServiceName, Arc<Guards>)> =
+            self.0.lock().iter().map(|(name, guards)| (name.clone(), guards.clone())).collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let mut page = Page { encoder: &mut encoder, all: &all };
+        page.breakers()?;
+        page.places()?;
+        page.limits()?;
+        page.ejections()?;
+        let help = "Fallbacks answered, by reason";
+        page.counters("fallbacks", help, "reason", |guards| {
+            let has = guards.told.fallback.is_some();
+            FALLBACK_REASONS.into_iter().zip(&guards.numbers.fallbacks).filter(move |_| has)
+        })
+    }
+}
+
+struct Page<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+    all: &'a [(ServiceName, Arc<Guards>)],
+}
+
+impl Page<'_, '_> {
+    fn breakers(&mut self) -> std::fmt::Result {
+        let mut family = self.encoder.encode_descriptor(
+            "breaker_state",
+            "1 for the state a service's breaker is in",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (name, guards) in self.all {
+            let Some(gate) = &guards.gate else { continue };
+            let current = gate.view().state;
+            for (word, state) in STATES {
+                let labels = [("service", name.as_str()), ("state", word)];
+                ConstGauge::new(i64::from(state == current)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        self.counters("breaker_turns", "Times a service's breaker entered a state", "state", |guards| {
+            let has = guards.gate.is_some();
+            STATES
+                .into_iter()
+                .map(|(word, state)| (word, &guards.numbers.breaker_turns[state as usize]))
+                .filter(move |_| has)
+        })?;
+        let help = "Requests a breaker turned away";
+        self.counters("breaker_refused", help, "reason", |guards| {
+            guards.gate.iter().map(|_| ("open", &guards.numbers.breaker_refused))
+        })
+    }
+
+    fn places(&mut self) -> std::fmt::Result {
+        let mut family = self.encoder.encode_descriptor(
+            "concurrency_requests",
+            "Requests within a service's concurrency limit, by state, and the limits",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (name, guards) in self.all {
+            let Some(view) = guards.line.as_ref().map(|line| line.view()) else { continue };
+            let states = [
+                ("active", view.active),
+                ("pending", view.pending),
+                ("max", view.places.max),
+                ("max-pending", view.places.pending),
+            ];
+            for (word, count) in states {
+                let labels = [("service", name.as_str()), ("state", word)];
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Requests that did not get a place at once, by how that ended";
+        self.counters("concurrency_waits", help, "reason", |guards| {
+            let has = guards.line.is_some();
+            PENDING_ENDS.into_iter().zip(&guards.numbers.pending).filter(move |_| has)
+        })
+    }
+
+    fn limits(&mut self) -> std::fmt::Result {
+        let help = "Requests by what the service's rate limit said";
+        self.counters("rate_limited", help, "outcome", |guards| {
+            let has = guards.limit.is_some();
+            ["admitted", "queued", "refused"].into_iter().zip(&guards.numbers.limited).filter(move |_| has)
+        })?;
+        let views = || {
+            let limited = self.all.iter().filter_map(|(name, guards)| Some((name, guards.limit.as_ref()?, guards)));
+            limited.map(|(name, limit, guards)| (name, limit.view(&guards.numbers)))
+        };
+        let by_key: Vec<_> = views().filter(|(_, view)| view.keys.is_some()).collect();
+        let help = "Keys of a rate limit: at work, and the room there is";
+        let mut family = self.encoder.encode_descriptor("rate_limit_keys", help, None, MetricType::Gauge)?;
+        for (name, view) in &by_key {
+            let (at_work, room) = view.keys.unwrap_or_default();
+            for (word, count) in [("at-work", at_work), ("room", room)] {
+                let labels = [("service", name.as_str()), ("state", word)];
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Keys of a rate limit that were forgotten while at work, for want of room";
+        let mut family =
+            self.encoder.encode_descriptor("rate_limit_keys_displaced", help, None, MetricType::Counter)?;
+        for (name, view) in &by_key {
+            let labels = [("service", name.as_str())];
+            ConstCounter::new(view.displaced).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn ejections(&mut self) -> std::fmt::Result {
+        let help = "Instances of a service that get no requests for a while";
+        let mut family = self.encoder.encode_descriptor("ejected_instances", help, None, MetricType::Gauge)?;
+        for (name, guards) in self.all {
+            let Some(ejections) = &guards.ejections else { continue };
+            let count = i64::try_from(ejections.view().len()).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&[("service", name.as_str())])?)?;
+        }
+        let mut family =
+            self.encoder.encode_descriptor("ejections", "Ejections of instances", None, MetricType::Counter)?;
+        for (name, guards) in self.all {
+            let Some(ejections) = &guards.ejections else { continue };
+            let count = ConstCounter::new(ejections.count.load(Ordering::Relaxed));
+            count.encode(family.encode_family(&[("service", name.as_str())])?)?;
+        }
+        Ok(())
+    }
+
+    fn counters<'g, I: Iterator<Item = (&'static str, &'g AtomicU64)>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        counts: impl Fn(&'g Guards) -> I,
+    ) -> std::fmt::Result
+    where
+        Self: 'g,
+    {
+        let all: &'g [(ServiceName, Arc<Guards>)] = self.all;
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (service, guards) in all {
+            for (word, count) in counts(guards) {
+                let labels = [("service", service.as_str()), (label, word)];
+                let count = ConstCounter::new(count.load(Ordering::Relaxed));
+                count.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

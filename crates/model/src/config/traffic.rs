@@ -1,0 +1,273 @@
+//! How a service's requests are guarded: when it gets none for a while, how many at once, what is answered instead.
+//! Presets are the defaults of the tools they are named after. Deliberately absent: rules over several keys
+//! (`validate/traffic.rs`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::decode::{Ratio, record, words};
+use super::node::default_of;
+
+record! {
+    /// What guards a service's requests.
+    Traffic as "`traffic`" {
+        /// How many requests a second are let through; the rest is answered 429 `rate-limited`.
+        rate_limit: Option<RateLimit> = None,
+        /// The service gets no requests for a while when too many have failed or were slow.
+        circuit_breaker: Option<CircuitBreaker> = None,
+        /// How many requests it has at once.
+        concurrency: Option<Concurrency> = None,
+        /// An instance that fails request after request gets none for a while.
+        outlier: Option<Outlier> = None,
+        /// How many failed requests are sent again at a time. In force with these defaults for every service.
+        retry_budget: RetryBudget = RetryBudget::default(),
+        /// What is answered while the breaker is open, no instance is there, the concurrency limit is reached, or when the request's time was over before any of an answer had come; instead of 502, 503 or 504.
+        fallback: Option<Fallback> = None,
+    }
+}
+
+record! {
+    /// When a service gets no requests, and what ends that. Each gateway judges by the requests it has passed on itself. A failure is a 5xx, a connection that cannot be made or breaks, no answer in time, or nobody there to answer.
+    CircuitBreaker as "`circuitBreaker`" {
+        /// Another tool's rule; keys written here go before it. `hystrix`: at least 50 % of 20 or more in 10 s, open for 5 s. `resilience4j`: at least 50 % failed, or all slower than 60 s, of the last 100; open for 60 s, 10 probes. `sentinel`: more than 50 % of 5 or more in 1 s, open for 10 s (the ratio and the time have no default there). `source`: more than 50 % of 20 or more in 10 s, open for 30 s.
+        preset: Option<BreakerPreset> = None,
+        /// Failed requests of all. Any threshold written here is instead of all those of the preset.
+        error_ratio: Option<Ratio> = None,
+        /// Slow requests of all; with `slowThreshold`.
+        slow_ratio: Option<Ratio> = None,
+        /// A request is slow when the instance's answer begins later than this.
+        slow_threshold: Option<Duration> = None,
+        /// Failed requests.
+        error_count: Option<u32> = None,
+        /// Whether the threshold itself opens it (`>=`) or only more (`>`). A ratio of 1 is reached when all are. Default `>`.
+        comparator: Option<Comparator> = None,
+        /// The time looked at. Default 10s.
+        window: Option<Duration> = None,
+        /// Instead of `window`: the last so many requests are looked at.
+        window_requests: Option<u32> = None,
+        /// With fewer requests in the window nothing is judged. Default 20.
+        min_requests: Option<u32> = None,
+        /// How long no request passes; then come the probes. Default 30s.
+        open_for: Option<Duration> = None,
+        /// Requests let through to see whether the service is better; judged together by the same thresholds, and only then it closes. Default 1.
+        probes: Option<u32> = None,
+    }
+}
+
+words! {
+    /// A tool whose rule is meant.
+    BreakerPreset {
+        /// Netflix Hystrix' defaults.
+        Hystrix = "hystrix",
+        /// Alibaba Sentinel's `DegradeRule`.
+        Sentinel = "sentinel",
+        /// resilience4j's defaults.
+        Resilience4j = "resilience4j",
+        /// Strictly more than half, 30 s.
+        Source = "source",
+    }
+}
+
+words! {
+    /// How a measure is compared with its threshold.
+    Comparator {
+        /// More than the threshold.
+        Above = ">",
+        /// The threshold or more.
+        AtLeast = ">=",
+    }
+}
+
+/// A breaker's rule with its preset and defaults filled in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BreakerRule {
+    /// Failed requests of all.
+    pub error_ratio: Option<Ratio>,
+    /// Slow requests of all, and what is slow.
+    pub slow: Option<(Ratio, Duration)>,
+    /// Failed requests.
+    pub error_count: Option<u32>,
+    /// How they are compared.
+    pub comparator: Comparator,
+    /// The time looked at, unless `window_requests` is set.
+    pub window: Duration,
+    /// The last so many requests are looked at.
+    pub window_requests: Option<u32>,
+    /// With fewer requests nothing is judged.
+    pub min_requests: u32,
+    /// How long no request passes.
+    pub open_for: Duration,
+    /// Requests let through then.
+    pub probes: u32,
+}
+
+impl CircuitBreaker {
+    /// The rule that is meant.
+    pub fn rule(&self) -> BreakerRule {
+        let base = self.preset.map_or_else(BreakerRule::default, BreakerPreset::rule);
+        let slow = self.slow_ratio.zip(self.slow_threshold);
+        let writes = self.error_ratio.is_some() || slow.is_some() || self.error_count.is_some();
+        let (error_ratio, slow) = if writes { (self.error_ratio, slow) } else { (base.error_ratio, base.slow) };
+        BreakerRule {
+            error_ratio,
+            slow,
+            error_count: self.error_count,
+            comparator: self.comparator.unwrap_or(base.comparator),
+            window: self.window.unwrap_or(base.window),
+            // A window that is written is instead of a preset's count.
+            window_requests: self.window_requests.or(base.window_requests.filter(|_| self.window.is_none())),
+            min_requests: self.min_requests.unwrap_or(base.min_requests),
+            open_for: self.open_for.unwrap_or(base.open_for),
+            probes: self.probes.unwrap_or(base.probes),
+        }
+    }
+}
+
+impl Default for BreakerRule {
+    /// Without a threshold.
+    fn default() -> Self {
+        Self {
+            error_ratio: None,
+            slow: None,
+            error_count: None,
+            comparator: Comparator::Above,
+            window: Duration::from_secs(10),
+            window_requests: None,
+            min_requests: 20,
+            open_for: Duration::from_secs(30),
+            probes: 1,
+        }
+    }
+}
+
+impl BreakerPreset {
+    fn rule(self) -> BreakerRule {
+        let half = BreakerRule { error_ratio: Some(Ratio::percent(50)), ..BreakerRule::default() };
+        match self {
+            // HystrixCommandProperties: 10 s in 10 buckets, requestVolumeThreshold 20, errorThresholdPercentage 50,
+            // sleepWindow 5 s.
+            Self::Hystrix => BreakerRule { comparator: Comparator::AtLeast, open_for: Duration::from_secs(5), ..half },
+            // DegradeRule: statIntervalMs 1000, minRequestAmount 5.
+            Self::Sentinel => BreakerRule {
+                window: Duration::from_secs(1),
+                min_requests: 5,
+                open_for: Duration::from_secs(10),
+                ..half
+            },
+            // CircuitBreakerConfig: COUNT_BASED 100, minimumNumberOfCalls 100, slowCallRateThreshold 100 over 60 s,
+            // waitDurationInOpenState 60 s, permittedNumberOfCallsInHalfOpenState 10.
+            Self::Resilience4j => BreakerRule {
+                slow: Some((Ratio::WHOLE, Duration::from_secs(60))),
+                comparator: Comparator::AtLeast,
+                window_requests: Some(100),
+                min_requests: 100,
+                open_for: Duration::from_secs(60),
+                probes: 10,
+                ..half
+            },
+            Self::Source => half,
+        }
+    }
+}
+
+record! {
+    /// How many requests a service has at once, over all of a gateway's workers; more wait in order, and the rest is answered 503 `too-many-requests-pending` at once.
+    Concurrency as "`concurrency`" {
+        /// Requests at once.
+        max: u32,
+        /// Requests that wait for a place.
+        pending: u32 = 0,
+        /// How long one waits at most, within its route's timeout; then 503 `pending-too-long`.
+        max_wait: Duration = Duration::from_secs(10),
+    }
+}
+
+record! {
+    /// A fixed answer, with the reason in `Seawall-Reason`.
+    Fallback as "`fallback`" {
+        /// Its status.
+        status: u16 = 503,
+        /// Its body.
+        body: String = String::new(),
+        /// Its fields, `content-type` among them.
+        headers: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+record! {
+    /// A rate, even to a twentieth of a second unless `burst` says otherwise.
+    RateLimit as "`rateLimit`" {
+        /// Requests a second.
+        qps: u32,
+        /// So many may come at once after a pause. Default: a twentieth of `qps`, at least 1.
+        burst: Option<u32> = None,
+        /// What has the rate for itself; all requests together when absent.
+        key: Option<LimitKey> = None,
+        /// The most keys that are remembered; when more are at work, the one that is nearest to rest is forgotten.
+        max_keys: u32 = 10_000,
+        /// What becomes of a request that comes too early.
+        behaviour: Behaviour = Behaviour::Reject,
+        /// With `warmUp`: how long it takes, under load, until the whole rate is let through.
+        warm_up_period: Duration = Duration::from_secs(10),
+        /// With `warmUp`: after a pause the rate begins at one part in so many.
+        cold_factor: u32 = 3,
+        /// With `queue`: a request whose turn comes later than this is refused. Inside the route's timeout.
+        max_queueing_time: Duration = Duration::from_millis(500),
+    }
+}
+
+words! {
+    /// What becomes of a request that comes too early; Sentinel's control behaviours.
+    Behaviour {
+        /// It is refused.
+        Reject = "reject",
+        /// It is refused, and after a pause the rate grows slowly.
+        WarmUp = "warmUp",
+        /// It waits for its turn.
+        Queue = "queue",
+    }
+}
+
+record! {
+    /// What of a request has a rate for itself: one of these. Requests without it share one rate.
+    LimitKey as "`key`" {
+        /// A header field.
+        header: Option<String> = None,
+        /// A parameter of the query, as it is written.
+        query: Option<String> = None,
+        /// `true`: the client's address; behind a trusted proxy, the last one in `X-Forwarded-For`.
+        address: bool = false,
+        /// A segment of the path, from 1: of `/shops/7/orders` the second is `7`.
+        path_segment: Option<u32> = None,
+    }
+}
+
+record! {
+    /// Envoy's outlier detection by failures in a row: 5xx, connections that cannot be made or break, answers that are no HTTP, answers that do not come in time. Never the last instance that serves.
+    Outlier as "`outlier`" {
+        /// Failures in a row.
+        consecutive_errors: u32 = 5,
+        /// How long the instance gets nothing; twice that the second time in a row and so on, 5 minutes at most.
+        eject_for: Duration = Duration::from_secs(30),
+        /// The most instances that are ejected at a time; one may always be.
+        max_ejected: Ratio = Ratio::percent(50),
+        /// With fewer instances than this ready and not ejected, ejections are not heeded, so that few are not overrun.
+        panic_threshold: Ratio = Ratio::percent(50),
+    }
+}
+
+record! {
+    /// Envoy's retry budget. A request beyond it waits within `hold.maxWait`, or is given up where holding is off.
+    RetryBudget as "`retryBudget`" {
+        /// Of the requests under way.
+        part: Ratio = Ratio::percent(20),
+        /// At least so many.
+        min_concurrency: u32 = 3,
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        default_of()
+    }
+}

@@ -1,0 +1,192 @@
+//! Rules of what guards a service's requests.
+
+use std::time::Duration;
+
+use super::route::{check_field_name, check_field_value};
+use crate::config::Service;
+use crate::config::traffic::{Behaviour, CircuitBreaker, Concurrency, Fallback, RateLimit};
+use crate::diagnostic::{Diagnostics, Place};
+use crate::id::ServiceName;
+
+/// The longest window of a breaker.
+const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
+
+/// The most requests a breaker looks at: a byte is kept for each.
+const MOST_REQUESTS: u32 = 100_000;
+
+/// The most requests that wait for a place.
+const MOST_PENDING: u32 = 100_000;
+
+/// The highest rate.
+const MOST_QPS: u32 = 1_000_000;
+
+/// The most keys of a rate limit.
+const MOST_KEYS: u32 = 1_000_000;
+
+/// The longest body of a fallback, in bytes.
+const LONGEST_BODY: usize = 65_536;
+
+/// Checks `traffic` of a service.
+pub fn check(name: &ServiceName, service: &Service, diagnostics: &mut Diagnostics) {
+    let Some(traffic) = &service.traffic else { return };
+    let mut error = |place: Place, message: &str, cure: &str| {
+        diagnostics.error(place, format!("service `{name}`: {message}"), cure);
+    };
+    if let Some(breaker) = &traffic.circuit_breaker {
+        check_breaker(breaker, &mut error);
+    }
+    if let Some(limit) = &traffic.rate_limit {
+        check_limit(limit, &mut error);
+    }
+    if let Some(outlier) = &traffic.outlier {
+        let at = &outlier.at;
+        if outlier.consecutive_errors == 0 {
+            error(at.field("consecutiveErrors"), "`consecutiveErrors: 0`", "1 or more failures in a row");
+        }
+        if outlier.eject_for.is_zero() {
+            error(at.field("ejectFor"), "`ejectFor: 0` would eject nobody", "e.g. ejectFor: 30s");
+        }
+    }
+    if let Some(concurrency) = &traffic.concurrency {
+        check_concurrency(concurrency, &mut error);
+    }
+    if let Some(fallback) = &traffic.fallback {
+        check_fallback(fallback, &mut error);
+        let place = fallback.at.field("headers");
+        for (field, value) in &fallback.headers {
+            check_field_name(field, place, diagnostics);
+            check_field_value(field, value, place, diagnostics);
+        }
+    }
+}
+
+type Report<'a> = &'a mut dyn FnMut(Place, &str, &str);
+
+fn check_breaker(breaker: &CircuitBreaker, error: Report<'_>) {
+    let at = &breaker.at;
+    let rule = breaker.rule();
+    let one_of_two = breaker.slow_ratio.is_some() != breaker.slow_threshold.is_some();
+    if one_of_two {
+        let cure = "write both: slowRatio: 0.5 and slowThreshold: 200ms";
+        error(at.whole, "`slowRatio` and `slowThreshold` belong together", cure);
+    } else if rule.error_ratio.is_none() && rule.slow.is_none() && rule.error_count.is_none() {
+        let cure = "add errorRatio: 0.5, or slowRatio and slowThreshold, or errorCount, or a preset";
+        error(at.whole, "a circuit breaker that nothing opens", cure);
+    }
+    if breaker.window.is_some() && breaker.window_requests.is_some() {
+        error(
+            at.field("windowRequests"),
+            "both `window` and `windowRequests`",
+            "keep one: a time, or a number of requests",
+        );
+    }
+    if rule.window < Duration::from_millis(100) || rule.window > LONGEST_WINDOW {
+        error(at.field("window"), "a window of less than 100ms or more than 1h", "e.g. window: 10s");
+    }
+    if let Some(count) = rule.window_requests {
+        if count == 0 || count > MOST_REQUESTS {
+            error(
+                at.field("windowRequests"),
+                "a window of no requests, or of more than 100000",
+                "e.g. windowRequests: 100",
+            );
+        } else if rule.min_requests > count {
+            let cure = "lower `minRequests` to `windowRequests` or less";
+            error(
+                at.field("minRequests"),
+                "`minRequests` is more than the window holds: nothing would ever be judged",
+                cure,
+            );
+        }
+    }
+    if rule.min_requests == 0 {
+        error(at.field("minRequests"), "`minRequests: 0`", "1 or more: without a request nothing is judged");
+    }
+    if rule.open_for.is_zero() {
+        error(at.field("openFor"), "`openFor: 0` would never be open", "e.g. openFor: 5s");
+    }
+    if rule.probes == 0 || rule.probes > 1000 {
+        error(
+            at.field("probes"),
+            "no probe, or more than 1000",
+            "1 or more: only a probe that passes closes the breaker",
+        );
+    }
+}
+
+fn check_concurrency(concurrency: &Concurrency, error: Report<'_>) {
+    let at = &concurrency.at;
+    if concurrency.max == 0 {
+        error(at.field("max"), "`max: 0` would turn every request away", "1 or more");
+    }
+    if concurrency.pending > MOST_PENDING {
+        error(
+            at.field("pending"),
+            "more than 100000 requests would wait",
+            "a line as long as can be worked off in time",
+        );
+    }
+    if concurrency.pending > 0 && concurrency.max_wait.is_zero() {
+        error(at.field("maxWait"), "`maxWait: 0` with places to wait", "e.g. maxWait: 2s, or pending: 0");
+    }
+}
+
+fn check_limit(limit: &RateLimit, error: Report<'_>) {
+    let at = &limit.at;
+    if limit.qps == 0 || limit.qps > MOST_QPS {
+        error(at.field("qps"), "a rate of 0, or of more than 1000000", "1 to 1000000 requests a second");
+    }
+    if limit.burst == Some(0) {
+        error(at.field("burst"), "`burst: 0` would let nothing through", "1 or more, or leave it out");
+    }
+    if let Some(key) = &limit.key {
+        let named = [&key.header, &key.query].into_iter().flatten();
+        let count = named.clone().count() + usize::from(key.address) + usize::from(key.path_segment.is_some());
+        if count != 1 || named.clone().any(String::is_empty) || key.path_segment == Some(0) {
+            let cure = "one of header: NAME, query: NAME, address: true, pathSegment: 1";
+            error(key.at.whole, "a key is one thing", cure);
+        }
+        if limit.behaviour == Behaviour::WarmUp {
+            error(
+                at.field("behaviour"),
+                "`warmUp` with a `key`",
+                "keys have no warm-up of their own: `reject` or `queue`",
+            );
+        }
+    }
+    if !(8..=MOST_KEYS).contains(&limit.max_keys) {
+        error(at.field("maxKeys"), "room for fewer than 8 keys, or for more than 1000000", "e.g. maxKeys: 10000");
+    }
+    if limit.behaviour == Behaviour::WarmUp && (limit.warm_up_period < Duration::from_secs(1) || limit.cold_factor < 2)
+    {
+        let cure = "e.g. warmUpPeriod: 10s, coldFactor: 3";
+        error(at.field("behaviour"), "a warm-up of less than 1s, or with a `coldFactor` of less than 2", cure);
+    }
+    for (field, behaviour) in
+        [("warmUpPeriod", Behaviour::WarmUp), ("coldFactor", Behaviour::WarmUp), ("maxQueueingTime", Behaviour::Queue)]
+    {
+        if at.has(field) && limit.behaviour != behaviour {
+            let message = format!("`{field}` means nothing with `behaviour: {}`", limit.behaviour.as_str());
+            error(at.field(field), &message, &format!("add behaviour: {}, or remove it", behaviour.as_str()));
+        }
+    }
+    if limit.behaviour == Behaviour::Queue && limit.burst.is_some() {
+        error(at.field("burst"), "`burst` with `queue`", "remove it: requests in a queue pass one after the other");
+    }
+    if limit.behaviour == Behaviour::Queue && limit.max_queueing_time > Duration::from_secs(60) {
+        error(at.field("maxQueueingTime"), "requests would wait for more than a minute", "e.g. maxQueueingTime: 500ms");
+    }
+}
+
+fn check_fallback(fallback: &Fallback, error: Report<'_>) {
+    let at = &fallback.at;
+    if !(200..=599).contains(&fallback.status) || matches!(fallback.status, 205 | 304) {
+        error(at.field("status"), "a fallback cannot have this status", "200 to 599, but for 205 and 304");
+    }
+    if fallback.status == 204 && !fallback.body.is_empty() {
+        error(at.field("body"), "204 has no body", "remove `body`, or answer 200");
+    }
+    if fallback.body.len() > LONGEST_BODY {
+        error(at.field("body"), "a body of more than 65536 bytes", "a short one: it is kept in memory");
+    }
+}

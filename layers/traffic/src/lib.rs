@@ -1,0 +1,12 @@
+//! Layer 6, traffic: a storm is shaped, a cut-over is gradual.
+//! Policies of the request walk as sans-io values, lock-free where every request asks them: the gateway passes `now`, a
+//! policy returns a decision. Deliberately absent: sockets, timers, clocks, randomness, configuration; and, as yet,
+//! weights and shifts.
+
+mod keys;
+pub mod limit;
+mod pace;
+mod warm_up;
+
+pub use keys::Keys;
+pub use limit::{Behaviour, Decision, LimitPolicy, Limiter};
