@@ -110,7 +110,22 @@ fn requests_in_a_queue_pass_one_after_the_other() {
     assert_eq!(first.response().status, 200, "a client that leaves keeps nobody from theirs");
 }
 
-/// The figure of a limit under four times its load, through the gateway.
+/// What a bucket of so many tokens a second and so many at most gives to requests at these times.
+fn bucket(mut times: Vec<Duration>, qps: u32, burst: u32) -> usize {
+    times.sort_unstable();
+    let (mut tokens, mut last, mut given) = (f64::from(burst), Duration::ZERO, 0);
+    for at in times {
+        tokens = f64::from(burst).min(tokens + (at - last).as_secs_f64() * f64::from(qps));
+        last = at;
+        if tokens >= 1.0 {
+            (tokens, given) = (tokens - 1.0, given + 1);
+        }
+    }
+    given
+}
+
+/// The figure of a limit under four times its load, through the gateway: of what came, which is less where the machine
+/// stood still, it lets pass what the rate allows.
 #[test]
 fn the_rate_is_kept_within_one_percent_over_ten_seconds() {
     const SECONDS: u64 = 10;
@@ -118,31 +133,39 @@ fn the_rate_is_kept_within_one_percent_over_ten_seconds() {
     for qps in [50_u32, 1_000] {
         let rig = Rig::of(&[&instance]);
         rig.service.set_traffic(Some(limited(qps, (qps / 20).max(1), Behaviour::Reject, None)));
-        let admitted = AtomicUsize::new(0);
+        let (burst, admitted) = ((qps / 20).max(1), AtomicUsize::new(0));
         let begun = Instant::now();
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                let mut client = rig.client();
-                let admitted = &admitted;
-                scope.spawn(move || {
-                    let pause = Duration::from_secs_f64(8.0 / (f64::from(qps) * 4.0));
-                    // Evenly: eight at the same moment would be more than the burst that makes up for late ones.
-                    let mut next = begun + pause * thread / 8;
-                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
-                    while begun.elapsed() < Duration::from_secs(SECONDS) {
-                        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-                        if client.response().status == 200 {
-                            admitted.fetch_add(1, Ordering::Relaxed);
-                        }
-                        next += pause;
+        let came: Vec<Duration> = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..8)
+                .map(|thread| {
+                    let mut client = rig.client();
+                    let admitted = &admitted;
+                    scope.spawn(move || {
+                        let pause = Duration::from_secs_f64(8.0 / (f64::from(qps) * 4.0));
+                        // Evenly: eight at the same moment would be more than the burst that makes up for late ones.
+                        let mut next = begun + pause * thread / 8;
+                        let mut came = Vec::new();
                         std::thread::sleep(next.saturating_duration_since(Instant::now()));
-                    }
-                });
-            }
+                        while begun.elapsed() < Duration::from_secs(SECONDS) {
+                            came.push(begun.elapsed());
+                            client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+                            if client.response().status == 200 {
+                                admitted.fetch_add(1, Ordering::Relaxed);
+                            }
+                            next += pause;
+                            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                        }
+                        came
+                    })
+                })
+                .collect();
+            clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
         });
-        let (got, want) = (admitted.into_inner() as f64, f64::from(qps) * begun.elapsed().as_secs_f64());
-        println!("{qps} QPS: {got} admitted of {want:.0}");
-        assert!((got - want).abs() <= want * 0.01 + 1.0, "{qps} QPS: {got} admitted, not {want}");
+        let most = f64::from(qps) * begun.elapsed().as_secs_f64() + f64::from(burst);
+        let (got, want) = (admitted.into_inner() as f64, bucket(came, qps, burst) as f64);
+        println!("{qps} QPS: {got} admitted, of {want} that the rate allows");
+        assert!((got - want).abs() <= want * 0.01 + 2.0, "{qps} QPS: {got} admitted, not {want}");
+        assert!(got <= most * 1.01, "{qps} QPS: {got} admitted, more than {most}");
     }
 }
 
@@ -180,7 +203,8 @@ fn an_instance_that_fails_in_a_row_is_left_alone_for_a_while_and_longer_the_next
     let (bad, is_bad, seen) = moody(FAILED);
     let (good, another) = (Instance::answering("good"), Instance::answering("good"));
     let rig = Rig::of(&[&bad, &good, &another]);
-    let base = Duration::from_millis(400);
+    // Long enough for the requests that nobody may pass on, on a machine that has much to do.
+    let base = Duration::from_secs(2);
     rig.service.set_traffic(Some(ejecting(base)));
     eventually("it is ejected", || {
         rig.get("/");
@@ -205,7 +229,7 @@ fn an_instance_that_fails_in_a_row_is_left_alone_for_a_while_and_longer_the_next
     eventually("its time is over", || ejected(&rig) == 0);
     let notes = rig.service.take_notes();
     let kinds: Vec<_> = notes.iter().map(|note| matches!(note, Note::Ejected(_))).collect();
-    assert_eq!(kinds, [true, true, false], "{notes:?}");
+    assert_eq!(kinds, [true, false, true, false], "{notes:?}");
     rig.expect_metric("ejections_total{service=\"s\"} 2");
 }
 

@@ -95,11 +95,14 @@ pub(crate) fn judge(worker: &Worker, service: &Service, instance: &Arc<Instance>
         outlier: Outlier::default(),
         view: view.clone(),
     });
-    known.outlier.returns(now);
+    // Nobody has looked since its time was over.
+    if known.outlier.returns(now) {
+        service.notes.add(Note::Returned(instance.id.clone()));
+    }
     let length = known.outlier.eject(policy, now);
     known.view = EjectedView { length, times: known.outlier.times(), ..view };
-    // At least a millisecond, which is what the atomic counts in.
-    instance.row.until_ms.store(now_ms + (length.as_millis() as u64).max(1), Ordering::Relaxed);
+    // The millisecond in which it is over counts as a part of it: whoever sees no ejection may say so.
+    instance.row.until_ms.store(millis(now + length) + 1, Ordering::Relaxed);
     instance.row.errors.store(0, Ordering::Relaxed);
     ejections.count.fetch_add(1, Ordering::Relaxed);
     service.notes.add(Note::Ejected(known.view.clone()));
