@@ -1,6 +1,5 @@
 //! Serves the API on a socket that the keeper bound: HTTP/1.1, and HTTP/2 to clients that begin with it, so that many
-//! requests of one program share a connection. On a thread of its own: however much is asked, the controller beside it
-//! decides undisturbed.
+//! requests of one program share a connection. On the controller's thread: whoever has seen an event sees its state as well.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,7 +14,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use crate::authority::Peer;
 use crate::hot::Answers;
@@ -25,17 +25,12 @@ use crate::preface::{self, Begun, Speaks};
 #[derive(Debug)]
 pub struct Server {
     stop: watch::Sender<bool>,
-    /// Told when no connection is left.
-    ended: oneshot::Receiver<Infallible>,
-    /// Once it is gone, what is left is not waited for.
-    _patience: oneshot::Sender<Infallible>,
+    task: JoinHandle<()>,
 }
 
 /// Connections at a time; a further one waits in the system's backlog. Few: the API is for operators and their tools,
 /// and must never take the descriptors that the gateway and the probes need.
 const MAX_CONNECTIONS: usize = 512;
-/// Threads for what reads files.
-const MAX_BLOCKING: usize = 16;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way on one connection of HTTP/2.
@@ -50,7 +45,7 @@ struct Bounds {
     head: Duration,
 }
 
-/// Starts serving `answers` on `listener`, on a thread of its own.
+/// Starts serving `answers` on `listener`.
 ///
 /// # Errors
 /// The operating system's.
@@ -60,31 +55,10 @@ pub fn serve(listener: TcpListener, answers: Answers) -> io::Result<Server> {
 
 fn serve_within(listener: TcpListener, answers: Answers, bounds: Bounds) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(MAX_BLOCKING)
-        .thread_name("api-blocking")
-        .build()?;
-    let listener = {
-        let _context = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
-    };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     let (stop, stopped) = watch::channel(false);
-    let (patience, impatient) = oneshot::channel::<Infallible>();
-    let (ending, ended) = oneshot::channel();
-    let body = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = accept(listener, answers, bounds, stopped) => {}
-                // Nobody can send this: the server's handle is gone.
-                _ = impatient => {}
-            }
-        });
-        runtime.shutdown_background();
-        drop(ending);
-    };
-    std::thread::Builder::new().name("seawall-api".into()).spawn(body)?;
-    Ok(Server { stop, ended, _patience: patience })
+    let task = tokio::spawn(accept(listener, answers, bounds, stopped));
+    Ok(Server { stop, task })
 }
 
 /// Accepts until stopped, then waits for the connections there are.
@@ -255,8 +229,10 @@ impl Server {
     /// Stops accepting. Requests under way get `patience`, watches end with the process.
     pub async fn stop(self, patience: Duration) {
         self.stop.send_replace(true);
-        // Whoever has not ended by then ends with the handle.
-        let _ = tokio::time::timeout(patience, self.ended).await;
+        let abort = self.task.abort_handle();
+        if tokio::time::timeout(patience, self.task).await.is_err() {
+            abort.abort();
+        }
     }
 }
 
