@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use data::StoreError;
+use data::{NotServing, StoreError};
 use serde_json::json;
 
 /// A refusal or failure of one request.
@@ -48,6 +48,12 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
+            // It serves, elsewhere.
+            StoreError::NotServing(reason @ NotServing::Agent) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                reason.to_string(),
+                "nothing was done; name a server: --api HOST:PORT (`seawall cluster members` lists them)",
+            ),
             StoreError::NotServing(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 text,

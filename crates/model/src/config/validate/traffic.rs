@@ -60,6 +60,9 @@ pub fn check(name: &ServiceName, service: &Service, diagnostics: &mut Diagnostic
     }
 }
 
+/// Keys of which one at least opens a breaker; one that cannot be read has its mistake already.
+const OPENERS: [&str; 5] = ["preset", "errorRatio", "slowRatio", "slowThreshold", "errorCount"];
+
 type Report<'a> = &'a mut dyn FnMut(Place, &str, &str);
 
 fn check_breaker(breaker: &CircuitBreaker, error: Report<'_>) {
@@ -69,7 +72,7 @@ fn check_breaker(breaker: &CircuitBreaker, error: Report<'_>) {
     if one_of_two {
         let cure = "write both: slowRatio: 0.5 and slowThreshold: 200ms";
         error(at.whole, "`slowRatio` and `slowThreshold` belong together", cure);
-    } else if rule.error_ratio.is_none() && rule.slow.is_none() && rule.error_count.is_none() {
+    } else if !OPENERS.iter().any(|key| at.has(key)) {
         let cure = "add errorRatio: 0.5, or slowRatio and slowThreshold, or errorCount, or a preset";
         error(at.whole, "a circuit breaker that nothing opens", cure);
     }
@@ -90,7 +93,12 @@ fn check_breaker(breaker: &CircuitBreaker, error: Report<'_>) {
                 "a window of no requests, or of more than 100000",
                 "e.g. windowRequests: 100",
             );
-        } else if rule.min_requests > count {
+        } else if rule.min_requests > count && !at.has("minRequests") {
+            let default = rule.min_requests;
+            let message =
+                format!("a window of {count} requests, and {default} are needed unless `minRequests` says less");
+            error(at.field("windowRequests"), &message, &format!("add minRequests: {count}, or a longer window"));
+        } else if rule.min_requests > count && breaker.min_requests.is_some() {
             let cure = "lower `minRequests` to `windowRequests` or less";
             error(
                 at.field("minRequests"),
