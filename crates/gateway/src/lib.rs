@@ -7,6 +7,7 @@ mod answer;
 mod balance;
 mod buffer;
 mod carrier;
+mod chains;
 mod challenge;
 mod compress;
 mod connection;
@@ -62,8 +63,10 @@ pub use options::{Balance, ErrorPage, Options, Trailers};
 pub use policy::{HeaderEdits, PathRewrite, Policy, Redirect, is_own_field};
 pub use proxy_protocol::ProxyVersion;
 pub use record::AccessRecord;
-pub use routes::{Action, HostMatch, Match, PathMatch, Route, RouteError, Scheme, Target, ValueMatch};
+pub use routes::{
+    Action, HostMatch, Match, Part, PathMatch, Route, RouteError, Scheme, Split, Sticky, Target, ValueMatch,
+};
 pub use service::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch, Upstream};
 pub use signal::{COALESCE_MS, Signal};
 pub use table::Table;
-pub use traffic::{Behaviour, LimitPolicy};
+pub use traffic::{Behaviour, LimitPolicy, Tally, Totals};

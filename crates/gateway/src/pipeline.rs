@@ -13,6 +13,7 @@ use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
 
 use crate::answer::{self, Answer, With};
 use crate::balance::{self, Choice, Taken, Tried};
+use crate::chains::Chains;
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
@@ -29,6 +30,7 @@ use crate::service::Instance;
 use crate::signal::SignalKind;
 use crate::worker::Worker;
 use std::sync::Arc;
+use traffic::Tally;
 
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,22 +92,38 @@ impl End {
 struct Walk {
     begun: Instant,
     route: Option<Arc<CompiledRoute>>,
+    /// Which of its route's destinations.
+    chosen: usize,
     instance: Option<Arc<Instance>>,
     identity: Identity,
     /// How long the instance took to begin its answer, where somebody asks.
     took: Option<Duration>,
 }
 
+impl Walk {
+    /// Where it led, if to an instance.
+    fn destination(&self) -> Option<&Destination> {
+        self.route.as_ref()?.destination(self.chosen)
+    }
+}
+
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> After {
-    let mut walk =
-        Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default(), took: None };
+    let mut walk = Walk {
+        begun: client.request_end,
+        route: None,
+        chosen: 0,
+        instance: None,
+        identity: Identity::default(),
+        took: None,
+    };
     let end = match (challenge(worker, client), route(worker, client)) {
         (Some(page), _) => End::Challenge(page),
         (None, Ok(route)) => {
             walk.route = Some(route.clone());
-            match &route.action {
-                CompiledAction::Forward(to) => {
+            walk.chosen = route.choose(&client.head);
+            match (route.destination(walk.chosen), &route.action) {
+                (Some(to), _) => {
                     let deadline = Deadline::begin(walk.begun, route.timeout);
                     match guards::admit(worker, client, &to.service, deadline).await {
                         Ok(admitted) => {
@@ -120,12 +138,14 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
                         Err(Refusal::Gone) => End::Gone,
                     }
                 }
-                CompiledAction::Redirect(redirect) => {
+                (None, CompiledAction::Redirect(redirect)) => {
                     let (scheme, authority) = (client.scheme(), client.authority());
                     let prefix = route.matched_prefix(&client.head, scheme);
                     let location = redirect.location(&client.head, (scheme.as_str(), authority), prefix);
                     End::Redirect { status: redirect.status, location }
                 }
+                // A split without parts, which its author was not allowed to write.
+                (None, _) => End::Answer(Answer::NO_ROUTE),
             }
         }
         (None, Err(answer)) => End::Answer(answer),
@@ -402,13 +422,19 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
         }
         End::Cut(answer) => (answer.status, Some(answer.reason), client.download.passed),
     };
+    if status >= 500 {
+        worker.table.chains.failed(walk.identity.traceparent(&client.head));
+    }
     if let Some(series) = walk.route.as_ref().and_then(|route| route.series.as_ref()) {
         series.metrics.answered(status, took);
     }
-    match walk.route.as_ref().and_then(|route| route.service()) {
-        Some(service) => {
-            service.metrics.answered(status, took);
-            service.metrics.sent.inc_by(bytes);
+    match walk.destination() {
+        Some(to) => {
+            to.service.metrics.answered(status, took);
+            to.service.metrics.sent.inc_by(bytes);
+            if let Some(tally) = &to.tally {
+                count(tally, &worker.table.chains, walk.identity.traceparent(&client.head), end, status, took);
+            }
         }
         None => worker.metrics.unrouted(status, took),
     }
@@ -416,6 +442,18 @@ fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delive
         let Ok(slot) = log.try_reserve() else { return worker.metrics.record_dropped() };
         slot.send(access_record(client, walk, status, reason, bytes, took));
     }
+}
+
+/// For whoever judges a shift: what an answer from elsewhere hides from clients counts all the same, and a client that left
+/// says nothing.
+fn count(tally: &Tally, chains: &Chains, traceparent: &[u8], end: &End, status: u16, took: Duration) {
+    let failed = match end {
+        End::Gone | End::Challenge(_) | End::Redirect { .. } => return,
+        End::Done(_) | End::Answer(_) if status == 0 => return,
+        End::Done(_) | End::Answer(_) => status >= 500,
+        End::Fallback(..) | End::Cut(_) => true,
+    };
+    tally.add(failed, failed || chains.has_failed(traceparent), took);
 }
 
 fn access_record<S>(
@@ -437,7 +475,7 @@ fn access_record<S>(
         host: text(head.authority()),
         status,
         reason,
-        service: walk.route.as_ref().and_then(|route| route.service()).map(|service| service.name().clone()),
+        service: walk.destination().map(|to| to.service.name().clone()),
         instance: walk.instance.as_ref().map(|instance| instance.id.clone()),
         duration: took,
         bytes,

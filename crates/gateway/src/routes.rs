@@ -3,6 +3,7 @@
 //! path normalisation; what an instance gets is what was matched.
 
 mod index;
+mod split;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,9 @@ use crate::metrics::{Metrics, RouteMetrics};
 use crate::policy::{Policy, Redirect};
 use crate::service::Service;
 use index::Index;
+use split::CompiledSplit;
+pub use split::{Part, Split, Sticky};
+use traffic::Tally;
 
 /// One route as its author wrote it. Empty lists match everything; within a list any entry suffices.
 #[derive(Clone, Debug)]
@@ -36,10 +40,12 @@ pub struct Route {
 }
 
 /// What becomes of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// An instance answers.
     Forward(Target),
+    /// An instance of one of several destinations answers.
+    Split(Split),
     /// The client is sent elsewhere.
     Redirect(Redirect),
 }
@@ -173,6 +179,7 @@ pub(crate) struct RouteSeries {
 #[derive(Debug)]
 pub(crate) enum CompiledAction {
     Forward(Destination),
+    Split(CompiledSplit),
     Redirect(Redirect),
 }
 
@@ -181,6 +188,8 @@ pub(crate) enum CompiledAction {
 pub(crate) struct Destination {
     pub(crate) service: Arc<Service>,
     pub(crate) version: Option<VersionName>,
+    /// Somebody asks what becomes of its requests.
+    pub(crate) tally: Option<Arc<Tally>>,
 }
 
 #[derive(Debug)]
@@ -233,7 +242,9 @@ impl Routes {
                     Action::Forward(target) => CompiledAction::Forward(Destination {
                         service: service(&target.service),
                         version: target.version,
+                        tally: None,
                     }),
+                    Action::Split(split) => CompiledAction::Split(CompiledSplit::of(split, &mut service)),
                     Action::Redirect(redirect) => CompiledAction::Redirect(redirect),
                 },
                 timeout: route.timeout,
@@ -266,10 +277,16 @@ impl Routes {
 }
 
 impl CompiledRoute {
-    /// The service it leads to.
-    pub(crate) fn service(&self) -> Option<&Arc<Service>> {
+    /// Which of its destinations takes a request.
+    pub(crate) fn choose(&self, head: &RequestHead) -> usize {
+        if let CompiledAction::Split(split) = &self.action { split.choose(head) } else { 0 }
+    }
+
+    /// One of the destinations it leads to.
+    pub(crate) fn destination(&self, chosen: usize) -> Option<&Destination> {
         match &self.action {
-            CompiledAction::Forward(to) => Some(&to.service),
+            CompiledAction::Forward(to) => Some(to),
+            CompiledAction::Split(split) => split.parts.get(chosen),
             CompiledAction::Redirect(_) => None,
         }
     }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
 use gateway::{
-    Action, Coding, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, Route, Scheme, Target,
-    ValueMatch,
+    Action, Coding, HeaderEdits, HostMatch, Match, Part, PathMatch, PathRewrite, Policy, Redirect, Route, Scheme,
+    Split, Sticky, Target, ValueMatch,
 };
 use model::config::{self, Decode as _};
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
@@ -91,7 +91,7 @@ pub fn routes(config: &Config) -> Vec<Route> {
 
 fn action(route: &config::Route) -> Action {
     match (&route.to, &route.redirect) {
-        (Some(to), _) => Action::Forward(Target { service: to.service.clone(), version: to.version.clone() }),
+        (Some(targets), _) => forward(route, targets),
         (None, Some(redirect)) => Action::Redirect(Redirect {
             status: redirect.status,
             scheme: redirect.scheme.clone(),
@@ -101,6 +101,20 @@ fn action(route: &config::Route) -> Action {
         }),
         (None, None) => unreachable!("validation has refused a route that leads nowhere"),
     }
+}
+
+/// One destination, or several with their shares.
+fn forward(route: &config::Route, targets: &config::Targets) -> Action {
+    let target = |to: &config::Target| Target { service: to.service.clone(), version: to.version.clone() };
+    if let Some(only) = targets.single() {
+        return Action::Forward(target(only));
+    }
+    let part = |to: &config::Target| Part { target: target(to), weight: to.weight.unwrap_or(1), tally: None };
+    let sticky = route.sticky.as_ref().and_then(|sticky| {
+        let header = sticky.header.clone().map(Sticky::Header);
+        header.or_else(|| sticky.cookie.clone().map(Sticky::Cookie))
+    });
+    Action::Split(Split { parts: targets.0.iter().map(part).collect(), sticky })
 }
 
 fn coding_of(written: config::Coding) -> Coding {
@@ -123,7 +137,7 @@ fn edits(written: &config::Headers) -> HeaderEdits {
 /// Whether a route or a TCP listener leads to `service`.
 pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
     let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
-    config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.service == *service))
+    config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.lead_to(service)))
         || config.gateway.listen.iter().any(by_tcp)
 }
 

@@ -94,7 +94,8 @@ impl Controller {
                 .host
                 .as_ref()
                 .map_or_else(String::new, |host| format!(" -H 'Host: {}'", host.replace('*', "any")));
-            let goal = route.to.as_ref().map_or("a redirect", |to| to.service.as_str());
+            let first = route.to.as_ref().and_then(|to| to.0.first());
+            let goal = first.map_or("a redirect", |to| to.service.as_str());
             hints.push(format!("  try    curl{host} {scheme}://{gateway}{path}    ({goal})"));
         }
         let running = |service: &Service| {

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::decode::{OneOrMany, record, words};
+use serde_json::{Value, json};
+
+use super::decode::{Decode, OneOrMany, record, words};
 use super::node::default_of;
+use super::yaml::{Kind, Node};
+use crate::diagnostic::Diagnostics;
 use crate::id::{ServiceName, VersionName};
 
 record! {
@@ -14,8 +18,10 @@ record! {
         name: Option<String> = None,
         /// What the request must look like; everything matches when absent.
         ["match"] matches: Match = Match::default(),
-        /// Where it goes.
-        to: Option<Target> = None,
+        /// Where it goes: one destination, or a list of them that share its requests by weight.
+        to: Option<Targets> = None,
+        /// Whoever brings the same value is sent to the same of several destinations, for as long as their weights stay and mostly beyond.
+        sticky: Option<Sticky> = None,
         /// Instead of `to`: the client is sent elsewhere.
         redirect: Option<Redirect> = None,
         /// The instance gets another path or host than the client named.
@@ -142,5 +148,51 @@ record! {
         service: ServiceName,
         /// Only instances of this version.
         version: Option<VersionName> = None,
+        /// In a list: its share of the requests, beside the weights of the others; 0 gets none. 1 when absent.
+        weight: Option<u32> = None,
+    }
+}
+
+record! {
+    /// By what a request is told from others, in the order it is written. A request without it is sent by weight alone.
+    Sticky as "`sticky`" {
+        /// The value of this header field.
+        header: Option<String> = None,
+        /// The value of this cookie.
+        cookie: Option<String> = None,
+    }
+}
+
+/// A route's destinations: one, or several with their weights.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Targets(pub Vec<Target>);
+
+impl Targets {
+    /// The destination, where there is one alone.
+    pub fn single(&self) -> Option<&Target> {
+        if let [target] = self.0.as_slice() { Some(target) } else { None }
+    }
+
+    /// Whether one of them is this service.
+    pub fn lead_to(&self, service: &ServiceName) -> bool {
+        self.0.iter().any(|target| target.service == *service)
+    }
+}
+
+impl Decode for Targets {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.kind {
+            Kind::List(_) => Vec::decode(node, diagnostics).map(Self),
+            _ => Target::decode(node, diagnostics).map(|target| Self(vec![target])),
+        }
+    }
+
+    fn encode(&self) -> Value {
+        self.single().map_or_else(|| self.0.encode(), Target::encode)
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        let one = Target::schema(definitions);
+        json!({ "oneOf": [one.clone(), { "type": "array", "items": one }] })
     }
 }

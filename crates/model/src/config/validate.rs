@@ -6,13 +6,16 @@ mod listen;
 mod node;
 mod probe;
 mod route;
+mod shift;
 mod stream;
+mod targets;
 mod traffic;
 mod variables;
 
 use std::collections::BTreeMap;
 
 pub use listen::error_statuses;
+pub use shift::read as read_shift;
 pub use variables::{VARIABLES, expand};
 
 use super::Config;

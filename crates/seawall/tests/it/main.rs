@@ -20,6 +20,7 @@ mod placed;
 mod primary;
 mod refusals;
 mod rolling;
+mod shift;
 mod start;
 mod stop;
 mod streams;

@@ -47,6 +47,9 @@ pub fn check(name: &ServiceName, service: &Service, diagnostics: &mut Diagnostic
             error(at.field("ejectFor"), "`ejectFor: 0` would eject nobody", "e.g. ejectFor: 30s");
         }
     }
+    if let Some(shift) = &traffic.shift {
+        super::shift::check(shift, &mut error);
+    }
     if let Some(concurrency) = &traffic.concurrency {
         check_concurrency(concurrency, &mut error);
     }
