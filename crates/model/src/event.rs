@@ -97,6 +97,20 @@ pub enum EventKind {
     BreakerClosed,
     /// An operator opened or closed a breaker by hand, or took that back.
     BreakerForced,
+    /// A service's requests begin to go elsewhere, in steps.
+    ShiftStarted,
+    /// A shift took its next step: the one before has shown what it must.
+    ShiftStepped,
+    /// A shift stays at its step: nothing can be said of it, or an operator stopped it.
+    ShiftPaused,
+    /// An operator had it go on.
+    ShiftResumed,
+    /// All requests go to the new destination.
+    ShiftFinished,
+    /// A gate failed: all requests go where they went before.
+    ShiftRolledBack,
+    /// An operator, or another configuration, ended a shift.
+    ShiftAborted,
     /// The store stopped or resumed serving.
     StoreState,
     /// Changed certificate files were taken over.

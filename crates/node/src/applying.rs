@@ -19,6 +19,7 @@ use crate::controller::Controller;
 use crate::instance::{After, Instance, Stage};
 use crate::service::{RollKind, Service};
 use crate::shell::Subject;
+use crate::shifts::Shifts;
 
 /// A configuration being put in force: rolls that still run, and who waits.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub fn save_effective(config: &Config) {
 }
 
 /// The routes as the gateway takes them.
-pub fn routes(config: &Config) -> Vec<Route> {
+pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
     let route = |(index, route): (usize, &model::config::Route)| {
         let written = &route.matches;
         let exact = written.path.clone().map(PathMatch::Exact);
@@ -74,7 +75,7 @@ pub fn routes(config: &Config) -> Vec<Route> {
             series: route.name.clone(),
             hosts: written.host.iter().map(|host| HostMatch::parse(host)).collect(),
             matches,
-            action: action(route),
+            action: action(config, route, shifts),
             timeout: route.timeout,
             policy: Policy {
                 request: edits(&route.request_headers),
@@ -89,9 +90,9 @@ pub fn routes(config: &Config) -> Vec<Route> {
     config.routes.iter().enumerate().map(route).collect()
 }
 
-fn action(route: &config::Route) -> Action {
+fn action(config: &Config, route: &config::Route, shifts: &Shifts) -> Action {
     match (&route.to, &route.redirect) {
-        (Some(targets), _) => forward(route, targets),
+        (Some(targets), _) => forward(config, route, targets, shifts),
         (None, Some(redirect)) => Action::Redirect(Redirect {
             status: redirect.status,
             scheme: redirect.scheme.clone(),
@@ -104,17 +105,21 @@ fn action(route: &config::Route) -> Action {
 }
 
 /// One destination, or several with their shares.
-fn forward(route: &config::Route, targets: &config::Targets) -> Action {
+fn forward(config: &Config, route: &config::Route, targets: &config::Targets, shifts: &Shifts) -> Action {
     let target = |to: &config::Target| Target { service: to.service.clone(), version: to.version.clone() };
-    if let Some(only) = targets.single() {
-        return Action::Forward(target(only));
-    }
     let part = |to: &config::Target| Part { target: target(to), weight: to.weight.unwrap_or(1), tally: None };
+    let parts = match targets.single().map(target) {
+        Some(only) => match shifts.split(config, &only) {
+            Some(parts) => parts,
+            None => return Action::Forward(only),
+        },
+        None => targets.0.iter().map(part).collect(),
+    };
     let sticky = route.sticky.as_ref().and_then(|sticky| {
         let header = sticky.header.clone().map(Sticky::Header);
         header.or_else(|| sticky.cookie.clone().map(Sticky::Cookie))
     });
-    Action::Split(Split { parts: targets.0.iter().map(part).collect(), sticky })
+    Action::Split(Split { parts, sticky })
 }
 
 fn coding_of(written: config::Coding) -> Coding {
@@ -147,7 +152,7 @@ impl Controller {
         // The data directory was chosen at the start, perhaps on the command line; it cannot move.
         new.node.data_dir.clone_from(&self.config.node.data_dir);
         if let Err(message) = self.check_applicable(&new).and_then(|()| match &self.world {
-            None => self.shell.table.set_routes(routes(&new)).map_err(|error| error.to_string()),
+            None => self.shell.table.set_routes(routes(&new, &self.shifts)).map_err(|error| error.to_string()),
             Some(_) => Ok(()),
         }) {
             let cause = self.shell.new_cause();
@@ -271,7 +276,7 @@ impl Controller {
     }
 
     fn go_back(&mut self, previous: Config, mut applying: Applying) {
-        if let Err(error) = self.shell.table.set_routes(routes(&previous)) {
+        if let Err(error) = self.shell.table.set_routes(routes(&previous, &self.shifts)) {
             tracing::error!(%error, "routes that were in force cannot be put back");
         }
         let (_, waiting) = self.put_in_force(previous, &applying.cause, Instant::now());

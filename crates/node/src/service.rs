@@ -10,6 +10,7 @@ mod lifecycle;
 mod promotion;
 mod rolling;
 mod routing;
+mod shifting;
 mod showing;
 mod spread;
 mod switching;

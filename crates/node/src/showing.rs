@@ -30,7 +30,16 @@ pub struct Facts {
 impl Controller {
     /// The status of this moment.
     pub fn view(&self) -> Status {
-        let services: Vec<_> = self.services.values().map(|service| service.view(&self.shell)).collect();
+        let services: Vec<_> = self
+            .services
+            .values()
+            .map(|service| {
+                let mut view = service.view(&self.shell);
+                view.shift = self.shifts.view(&service.name);
+                view.note = view.note.or_else(|| Some(crate::shifts::note(view.shift.as_ref()?)));
+                view
+            })
+            .collect();
         let store = self.shell.store.status();
         let streams = self.shell.streams.not_serving();
         let own = std::process::id();
