@@ -111,6 +111,8 @@ pub(crate) struct Exchange<'a, S> {
     ending: Option<Ending>,
     /// Somebody asks how long the instance takes.
     pub(crate) watched: bool,
+    /// The caller waits for less than the route would.
+    pub(crate) hurried: bool,
     /// From this attempt's begin to the head of its answer, if that is asked and came.
     pub(crate) took: Option<Duration>,
 }
@@ -145,6 +147,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             tried: begun,
             ending: None,
             watched: false,
+            hurried: false,
             took: None,
         }
     }
@@ -161,33 +164,9 @@ impl<'a, S: Front> Exchange<'a, S> {
         let mut link = self.link(service, taken, start, certain).await?;
         let worker = self.worker;
         let upgrade = !S::MULTIPLEXED && tunnel::can_carry(&link.wire) && self.client.head.wants_upgrade();
-        let scheme = self.client.scheme();
-        let Client { upload, head, origin, .. } = &mut *self.client;
-        let policy = &self.route.policy;
-        let prefix = policy.path.as_ref().and_then(|_| self.route.matched_prefix(head, scheme));
-        let additions = Additions {
-            policy,
-            prefix,
-            origin,
-            upstream_scheme: taken.upstream().scheme(),
-            upgrade,
-            identity: &self.identity,
-            epoch: taken.epoch(),
-            instance: taken.endpoint().address,
-            trailers: worker.options.trailers == Trailers::Forward,
-        };
-        match &mut link.wire {
-            Wire::Http1(_) => {
-                upload.restart(head.framing() == Framing::Chunked, |out| write_request(out, head, &additions));
-            }
-            Wire::Http2(exchange) => {
-                upload.restart(false, |_| {});
-                exchange.begin(head, &additions).map_err(|_| Failed::Before(Failure::StalePooled))?;
-                upload.wrote = true;
-            }
-        }
+        self.write_head(&mut link, taken, start.now, upgrade)?;
         self.upload_broken = false;
-        let to_head = head.method() == b"HEAD";
+        let to_head = self.client.head.method() == b"HEAD";
         loop {
             let mut scanner = Scanner::default();
             let length = poll_fn(|cx| self.poll_response(cx, &mut link, &mut scanner)).await?;
@@ -206,6 +185,38 @@ impl<'a, S: Front> Exchange<'a, S> {
                 _ => return self.deliver(link, length, taken.upstream().is_reusable()).await,
             }
         }
+    }
+
+    /// Has the request's head written to the instance.
+    fn write_head(&mut self, link: &mut Link, taken: &Taken, now: Instant, upgrade: bool) -> Result<(), Failed> {
+        let worker = self.worker;
+        let scheme = self.client.scheme();
+        let Client { upload, head, origin, .. } = &mut *self.client;
+        let policy = &self.route.policy;
+        let prefix = policy.path.as_ref().and_then(|_| self.route.matched_prefix(head, scheme));
+        let additions = Additions {
+            policy,
+            prefix,
+            origin,
+            upstream_scheme: taken.upstream().scheme(),
+            upgrade,
+            identity: &self.identity,
+            epoch: taken.epoch(),
+            instance: taken.endpoint().address,
+            trailers: worker.options.trailers == Trailers::Forward,
+            left: self.deadline.left(now),
+        };
+        match &mut link.wire {
+            Wire::Http1(_) => {
+                upload.restart(head.framing() == Framing::Chunked, |out| write_request(out, head, &additions));
+            }
+            Wire::Http2(exchange) => {
+                upload.restart(false, |_| {});
+                exchange.begin(head, &additions).map_err(|_| Failed::Before(Failure::StalePooled))?;
+                upload.wrote = true;
+            }
+        }
+        Ok(())
     }
 
     /// A connection: an idle one if there is, or a place on a shared one, else a new one.

@@ -7,13 +7,14 @@
 //! Each step is a call in [`run`] or in [`attempts`]; what a step decides comes from the layers as a value, what it
 //! does is I/O of this crate. Deliberately absent: bytes.
 
-use std::time::{Duration, Instant, SystemTime};
+mod recording;
+
+use std::time::{Duration, Instant};
 
 use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
 
 use crate::answer::{self, Answer, With};
 use crate::balance::{self, Choice, Taken, Tried};
-use crate::chains::Chains;
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
@@ -24,13 +25,11 @@ use crate::hold::{self, Wait};
 use crate::http1::{Bad, Framing};
 use crate::metrics::{HoldEnd, Retried};
 use crate::options::ErrorPage;
-use crate::record::AccessRecord;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
 use crate::service::Instance;
 use crate::signal::SignalKind;
 use crate::worker::Worker;
 use std::sync::Arc;
-use traffic::Tally;
 
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +73,11 @@ impl End {
         }
     }
 
+    /// The request's time was over.
+    fn is_late(&self) -> bool {
+        matches!(self, Self::Answer(answer) | Self::Cut(answer) | Self::Fallback(answer, _) if answer.reason == Answer::TIMEOUT.reason)
+    }
+
     /// Nobody was there, or in time: the service's fallback, if it has one.
     fn or_fallback(self, to: &Destination) -> Self {
         let Self::Answer(answer) = &self else { return self };
@@ -93,7 +97,9 @@ struct Walk {
     begun: Instant,
     route: Option<Arc<CompiledRoute>>,
     /// Which of its route's destinations.
-    chosen: usize,
+    chosen: u8,
+    /// The caller waits for less than the route would: that it was too little says nothing of the service.
+    hurried: bool,
     instance: Option<Arc<Instance>>,
     identity: Identity,
     /// How long the instance took to begin its answer, where somebody asks.
@@ -113,6 +119,7 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
         begun: client.request_end,
         route: None,
         chosen: 0,
+        hurried: false,
         instance: None,
         identity: Identity::default(),
         took: None,
@@ -124,13 +131,17 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
             walk.chosen = route.choose(&client.head);
             match (route.destination(walk.chosen), &route.action) {
                 (Some(to), _) => {
-                    let deadline = Deadline::begin(walk.begun, route.timeout);
+                    // Whoever calls may ask for less than the route allows, never for more.
+                    let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
+                    let deadline = Deadline::begin(walk.begun, least);
+                    walk.hurried = least != route.timeout;
                     match guards::admit(worker, client, &to.service, deadline).await {
                         Ok(admitted) => {
                             let watched = admitted.is_some();
                             let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
                             if let Some(mut admitted) = admitted {
-                                admitted.ended(worker, end.failed(), walk.took);
+                                let failed = end.failed().filter(|_| !walk.hurried || !end.is_late());
+                                admitted.ended(worker, failed, walk.took);
                             }
                             end.or_fallback(to)
                         }
@@ -151,7 +162,7 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
         (None, Err(answer)) => End::Answer(answer),
     };
     let (after, delivered) = fallback(worker, client, &end).await;
-    record(worker, client, &walk, &end, delivered);
+    recording::record(worker, client, &walk, &end, delivered);
     after
 }
 
@@ -187,7 +198,7 @@ async fn attempts<S: Front>(
     let service = &*to.service;
     let idempotent = is_idempotent(client.head.method());
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
-    exchange.watched = watched;
+    (exchange.watched, exchange.hurried) = (watched, walk.hurried);
     let mut guard = Guard {
         attempts: Attempts::new(worker.options.max_attempts),
         tried: Tried::default(),
@@ -199,6 +210,9 @@ async fn attempts<S: Front>(
     let end = loop {
         let seen = service.room.releases();
         let now = Instant::now();
+        if deadline.expired(now) {
+            break End::Answer(Answer::TIMEOUT);
+        }
         let choice =
             balance::choose(service, to.version.as_ref(), &guard.tried, &worker.options, now, || worker.random());
         if let Some(why) = guard.distrusted.filter(|_| !choice.is_another(&guard.tried)) {
@@ -296,7 +310,8 @@ async fn attempt<S: Front>(
     if !matches!(failed, Failed::Gone | Failed::Body(_) | Failed::BodyStalled) {
         instance.metrics.answered(502, begun.elapsed());
     }
-    if let Some(why) = failed.blames().filter(|_| exchange.watched) {
+    let hurried = exchange.hurried && matches!(failed, Failed::Deadline { .. });
+    if let Some(why) = failed.blames().filter(|_| exchange.watched && !hurried) {
         guards::judge(worker, service, instance, Some(why));
     }
     match failed {
@@ -402,84 +417,5 @@ fn closing(sent: bool, keep: bool) -> After {
         (false, _) => After::Abort,
         (true, true) => After::Keep,
         (true, false) => After::Close,
-    }
-}
-
-/// Metrics always, an access record if somebody listens.
-fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delivered: bool) {
-    let took = match end {
-        End::Done(Done { switched_after: Some(took), .. }) => *took,
-        _ => walk.begun.elapsed(),
-    };
-    let (status, reason, bytes) = match end {
-        End::Done(done) => (done.status, None, client.download.passed),
-        End::Redirect { status, .. } if delivered => (*status, None, 0),
-        End::Challenge(_) if delivered => (200, Some(Answer::CHALLENGE.reason), 0),
-        End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
-        End::Fallback(answer, fallback) if delivered => (fallback.status, Some(answer.reason), 0),
-        End::Answer(_) | End::Fallback(..) | End::Challenge(_) | End::Redirect { .. } | End::Gone => {
-            (0, Some("client-gone"), 0)
-        }
-        End::Cut(answer) => (answer.status, Some(answer.reason), client.download.passed),
-    };
-    if status >= 500 {
-        worker.table.chains.failed(walk.identity.traceparent(&client.head));
-    }
-    if let Some(series) = walk.route.as_ref().and_then(|route| route.series.as_ref()) {
-        series.metrics.answered(status, took);
-    }
-    match walk.destination() {
-        Some(to) => {
-            to.service.metrics.answered(status, took);
-            to.service.metrics.sent.inc_by(bytes);
-            if let Some(tally) = &to.tally {
-                count(tally, &worker.table.chains, walk.identity.traceparent(&client.head), end, status, took);
-            }
-        }
-        None => worker.metrics.unrouted(status, took),
-    }
-    if let Some(log) = &worker.options.access_log {
-        let Ok(slot) = log.try_reserve() else { return worker.metrics.record_dropped() };
-        slot.send(access_record(client, walk, status, reason, bytes, took));
-    }
-}
-
-/// For whoever judges a shift: what an answer from elsewhere hides from clients counts all the same, and a client that left
-/// says nothing.
-fn count(tally: &Tally, chains: &Chains, traceparent: &[u8], end: &End, status: u16, took: Duration) {
-    let failed = match end {
-        End::Gone | End::Challenge(_) | End::Redirect { .. } => return,
-        End::Done(_) | End::Answer(_) if status == 0 => return,
-        End::Done(_) | End::Answer(_) => status >= 500,
-        End::Fallback(..) | End::Cut(_) => true,
-    };
-    tally.add(failed, failed || chains.has_failed(traceparent), took);
-}
-
-fn access_record<S>(
-    client: &Client<S>,
-    walk: &Walk,
-    status: u16,
-    reason: Option<&'static str>,
-    bytes: u64,
-    took: Duration,
-) -> AccessRecord {
-    let head = &client.head;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let traceparent = walk.identity.traceparent(head);
-    AccessRecord {
-        at: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
-        client: client.origin.peer,
-        method: text(head.method()),
-        path: text(head.path_and_query()),
-        host: text(head.authority()),
-        status,
-        reason,
-        service: walk.destination().map(|to| to.service.name().clone()),
-        instance: walk.instance.as_ref().map(|instance| instance.id.clone()),
-        duration: took,
-        bytes,
-        trace_id: text(traceparent.get(3..35).unwrap_or_default()),
-        request_id: text(walk.identity.request_id(head)),
     }
 }

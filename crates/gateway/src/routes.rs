@@ -278,15 +278,16 @@ impl Routes {
 
 impl CompiledRoute {
     /// Which of its destinations takes a request.
-    pub(crate) fn choose(&self, head: &RequestHead) -> usize {
-        if let CompiledAction::Split(split) = &self.action { split.choose(head) } else { 0 }
+    pub(crate) fn choose(&self, head: &RequestHead) -> u8 {
+        let CompiledAction::Split(split) = &self.action else { return 0 };
+        u8::try_from(split.choose(head)).unwrap_or(0)
     }
 
     /// One of the destinations it leads to.
-    pub(crate) fn destination(&self, chosen: usize) -> Option<&Destination> {
+    pub(crate) fn destination(&self, chosen: u8) -> Option<&Destination> {
         match &self.action {
             CompiledAction::Forward(to) => Some(to),
-            CompiledAction::Split(split) => split.parts.get(chosen),
+            CompiledAction::Split(split) => split.parts.get(usize::from(chosen)),
             CompiledAction::Redirect(_) => None,
         }
     }

@@ -136,7 +136,9 @@ pub(super) fn check_field_value(name: &str, value: &str, place: Place, diagnosti
 }
 
 pub(super) fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagnostics) {
-    const OWN: [&str; 13] = [
+    const OWN: [&str; 15] = [
+        "grpc-timeout",
+        "x-request-timeout-ms",
         "connection",
         "content-length",
         "expect",
