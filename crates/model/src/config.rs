@@ -33,7 +33,7 @@ pub use probe::{
 };
 pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Sticky, Target, Targets};
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
-pub use shift::{Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
+pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
 pub use traffic::{
     Behaviour, BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey, Outlier,
     RateLimit, RetryBudget, Traffic,

@@ -111,6 +111,22 @@ pub enum EventKind {
     ShiftRolledBack,
     /// An operator, or another configuration, ended a shift.
     ShiftAborted,
+    /// A service's breaker has opened: its requests begin to go to a backup, in steps.
+    BackupEngaged,
+    /// More of them go there.
+    BackupStepped,
+    /// All of them go there.
+    BackupFull,
+    /// The backup fails as well, or is gone: requests go where they went before, another one is tried later.
+    BackupFailed,
+    /// The service has been healthy for long enough: its requests begin to come back, in steps.
+    FailBackStarted,
+    /// More of them come back.
+    FailBackStepped,
+    /// All of them are back.
+    FailBackFinished,
+    /// The service has failed again: they stay with the backup.
+    FailBackFailed,
     /// The store stopped or resumed serving.
     StoreState,
     /// Changed certificate files were taken over.

@@ -109,11 +109,22 @@ fn forward(config: &Config, route: &config::Route, targets: &config::Targets, sh
     let target = |to: &config::Target| Target { service: to.service.clone(), version: to.version.clone() };
     let part = |to: &config::Target| Part { target: target(to), weight: to.weight.unwrap_or(1), tally: None };
     let parts = match targets.single().map(target) {
-        Some(only) => match shifts.split(config, &only) {
+        Some(only) => match shifts.split(config, &only, true) {
             Some(parts) => parts,
             None => return Action::Forward(only),
         },
-        None => targets.0.iter().map(part).collect(),
+        None => {
+            let parts = targets.0.iter().map(part);
+            let replaced = parts.flat_map(|part| match shifts.split(config, &part.target, false) {
+                Some(parts) => {
+                    let whole: u32 = parts.iter().map(|part| part.weight).sum();
+                    let share = |own: Part| Part { weight: part.weight * 10_000 / whole.max(1) * own.weight, ..own };
+                    parts.into_iter().map(share).collect()
+                }
+                None => vec![Part { weight: part.weight * 10_000, ..part }],
+            });
+            replaced.collect()
+        }
     };
     let sticky = route.sticky.as_ref().and_then(|sticky| {
         let header = sticky.header.clone().map(Sticky::Header);
@@ -144,6 +155,11 @@ pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
     let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
     config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.lead_to(service)))
         || config.gateway.listen.iter().any(by_tcp)
+        || config
+            .services
+            .values()
+            .filter_map(|other| other.traffic.as_ref())
+            .any(|other| other.backup.contains(service))
 }
 
 impl Controller {

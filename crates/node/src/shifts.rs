@@ -4,6 +4,7 @@
 //! Around the request walk: a step is another list of routes, so a request pays nothing for it. Deliberately absent: the
 //! judgement (`traffic::shift`).
 
+mod backing;
 pub mod measuring;
 mod moving;
 pub mod record;
@@ -41,6 +42,8 @@ struct Shifting {
     judge: Option<Judge>,
     /// On the leader: how often instances had been restarted when the stretch began.
     restarts: Option<BTreeMap<InstanceId, u32>>,
+    /// On the leader, with a backup: since when the service is healthy, or its backup has failed.
+    healthy: Option<Instant>,
     /// What other nodes have counted in this stretch.
     heard: BTreeMap<NodeName, Measure>,
     /// What is seen of this node's own instances.
@@ -59,6 +62,7 @@ impl Shifting {
             tally: Arc::default(),
             judge: None,
             restarts: None,
+            healthy: None,
             heard: BTreeMap::new(),
             readings: Readings::default(),
             told: None,
@@ -99,31 +103,11 @@ impl Shifts {
         }
     }
 
-    /// The destinations that take the place of a route's only one, if a shift moves its requests.
-    pub fn split(&self, config: &Config, to: &Target) -> Option<Vec<Part>> {
+    /// The destinations that take the place of one of a route's, if its requests are moved. Alone, every shift counts;
+    /// beside others, which have weights of their own, only what goes to a backup.
+    pub fn split(&self, config: &Config, to: &Target, alone: bool) -> Option<Vec<Part>> {
         let shifting = self.0.get(&to.service)?;
-        let record = &shifting.record;
-        if record.phase == Phase::Cleared || void(config, &to.service, record).is_some() {
-            return None;
-        }
-        let is_moved = match record.to {
-            Goal::Service(_) => true,
-            Goal::Version(_) => to.version.as_ref().is_none_or(|version| record.captured.contains(version)),
-        };
-        if !is_moved {
-            return None;
-        }
-        let (before, after) = match &record.to {
-            Goal::Service(other) => (to.clone(), Target { service: other.clone(), version: None }),
-            Goal::Version(version) => (
-                Target { service: to.service.clone(), version: record.from.clone() },
-                Target { service: to.service.clone(), version: Some(version.clone()) },
-            ),
-        };
-        let percent = record.percent.min(100);
-        let after = Part { target: after, weight: percent, tally: Some(Arc::clone(&shifting.tally)) };
-        let before = Part { target: before, weight: 100 - percent, tally: None };
-        Some([before, after].into_iter().filter(|part| part.weight > 0).collect())
+        parts(config, &shifting.record, &shifting.tally, to).filter(|_| alone || shifting.record.auto.is_some())
     }
 
     /// As it is shown.
@@ -131,9 +115,13 @@ impl Shifts {
         let shifting = self.0.get(service).filter(|shifting| shifting.record.phase != Phase::Cleared)?;
         let record = &shifting.record;
         Some(ShiftView {
+            automatic: record.auto.is_some(),
             from: record.from.as_ref().map_or_else(|| service.to_string(), |version| version.to_string()),
             to: record.to.to_string(),
-            percent: record.percent,
+            percent: match &record.auto {
+                Some(auto) if auto.back => 100 - record.percent.min(100),
+                _ => record.percent,
+            },
             step: record.step + 1,
             steps: record.plan().map_or(0, |plan| plan.steps.len()),
             state: record.phase.as_str().to_owned(),
@@ -145,10 +133,47 @@ impl Shifts {
     }
 }
 
+/// Where requests for a destination go by this record.
+fn parts(config: &Config, record: &ShiftRecord, tally: &Arc<Tally>, to: &Target) -> Option<Vec<Part>> {
+    if record.phase == Phase::Cleared || void(config, &to.service, record).is_some() {
+        return None;
+    }
+    let percent = record.percent.min(100);
+    let part =
+        |target: Target, weight: u32, counted: bool| Part { target, weight, tally: counted.then(|| Arc::clone(tally)) };
+    let elsewhere = |service: &ServiceName| Target { service: service.clone(), version: None };
+    let all = match (&record.to, &record.auto) {
+        (Goal::Service(backup), Some(auto)) => {
+            let there = if auto.back { 100 - percent } else { percent };
+            // What an operator's shift has left goes on among those that stay; nobody judges it now.
+            let under = auto.under.as_ref().and_then(|under| parts(config, under, &Arc::default(), to));
+            let stay = under.unwrap_or_else(|| vec![part(to.clone(), 100, false)]);
+            let whole: u32 = stay.iter().map(|part| part.weight).sum();
+            let stay = stay.into_iter().map(|stays| part(stays.target, stays.weight * (100 - there), auto.back));
+            stay.chain([part(elsewhere(backup), whole * there, !auto.back)]).collect::<Vec<_>>()
+        }
+        (Goal::Service(other), None) => {
+            vec![part(to.clone(), 100 - percent, false), part(elsewhere(other), percent, true)]
+        }
+        (Goal::Version(version), _) => {
+            if !to.version.as_ref().is_none_or(|version| record.captured.contains(version)) {
+                return None;
+            }
+            let of = |version: Option<&model::VersionName>| Target {
+                service: to.service.clone(),
+                version: version.cloned(),
+            };
+            vec![part(of(record.from.as_ref()), 100 - percent, false), part(of(Some(version)), percent, true)]
+        }
+    };
+    Some(all.into_iter().filter(|part| part.weight > 0).collect())
+}
+
 /// A shift in one line.
 pub fn note(view: &ShiftView) -> String {
     let since = view.since.get(..19).unwrap_or_default();
-    format!("shift to {}: {} % there, {} since {since}Z: {}", view.to, view.percent, view.state, view.why)
+    let what = if view.automatic { "breaker open, requests go" } else { "shift" };
+    format!("{what} to {}: {} % there, {} since {since}Z: {}", view.to, view.percent, view.state, view.why)
 }
 
 /// Why a shift cannot be as it is under this configuration.

@@ -36,7 +36,9 @@ impl Controller {
             .map(|service| {
                 let mut view = service.view(&self.shell);
                 view.shift = self.shifts.view(&service.name);
-                view.note = view.note.or_else(|| Some(crate::shifts::note(view.shift.as_ref()?)));
+                let note = view.shift.as_ref().map(crate::shifts::note);
+                let automatic = view.shift.as_ref().is_some_and(|shift| shift.automatic);
+                view.note = if automatic { note } else { view.note.or(note) };
                 view
             })
             .collect();

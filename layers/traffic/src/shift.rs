@@ -94,6 +94,11 @@ impl Judge {
         Self { since: now, judged_at: now, judged, usual: 0, unsaid: 0, passed: false, word: String::new() }
     }
 
+    /// Whether the step has lasted for so long.
+    pub fn held(&self, hold: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= hold
+    }
+
     /// When to ask again, unless something has happened.
     pub fn next_look(&self, terms: &Terms, gates: &Gates) -> Instant {
         let judged = self.judged_at + terms.every;

@@ -64,6 +64,9 @@ pub struct ShiftView {
     pub from: String,
     /// The version or service that gets them.
     pub to: String,
+    /// Nobody asked: the breaker has opened, and `to` is a backup.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
     /// So many hundredths of them go there.
     pub percent: u32,
     /// Which step, from 1.

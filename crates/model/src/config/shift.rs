@@ -38,6 +38,36 @@ impl Default for Shift {
     }
 }
 
+record! {
+    /// How requests go to a backup once the breaker has opened, and how they come back.
+    Failover as "`failover`" {
+        /// Steps and gates, in both directions. Default: steps 10, 50, 100, a hold of 5s, judged every 1s by any request, at most half of them failed. Where nothing can be said it goes on.
+        shift: Shift = Shift::default(),
+        /// How long the service must have been healthy before requests come back: `minAvailable` of its instances ready (one at least). Never before the breaker's `openFor` is over.
+        fail_back_after: Duration = Duration::from_secs(30),
+    }
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+impl Failover {
+    /// The steps with their defaults filled in.
+    pub fn shift(&self) -> Shift {
+        let half = Gates { error_rate: Some(Ratio::percent(50)), ..Gates::default() };
+        Shift {
+            hold: self.shift.hold.or(Some(Duration::from_secs(5))),
+            every: self.shift.every.or(Some(Duration::from_secs(1))),
+            min_requests: self.shift.min_requests.or(Some(1)),
+            gates: self.shift.gates.clone().or(Some(half)),
+            ..self.shift.clone()
+        }
+    }
+}
+
 words! {
     /// A table of steps and what each of them is judged by.
     ShiftPreset {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::decode::{Ratio, record, words};
 use super::node::default_of;
-use super::shift::Shift;
+use super::shift::{Failover, Shift};
+use crate::id::ServiceName;
 
 record! {
     /// What guards a service's requests.
@@ -26,6 +27,10 @@ record! {
         fallback: Option<Fallback> = None,
         /// How `seawall shift` moves its requests elsewhere, unless the verb says otherwise.
         shift: Option<Shift> = None,
+        /// Services that take its requests when its breaker has opened: the first of them that has a ready instance.
+        backup: Vec<ServiceName> = Vec::new(),
+        /// How requests go to a backup, and how they come back.
+        failover: Failover = Failover::default(),
     }
 }
 

@@ -34,7 +34,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     acme::check(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();
-        traffic::check(name, service, diagnostics);
+        traffic::check(name, service, &config.services, diagnostics);
     }
     fixed_ports(config, diagnostics);
     instance_names(config, diagnostics);

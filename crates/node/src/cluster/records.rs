@@ -104,6 +104,9 @@ pub struct NodeRecord {
     /// Services in a switch whose old primary gets nothing from its gateway any more, and which switch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub drained: BTreeMap<ServiceName, Revision>,
+    /// Services whose breaker is open at its gateway, and the chain of events of that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub open: BTreeMap<ServiceName, String>,
     /// Processes of other nodes that are about to stop, and that get nothing from its gateway any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<InstanceId, Incarnation>,

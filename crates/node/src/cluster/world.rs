@@ -355,6 +355,7 @@ impl Controller {
                 .filter_map(|service| Some((service.name.clone(), service.drained_for(&self.shell)?)))
                 .collect(),
             left: self.services.values().flat_map(Service::left_alone).collect(),
+            open: self.open_breakers(),
         };
         let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
         let mut said = Said::from([(format!("{NODE}{}", self.config.node.name), value)]);

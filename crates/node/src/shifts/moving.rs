@@ -2,6 +2,7 @@
 //! committed. On the leader, or on a machine by itself; a new leader goes on with the step as it is.
 //! Deliberately absent: the judgement (`traffic::shift`), and changes by hand (`verbs.rs`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,30 +30,40 @@ pub type Reply = Option<oneshot::Sender<Result<api::view::ShiftView, api::Refusa
 impl Controller {
     /// Looks at every shift: moves what is due, and measures.
     pub fn step_shifts(&mut self, now: Instant) {
-        let names: Vec<ServiceName> = self.shifts.0.keys().cloned().collect();
+        let backed = self
+            .services
+            .values()
+            .filter(|service| service.definition.traffic.as_ref().is_some_and(|traffic| !traffic.backup.is_empty()));
+        let names: BTreeSet<ServiceName> =
+            self.shifts.0.keys().cloned().chain(backed.map(|service| service.name.clone())).collect();
         for name in names {
             self.measure(&name, now);
             if decides(&self.shell) && !self.shell.stopping {
-                self.move_shift(&name, now);
+                if !self.back_up(&name, now) {
+                    self.move_shift(&name, now);
+                }
             } else if let Some(shifting) = self.shifts.0.get_mut(&name) {
                 // Whoever leads next begins anew.
-                (shifting.judge, shifting.restarts) = (None, None);
+                (shifting.judge, shifting.restarts, shifting.healthy) = (None, None, None);
             }
         }
     }
 
     /// When to look again, apart from inputs.
     pub fn next_shift_look(&self, now: Instant) -> Option<Instant> {
-        let runs = self.shifts.0.values().any(|shifting| shifting.record.phase == Phase::Running);
+        let runs = self.shifts.0.values().any(|shifting| {
+            shifting.record.phase == Phase::Running
+                || (shifting.record.auto.is_some() && shifting.record.phase != Phase::Cleared)
+        });
         runs.then(|| now + LOOK)
     }
 
     fn move_shift(&mut self, name: &ServiceName, now: Instant) {
-        let restarts = self.restarts_of(name);
-        let Some(shifting) = self.shifts.0.get_mut(name) else { return };
-        if shifting.busy.is_some_and(|until| until.is_none_or(|until| until > now)) {
+        if self.is_busy(name, now) {
             return;
         }
+        let restarts = self.restarts_of(name);
+        let Some(shifting) = self.shifts.0.get_mut(name) else { return };
         if shifting.record.phase != Phase::Cleared
             && let Some(why) = void(&self.config, name, &shifting.record)
         {
@@ -91,6 +102,12 @@ impl Controller {
             }
         };
         self.commit_shift(name.clone(), record, None);
+    }
+
+    /// A change of it is on its way, or has just failed.
+    pub(super) fn is_busy(&self, name: &ServiceName, now: Instant) -> bool {
+        let busy = self.shifts.0.get(name).and_then(|shifting| shifting.busy);
+        busy.is_some_and(|until| until.is_none_or(|until| until > now))
     }
 
     /// The configuration has no room for it any more.
@@ -157,7 +174,7 @@ impl Controller {
 
 impl Shifting {
     /// What all gateways and instances show of this stretch.
-    fn seen(&self, restarts: u32) -> Seen {
+    pub(super) fn seen(&self, restarts: u32) -> Seen {
         let mut totals = self.tally.read();
         let (mut cpu, mut series) = (self.readings.cpu(), self.readings.series());
         for measure in self.heard.values() {
@@ -210,11 +227,11 @@ pub(super) fn changed(
     ShiftRecord { since: event.at.clone(), event, ..record }
 }
 
-fn terms(plan: &ShiftPlan) -> Terms {
+pub(super) fn terms(plan: &ShiftPlan) -> Terms {
     Terms { every: plan.every, min_requests: plan.min_requests.into(), patience: plan.patience }
 }
 
-fn limits(step: &PlannedStep) -> Limits {
+pub(super) fn limits(step: &PlannedStep) -> Limits {
     let Gates { error_rate, success_rate, p50, p99, restarts, cpu, series, .. } = &step.gates;
     let bound = |series: &model::config::SeriesGate| {
         let unit = if series.max_per_second.is_some() { " a second" } else { "" };

@@ -46,6 +46,19 @@ pub struct ShiftRecord {
     pub why: String,
     /// The event of this change.
     pub event: Event,
+    /// Present where nobody asked: requests go to a backup, or come back from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<Auto>,
+}
+
+/// Requests that go to a backup because a breaker has opened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Auto {
+    /// They come back: `percent` is the part that is back.
+    pub back: bool,
+    /// An operator's shift that is in force again when they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<Box<ShiftRecord>>,
 }
 
 /// Where requests go.
@@ -107,7 +120,8 @@ impl Phase {
 impl ShiftRecord {
     /// What is being counted: another one begins at zero.
     pub fn stretch(&self) -> Stretch {
-        Stretch { cause: self.cause.clone(), step: self.step, run: self.run }
+        let back = self.auto.as_ref().is_some_and(|auto| auto.back);
+        Stretch { cause: self.cause.clone(), step: self.step, run: self.run, back }
     }
 
     /// The plan that is meant.
@@ -125,6 +139,8 @@ pub struct Stretch {
     cause: String,
     step: usize,
     run: u32,
+    #[serde(default)]
+    back: bool,
 }
 
 /// What a node tells of its part in a step: what its gateway has counted, and what it sees of its instances.
@@ -214,7 +230,7 @@ mod tests {
     fn what_is_counted_survives_the_store() {
         let tally = Tally::default();
         (0..50).for_each(|millis| tally.add(millis == 1, millis < 3, Duration::from_millis(millis)));
-        let of = Stretch { cause: "a".into(), step: 1, run: 0 };
+        let of = Stretch { cause: "a".into(), step: 1, run: 0, back: false };
         let measure = Measure::of(of, &tally.read(), Sum { sum: 1.5, count: 3 }, vec![Sum::default()]);
         let text = serde_json::to_string(&measure).unwrap();
         let read: Measure = serde_json::from_str(&text).unwrap();

@@ -8,6 +8,7 @@ use model::{EventKind, ServiceName, VersionName};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::backing::ended;
 use super::moving::changed;
 use super::record::{Goal, Phase, ShiftRecord};
 use crate::controller::Controller;
@@ -88,6 +89,7 @@ impl Controller {
             since: event.at.clone(),
             why: "asked for".into(),
             event,
+            auto: None,
         })
     }
 
@@ -199,6 +201,10 @@ impl Controller {
                 known.phase.as_str(),
                 known.since
             )));
+        }
+        if phase == Phase::Cleared && known.auto.is_some() {
+            let message = format!("by hand: requests for {name} go where they went before its breaker opened");
+            return Ok(changed(&self.shell, name, ended(known, "by hand".into()), kind, message));
         }
         let percent = if phase == Phase::Aborted || phase == Phase::Cleared { 0 } else { known.percent };
         let message = format!("by hand: the shift of {name} to {to}, at {} %, {what}", known.percent);

@@ -7,6 +7,7 @@ mod acme;
 mod active;
 mod api;
 mod apply;
+mod backup;
 mod check;
 mod cluster;
 mod commands;
