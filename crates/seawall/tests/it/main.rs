@@ -18,6 +18,7 @@ mod listeners;
 mod lost;
 mod placed;
 mod primary;
+mod quota;
 mod refusals;
 mod rolling;
 mod start;
