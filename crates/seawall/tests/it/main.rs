@@ -12,6 +12,7 @@ mod cluster;
 mod commands;
 mod crash;
 mod faults;
+mod foreign;
 mod guards;
 mod ledger;
 mod listeners;
