@@ -9,6 +9,7 @@ pub mod shift;
 mod tally;
 mod warm_up;
 pub mod weights;
+mod window;
 
 pub use keys::Keys;
 pub use limit::{Behaviour, Decision, LimitPolicy, Limiter};
