@@ -29,6 +29,7 @@ use crate::worker::Worker;
 use guard::{Deadline, Failure};
 
 mod late;
+mod repeat;
 
 pub(crate) use late::LOOK;
 use late::Late;
@@ -40,6 +41,8 @@ pub(crate) enum Failed {
     Before(Failure),
     /// It is not whom it should be, or TLS with it cannot be had: nothing was written.
     Distrusted(Distrust),
+    /// It answered with a status that the route has repeated; the client has seen nothing of it.
+    Repeat(u16),
     /// The instance began to answer and left.
     Closed,
     /// The instance answered something else than HTTP.
@@ -54,20 +57,6 @@ pub(crate) enum Failed {
     BodyStalled,
     /// The answer broke off after the client had seen some of it.
     Cut,
-}
-
-impl Failed {
-    /// What the instance did wrong, if it was the instance.
-    pub(crate) fn blames(&self) -> Option<&'static str> {
-        match self {
-            Self::Before(Failure::StalePooled) | Self::Gone | Self::Body(_) | Self::BodyStalled => None,
-            Self::Before(Failure::NothingWritten) => Some("connect-failed"),
-            Self::Distrusted(_) | Self::Before(Failure::Distrusted) => Some("tls"),
-            Self::Before(Failure::Reset | Failure::Garbage) | Self::Closed | Self::Cut => Some("reset"),
-            Self::Garbage(_) => Some("bad-response"),
-            Self::Deadline { .. } => Some("timeout"),
-        }
-    }
 }
 
 /// A whole response went out.
@@ -113,6 +102,10 @@ pub(crate) struct Exchange<'a, S> {
     pub(crate) watched: bool,
     /// The caller waits for less than the route would.
     pub(crate) hurried: bool,
+    /// There may be another attempt, if the route has what comes repeated.
+    pub(crate) has_more: bool,
+    /// When this attempt's own time is over, until its answer begins.
+    try_until: Option<Instant>,
     /// From this attempt's begin to the head of its answer, if that is asked and came.
     pub(crate) took: Option<Duration>,
 }
@@ -148,6 +141,8 @@ impl<'a, S: Front> Exchange<'a, S> {
             ending: None,
             watched: false,
             hurried: false,
+            has_more: false,
+            try_until: None,
             took: None,
         }
     }
@@ -161,6 +156,8 @@ impl<'a, S: Front> Exchange<'a, S> {
         certain: bool,
     ) -> Result<Done, Failed> {
         (self.tried, self.ending) = (start.now, None);
+        let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try);
+        self.try_until = per_try.and_then(|per_try| start.now.checked_add(per_try));
         let mut link = self.link(service, taken, start, certain).await?;
         let worker = self.worker;
         let upgrade = !S::MULTIPLEXED && tunnel::can_carry(&link.wire) && self.client.head.wants_upgrade();
@@ -182,6 +179,7 @@ impl<'a, S: Front> Exchange<'a, S> {
                 }
                 101 => return Err(Failed::Garbage("unasked-upgrade")),
                 100..=199 => self.pass_interim(&mut link, length).await?,
+                status if self.repeats(status) => return Err(Failed::Repeat(status)),
                 _ => return self.deliver(link, length, taken.upstream().is_reusable()).await,
             }
         }
@@ -289,6 +287,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         let late = ready!(self.poll_late(cx, Some(link), owes, self.client.upload.passed));
         Poll::Ready(Err(match late {
             Late::Deadline => Failed::Deadline { begun: false },
+            Late::TryOver => Failed::Before(Failure::TimedOut),
             Late::Stalled => Failed::BodyStalled,
             Late::Gone => Failed::Gone,
             Late::Lost => self.ended_early(link),
@@ -417,7 +416,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             client.download.forward_trailers(trailer_passes);
         }
         link.input.consume(length);
-        self.stall = None;
+        (self.stall, self.try_until) = (None, None);
         poll_fn(|cx| self.poll_relay(cx, &mut link)).await?;
         let sent_all = self.client.upload.is_done() && !self.upload_broken;
         if reusable && sent_all && link.input.is_empty() {
@@ -474,7 +473,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         let waits_for = (!owes).then_some(&*link);
         let late = ready!(self.poll_late(cx, waits_for, owes, progress));
         Poll::Ready(Err(match late {
-            Late::Deadline => Failed::Deadline { begun: true },
+            Late::Deadline | Late::TryOver => Failed::Deadline { begun: true },
             Late::Stalled => {
                 self.worker.metrics.client_cut("stalled");
                 Failed::Gone

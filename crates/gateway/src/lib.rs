@@ -51,7 +51,7 @@ pub use challenge::{Challenges, UnderWay};
 pub use compress::Coding;
 pub use entry::{Manner, Protocols};
 pub use gateway::Gateway;
-pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, breaker};
+pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, RetryPolicy, breaker};
 pub use guards::{
     BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView, LimitKey, LimitView, NoBreaker, Note,
     RateLimit, Traffic,

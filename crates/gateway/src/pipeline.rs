@@ -196,11 +196,13 @@ async fn attempts<S: Front>(
     walk: &mut Walk,
 ) -> End {
     let service = &*to.service;
-    let idempotent = is_idempotent(client.head.method());
+    let policy = route.retry.as_ref();
+    let idempotent = is_idempotent(client.head.method()) || policy.is_some_and(|policy| policy.non_idempotent);
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
     (exchange.watched, exchange.hurried) = (watched, walk.hurried);
     let mut guard = Guard {
-        attempts: Attempts::new(worker.options.max_attempts),
+        attempts: policy.map_or_else(|| Attempts::new(worker.options.max_attempts), Attempts::by),
+        repeated: 0,
         tried: Tried::default(),
         idempotent,
         distrusted: None,
@@ -222,9 +224,20 @@ async fn attempts<S: Front>(
         let probe = match choice {
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
+                exchange.has_more = policy.is_some() && idempotent && guard.attempts.has_more();
                 match attempt(worker, &mut exchange, to, taken, Start { now, fresh }, &mut guard).await {
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
+                }
+                let wait =
+                    policy.filter(|_| !fresh && guard.repeated > 0).map(|it| it.pause(guard.repeated, worker.random()));
+                if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+                    let until = Instant::now() + wait;
+                    match Box::pin(guards::pause(worker, exchange.client, until, deadline)).await {
+                        Ok(()) => {}
+                        Err(Refusal::Gone) => break End::Gone,
+                        Err(Refusal::Answer(answer)) => break End::Answer(answer),
+                    }
                 }
                 let Some(again) = guard.again.as_mut().filter(|again| again.waits()) else { continue };
                 match Box::pin(again.wait(worker, exchange.client, service, deadline)).await {
@@ -260,6 +273,8 @@ async fn attempts<S: Front>(
 /// What the guards know of a request's attempts.
 struct Guard {
     attempts: Attempts,
+    /// Attempts that were made again by a budget's leave.
+    repeated: u32,
     tried: Tried,
     idempotent: bool,
     /// An instance was not whom it should be.
@@ -316,6 +331,16 @@ async fn attempt<S: Front>(
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),
+        Failed::Repeat(status) => {
+            if status >= 500 {
+                signal(SignalKind::ServerError, status);
+            }
+            return again(worker, exchange, to, &taken, Failure::Status, guard);
+        }
+        Failed::Garbage(_) if exchange.has_more => {
+            signal(SignalKind::BadResponse, 0);
+            return again(worker, exchange, to, &taken, Failure::Garbage, guard);
+        }
         Failed::Distrusted(why) => {
             guard.distrusted = Some(why);
             return again(worker, exchange, to, &taken, Failure::Distrusted, guard);
@@ -326,7 +351,9 @@ async fn attempt<S: Front>(
         Failed::Gone | Failed::Body(_) | Failed::BodyStalled => {}
     }
     Ok(match failed {
-        Failed::Before(_) | Failed::Distrusted(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
+        Failed::Before(_) | Failed::Distrusted(_) | Failed::Repeat(_) | Failed::Closed => {
+            End::Answer(Answer::INSTANCE_CLOSED)
+        }
         Failed::Garbage(why) => End::Answer(Answer::bad_response(why)),
         Failed::Deadline { begun: false } => End::Answer(Answer::TIMEOUT),
         Failed::Deadline { begun: true } => End::Cut(Answer::TIMEOUT),
@@ -355,18 +382,27 @@ fn again<S>(
         Failure::NothingWritten => worker.signal(service, instance, SignalKind::ConnectFailed, 0),
         Failure::Reset | Failure::Garbage => worker.signal(service, instance, SignalKind::Reset, 0),
         // It lives, and nobody but an operator makes it trusted.
-        Failure::Distrusted | Failure::StalePooled => {}
+        Failure::Distrusted | Failure::StalePooled | Failure::Status => {}
+        Failure::TimedOut => worker.signal(service, instance, SignalKind::TimedOut, 0),
     }
     if failure == Failure::NothingWritten {
         // A connection that ended says little of the instance; one that cannot be made says enough.
         instance.suspect(Instant::now(), options.avoid, options.probe_interval);
     }
     let may_wait = service.resolved().told.hold.is_some();
-    let verdict = guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait);
+    let spared = failure == Failure::TimedOut && exchange.spares_late();
+    let verdict = if spared {
+        Verdict::GiveUp
+    } else {
+        guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait)
+    };
     if verdict == Verdict::GiveUp || (verdict == Verdict::Again && !guard.again.get_or_insert_default().ask(service)) {
         return Ok(End::Answer(match (failure, guard.distrusted) {
             (Failure::Distrusted, Some(why)) => Answer::distrusted(why.word()),
             (Failure::NothingWritten, _) => Answer::CONNECT_FAILED,
+            (Failure::Status, _) => Answer::OVER_BUDGET,
+            (Failure::TimedOut, _) => Answer::TIMEOUT,
+            (Failure::Garbage, _) => Answer::bad_response("garbage"),
             _ => Answer::INSTANCE_CLOSED,
         }));
     }
@@ -374,8 +410,11 @@ fn again<S>(
         Failure::NothingWritten => Retried::Connect,
         Failure::Distrusted => Retried::Tls,
         Failure::StalePooled => Retried::Stale,
+        Failure::Status => Retried::Status,
+        Failure::TimedOut => Retried::Timeout,
         Failure::Reset | Failure::Garbage => Retried::Reset,
     });
+    guard.repeated += u32::from(verdict == Verdict::Again);
     Err(stale)
 }
 

@@ -8,6 +8,7 @@ mod split;
 use std::sync::Arc;
 use std::time::Duration;
 
+use guard::RetryPolicy;
 use model::{ServiceName, VersionName};
 use regex_lite::Regex;
 
@@ -35,6 +36,8 @@ pub struct Route {
     pub action: Action,
     /// The whole request's time, holding and retries included; beyond: 504. `None`: as long as it takes.
     pub timeout: Option<Duration>,
+    /// Which failed attempts are made again; the gateway's own rule when absent.
+    pub retry: Option<RetryPolicy>,
     /// What is changed on the way.
     pub policy: Policy,
 }
@@ -163,6 +166,7 @@ pub struct Routes {
 pub(crate) struct CompiledRoute {
     pub(crate) action: CompiledAction,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<RetryPolicy>,
     pub(crate) policy: Policy,
     pub(crate) series: Option<RouteSeries>,
     hosts: Vec<HostMatch>,
@@ -248,6 +252,7 @@ impl Routes {
                     Action::Redirect(redirect) => CompiledAction::Redirect(redirect),
                 },
                 timeout: route.timeout,
+                retry: route.retry,
                 policy: route.policy,
                 series: route.series.map(|name| RouteSeries { metrics: metrics.route(&name), name }),
                 hosts: route.hosts,

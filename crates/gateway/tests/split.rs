@@ -19,6 +19,7 @@ fn route(name: &str, host: Option<&str>, action: Action) -> Route {
         matches: Vec::new(),
         action,
         timeout: None,
+        retry: None,
         policy: Policy::default(),
     }
 }

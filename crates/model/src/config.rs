@@ -33,7 +33,9 @@ pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, No
 pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
-pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Sticky, Target, Targets};
+pub use route::{
+    Coding, Headers, Match, Redirect, RequestScheme, Retry, RetryOn, Rewrite, Route, Sticky, Target, Targets,
+};
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
 pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
 pub use traffic::{

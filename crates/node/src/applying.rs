@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
 use gateway::{
-    Action, Coding, HeaderEdits, HostMatch, Match, Part, PathMatch, PathRewrite, Policy, Redirect, Route, Scheme,
-    Split, Sticky, Target, ValueMatch,
+    Action, Coding, HeaderEdits, HostMatch, Match, Part, PathMatch, PathRewrite, Policy, Redirect, RetryPolicy, Route,
+    Scheme, Split, Sticky, Target, ValueMatch,
 };
 use model::config::{self, Decode as _};
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
@@ -77,6 +77,7 @@ pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
             matches,
             action: action(config, route, shifts),
             timeout: route.timeout,
+            retry: route.retry.as_ref().map(retry),
             policy: Policy {
                 request: edits(&route.request_headers),
                 response: edits(&route.response_headers),
@@ -131,6 +132,38 @@ fn forward(config: &Config, route: &config::Route, targets: &config::Targets, sh
         header.or_else(|| sticky.cookie.clone().map(Sticky::Cookie))
     });
     Action::Split(Split { parts, sticky })
+}
+
+/// What is repeated, by the tools' meaning of their words.
+fn retry(written: &config::Retry) -> RetryPolicy {
+    use config::RetryOn as On;
+    let has = |words: &[On]| written.on.iter().any(|on| words.contains(on));
+    // No answer is a 5xx to whoever asked for one.
+    let none = [On::ServerError, On::GatewayError];
+    let status = |on: &On| match on {
+        On::GatewayError => vec![502, 503, 504],
+        On::Retriable4xx => vec![409],
+        On::Http500 => vec![500],
+        On::Http502 => vec![502],
+        On::Http503 => vec![503],
+        On::Http504 => vec![504],
+        On::Http403 => vec![403],
+        On::Http404 => vec![404],
+        On::Http429 => vec![429],
+        _ => Vec::new(),
+    };
+    RetryPolicy {
+        total: written.attempts.saturating_add(1),
+        connect: has(&[On::Connect, On::ConnectFailure, On::Error]) || has(&none),
+        reset: has(&[On::Reset, On::RefusedStream, On::Error]) || has(&none),
+        timeout: has(&[On::Timeout]) || has(&none),
+        garbage: has(&[On::InvalidHeader]) || has(&none),
+        statuses: written.on.iter().flat_map(status).collect(),
+        server_errors: has(&[On::ServerError]),
+        non_idempotent: has(&[On::NonIdempotent]),
+        per_try: written.per_try_timeout,
+        backoff: written.backoff,
+    }
 }
 
 fn coding_of(written: config::Coding) -> Coding {

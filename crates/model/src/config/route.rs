@@ -36,6 +36,64 @@ record! {
         compress: Vec<Coding> = Vec::new(),
         /// From the request's head to the last byte of the answer; then 504 and the instance's connection is closed. None when absent.
         timeout: Option<Duration> = None,
+        /// Which failed attempts are made again; when absent, those that are certain to have done nothing and those of idempotent methods whose connection ended, three attempts in all.
+        retry: Option<Retry> = None,
+    }
+}
+
+record! {
+    /// Which failed attempts are made again, within the request's time and the service's retry budget. An answer that has begun is never repeated.
+    Retry as "`retry`" {
+        /// So many attempts after the first (Istio's `attempts`).
+        attempts: u32 = 2,
+        /// What is repeated, in Istio's or nginx' words.
+        on: Vec<RetryOn> = vec![RetryOn::Connect, RetryOn::Reset],
+        /// How long one attempt may take until its answer begins.
+        per_try_timeout: Option<Duration> = None,
+        /// The pause before the first repetition, doubled for each one more up to ten times this; each is drawn evenly from zero up.
+        backoff: Duration = Duration::from_millis(25),
+    }
+}
+
+words! {
+    /// A failure that is repeated. Methods that may do their work twice are left out unless `non_idempotent` is there too, or nothing was sent.
+    RetryOn {
+        /// No connection could be made.
+        Connect = "connect",
+        /// The same in Istio's words.
+        ConnectFailure = "connect-failure",
+        /// The connection ended before an answer.
+        Reset = "reset",
+        /// The stream was refused, or its connection ended: as `reset`.
+        RefusedStream = "refused-stream",
+        /// nginx: no connection could be made, or it ended before an answer.
+        Error = "error",
+        /// The attempt took longer than `perTryTimeout`.
+        Timeout = "timeout",
+        /// The answer was no HTTP.
+        InvalidHeader = "invalid_header",
+        /// Any answer from 500 on, and none: `connect`, `reset`, `timeout` and `invalid_header` too (Envoy's meaning).
+        ServerError = "5xx",
+        /// 502, 503, 504, and no answer.
+        GatewayError = "gateway-error",
+        /// 409 (Envoy's meaning).
+        Retriable4xx = "retriable-4xx",
+        /// An answer with this status.
+        Http500 = "http_500",
+        /// An answer with this status.
+        Http502 = "http_502",
+        /// An answer with this status.
+        Http503 = "http_503",
+        /// An answer with this status.
+        Http504 = "http_504",
+        /// An answer with this status.
+        Http403 = "http_403",
+        /// An answer with this status.
+        Http404 = "http_404",
+        /// An answer with this status.
+        Http429 = "http_429",
+        /// Also POST and PATCH, which may do their work twice.
+        NonIdempotent = "non_idempotent",
     }
 }
 

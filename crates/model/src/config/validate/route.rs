@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use regex_lite::Regex;
 
 use super::targets;
-use crate::config::{Config, Match, Redirect, Route};
+use crate::config::{Config, Match, Redirect, Retry, Route};
 use crate::diagnostic::{Diagnostics, Place};
 
 /// Checks every route of a configuration.
@@ -88,6 +88,9 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
             "leave `timeout` out for none",
         );
     }
+    if let Some(retry) = &route.retry {
+        check_retry(retry, diagnostics);
+    }
     check_changes(route, diagnostics);
     match (&route.to, &route.redirect) {
         (Some(targets), None) => targets::check(route, targets, config, diagnostics),
@@ -104,6 +107,22 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
         (Some(_), Some(_)) => {
             diagnostics.error(route.at.field("redirect"), "a route with both `to` and `redirect`", "keep one");
         }
+    }
+}
+
+/// The most attempts after the first.
+const MOST_RETRIES: u32 = 10;
+
+fn check_retry(retry: &Retry, diagnostics: &mut Diagnostics) {
+    if retry.attempts > MOST_RETRIES {
+        let message = format!("{} repetitions of one request", retry.attempts);
+        diagnostics.error(retry.at.field("attempts"), message, "at most 10; 2 is usual");
+    }
+    if retry.on.is_empty() {
+        diagnostics.error(retry.at.field("on"), "nothing is repeated", "e.g. on: [connect, reset], or attempts: 0");
+    }
+    if retry.per_try_timeout.is_some_and(|time| time.is_zero()) {
+        diagnostics.error(retry.at.field("perTryTimeout"), "an attempt without any time", "e.g. perTryTimeout: 200ms");
     }
 }
 
