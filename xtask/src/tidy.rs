@@ -26,7 +26,7 @@ const DIRECTIONS: [(&str, &[&str]); 17] = [
     ("gateway", &["guard", "model", "platform", "traffic"]),
     ("api", &["data", "health", "model", "observe", "platform"]),
     ("keeper", &["model", "platform", "runtime"]),
-    ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime"]),
+    ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime", "traffic"]),
     ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),
     ("xtask", &[]),
     ("sim", &["data", "data-raft", "health", "model"]),

@@ -242,6 +242,8 @@ fn needs_somebody(kind: EventKind) -> bool {
             | K::PromoteBehind
             | K::NoReadyInstance
             | K::RollAborted
+            | K::ShiftPaused
+            | K::ShiftRolledBack
             | K::InstanceStartFailed
             | K::CertificateRefused
             | K::CertificateNotIssued

@@ -31,6 +31,21 @@ pub async fn request(
     host: SocketAddr,
     headers: &[(&str, &str)],
 ) -> Result<Answer, String> {
+    request_within(stream, method, path, host, headers, MAX_BODY).await
+}
+
+/// The same, with `most` bytes of the body.
+///
+/// # Errors
+/// As [`request`].
+pub async fn request_within(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &[(&str, &str)],
+    most: usize,
+) -> Result<Answer, String> {
     let mut request = hyper::Request::builder().method(method).uri(path).header("connection", "close");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         request = request.header("host", host.to_string());
@@ -50,7 +65,7 @@ pub async fn request(
         Ok(response) => {
             let status = response.status().as_u16();
             // A body that is too long or breaks off is no reason to doubt the status.
-            let body = Limited::new(response.into_body(), MAX_BODY)
+            let body = Limited::new(response.into_body(), most)
                 .collect()
                 .await
                 .map(|body| body.to_bytes())
