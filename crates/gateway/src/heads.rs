@@ -13,7 +13,7 @@ use std::time::Duration;
 use model::Epoch;
 
 use crate::connection::Origin;
-use crate::http1::{Fields, Framing, Header, Kind, RequestHead, ResponseHead, Version};
+use crate::http1::{Fields, Framing, GRPC_GRACE, Header, Kind, RequestHead, ResponseHead, Version};
 use crate::policy::{HeaderEdits, Policy, push_target};
 use crate::text::{hex16, push_decimal};
 
@@ -158,17 +158,19 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
 
 /// What is left of the request's time, rounded down, so that the instance gives up before the gateway does.
 fn push_timeout(out: &mut Vec<u8>, head: &RequestHead, left: Duration) {
-    let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
-    out.extend_from_slice(b"X-Request-Timeout-Ms: ");
-    push_decimal(out, left_ms);
-    out.extend_from_slice(b"\r\n");
     let bytes = head.bytes();
     let is_grpc = |header: &Header| {
         header.kind == Kind::GrpcTimeout
             || (header.name.get(bytes).eq_ignore_ascii_case(b"content-type")
                 && header.value.get(bytes).starts_with(b"application/grpc"))
     };
-    if head.fields.headers.iter().any(is_grpc) {
+    let is_grpc = head.fields.headers.iter().any(is_grpc);
+    let left = if is_grpc { left.saturating_sub(GRPC_GRACE) } else { left };
+    let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+    out.extend_from_slice(b"X-Request-Timeout-Ms: ");
+    push_decimal(out, left_ms);
+    out.extend_from_slice(b"\r\n");
+    if is_grpc {
         out.extend_from_slice(b"grpc-timeout: ");
         // At most 8 digits.
         match left_ms {

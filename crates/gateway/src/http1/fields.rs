@@ -7,6 +7,10 @@ use guard::deadline::{asked_by_grpc, asked_in_ms};
 
 use super::{Bad, Span};
 
+/// A gRPC call ends by its client's own watch or by its instance's word, which are in gRPC's terms: the gateway, whose answer
+/// is not, waits for so much longer than both.
+pub(crate) const GRPC_GRACE: Duration = Duration::from_millis(50);
+
 /// Fields the gateway knows; everything else is passed on as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -167,7 +171,9 @@ impl Fields {
                 }
                 Kind::Connection => self.connection(bytes, field.value),
                 Kind::TimeoutMs => self.waits(asked_in_ms(field.value)),
-                Kind::GrpcTimeout => self.waits(asked_by_grpc(field.value)),
+                Kind::GrpcTimeout => {
+                    self.waits(asked_by_grpc(field.value).and_then(|asked| asked.checked_add(GRPC_GRACE)))
+                }
                 Kind::Te => {
                     let codings = field.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
                     self.te_trailers |= codings.into_iter().any(|coding| coding.eq_ignore_ascii_case(b"trailers"));

@@ -11,6 +11,7 @@ pub mod response;
 pub mod scan;
 
 pub use body::{Decoder, Piece};
+pub(crate) use fields::GRPC_GRACE;
 pub use fields::{Fields, Header, Kind};
 pub use request::RequestHead;
 pub use response::ResponseHead;

@@ -144,13 +144,18 @@ async fn unary(request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Status> {
     Ok(response)
 }
 
-/// Hangs for ever, or until the deadline it was told, in microseconds.
+/// What is left by the gateway's word, in milliseconds.
+fn left(timeout: &str) -> u64 {
+    timeout.strip_suffix('m').and_then(|number| number.parse().ok()).unwrap()
+}
+
+/// Hangs for ever, or until the deadline it was told.
 async fn hang(keeps: bool, timeout: String, dropped: Dropped) -> Result<Response<Vec<u8>>, Status> {
-    let microseconds = timeout.strip_suffix('u').and_then(|number| number.parse().ok()).unwrap();
+    let deadline = Duration::from_millis(left(&timeout));
     if !keeps {
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(Duration::from_micros(microseconds)).await;
+    tokio::time::sleep(deadline).await;
     drop(dropped);
     Err(Status::deadline_exceeded("hung"))
 }
@@ -327,7 +332,7 @@ fn a_deadline_ends_the_call_at_both_ends_in_time() {
         // The client's own watch; tonic calls it so.
         assert_eq!((status.code(), status.message()), (Code::Cancelled, "Timeout expired"));
         in_time(begun);
-        assert_eq!(place.told().await, "300000u");
+        assert!((200..=300).contains(&left(&place.told().await)), "what is left of it");
         assert_eq!(place.told().await, "hang", "the instance works on");
     });
 }
@@ -354,7 +359,7 @@ fn a_deadline_kept_by_the_instance_is_told_in_time() {
 
 fn in_time(begun: Instant) {
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(300) && took < PATIENCE / 4, "{took:?}");
+    assert!(took >= Duration::from_millis(200) && took < PATIENCE / 4, "{took:?}");
 }
 
 #[test]
