@@ -12,7 +12,7 @@ use serde_json::Value;
 const MAX_LINES: usize = 500;
 
 /// What each crate may depend on among our own; the directions of ARCHITECTURE.md.
-const DIRECTIONS: [(&str, &[&str]); 17] = [
+const DIRECTIONS: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("platform", &[]),
     ("observe", &["model"]),
@@ -22,11 +22,15 @@ const DIRECTIONS: [(&str, &[&str]); 17] = [
     ("health", &["model", "platform"]),
     ("data", &["model"]),
     ("base2histogram", &[]),
+    ("discovery", &["data", "model"]),
     ("data-raft", &["data", "model", "platform"]),
     ("gateway", &["guard", "model", "platform", "traffic"]),
-    ("api", &["data", "health", "model", "observe", "platform"]),
+    ("api", &["data", "discovery", "health", "model", "observe", "platform"]),
     ("keeper", &["model", "platform", "runtime"]),
-    ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime"]),
+    (
+        "node",
+        &["api", "data", "data-raft", "discovery", "gateway", "health", "model", "observe", "platform", "runtime"],
+    ),
     ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),
     ("xtask", &[]),
     ("sim", &["data", "data-raft", "health", "model"]),
