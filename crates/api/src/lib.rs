@@ -4,6 +4,7 @@
 //! of a service.
 
 mod authority;
+mod consul;
 mod control;
 mod events;
 mod fence;
@@ -84,6 +85,21 @@ pub struct Parts {
     pub logs: PathBuf,
     /// Who may do what.
     pub authority: Arc<Authority>,
+    /// What is registered.
+    pub discovery: Arc<discovery::Registry>,
+    /// What Consul's clients are told of this node.
+    pub consul: ConsulFacts,
+}
+
+/// What does not change about this node, for Consul's clients.
+#[derive(Clone, Debug, Default)]
+pub struct ConsulFacts {
+    /// The node's id, a UUID.
+    pub node_id: String,
+    /// The version that is told: Seawall's own.
+    pub version: String,
+    /// Checks that run programs may be registered over HTTP.
+    pub script_checks: bool,
 }
 
 /// Everything that the API answers.
@@ -125,6 +141,7 @@ pub fn router(context: Context) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(map_response(problem::in_one_form))
+        .merge(consul::router(&context))
         .layer(from_fn_with_state(context.clone(), authority::same_site))
         .with_state(context)
 }

@@ -5,6 +5,7 @@
 mod acme;
 mod cluster;
 pub mod decode;
+mod discovery;
 mod listener;
 mod load;
 mod node;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
+pub use discovery::Discovery;
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
     MinVersion, ProxyVersion, Tcp,
@@ -49,6 +51,8 @@ record! {
         cluster: Option<Cluster> = None,
         /// The control API: status, events, key-value store, metrics.
         api: Api = Api::default(),
+        /// How programs and their clients find each other.
+        discovery: Discovery = Discovery::default(),
         /// What op-logs of services keep.
         streams: StreamsConfig = StreamsConfig::default(),
         /// Where traffic enters.

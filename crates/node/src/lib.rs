@@ -9,6 +9,7 @@ mod breakers;
 mod cluster;
 mod controller;
 mod counting;
+mod discovering;
 mod entrances;
 mod files;
 mod following;
@@ -173,6 +174,7 @@ impl Start {
             leads: false,
             lease: None,
             leases: Vec::new(),
+            lease_told: watch::Sender::new(None),
             vouched: BTreeMap::new(),
             born: Incarnation(u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0)),
             held_breakers: BTreeMap::new(),
@@ -191,8 +193,9 @@ impl Start {
         shell.api = format!("http://{api_address}");
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
         let authority = Arc::new(self.authority(&data_dir)?);
+        let discovering = discovering::Discovering::new(&self.config, &store, &data_dir).map_err(CannotStart)?;
         let context = api::Context::from(api::Parts {
-            status: shown,
+            status: shown.clone(),
             commands,
             store: Arc::clone(&store),
             save: offline::saving(seat.clone()),
@@ -202,6 +205,8 @@ impl Start {
             refresh_metrics: counting::refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
             logs: data_dir.join("logs"),
             authority,
+            discovery: discovering.registry(),
+            consul: discovering.facts(),
         });
         let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
         let server = api::serve(api_listener, api::answers(context))
@@ -214,6 +219,7 @@ impl Start {
             peers,
             since: observe::now(),
         };
+        discovering.start(shown, shell.lease_told.subscribe(), host).await;
         let notifier = Notifier::start(&self.config.notify, &journal, &data_dir);
         applying::save_effective(&self.config);
         let mut controller = Controller {

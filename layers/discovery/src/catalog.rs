@@ -207,7 +207,8 @@ impl Catalog {
     fn node_is(&mut self, name: &str, new: Option<Stored<NodeRecord>>, touched: &mut Vec<Topic>) {
         let entry = self.nodes.entry(name.to_owned()).or_default();
         entry.node = new;
-        touched.extend([Topic::Nodes, Topic::NodeServices(name.to_owned()), Topic::NodeChecks(name.to_owned())]);
+        let (services, checks) = (Topic::NodeServices(name.to_owned()), Topic::NodeChecks(name.to_owned()));
+        touched.extend([Topic::Nodes, Topic::Instances, services, checks]);
         for service in entry.services.values() {
             touched.push(Topic::Service(service.record.service.clone()));
             touched.push(Topic::Health(service.record.service.clone()));
@@ -230,7 +231,7 @@ impl Catalog {
         let now = new.as_ref().map(|new| new.record.clone());
         let old = put(&mut entry.services, id.clone(), new);
         self.forget_empty(node);
-        touched.push(Topic::NodeServices(node.to_owned()));
+        touched.extend([Topic::Instances, Topic::NodeServices(node.to_owned())]);
         for name in old.iter().map(|old| &old.record.service).chain(now.iter().map(|now| &now.service)) {
             touched.extend([Topic::Service(name.clone()), Topic::Health(name.clone())]);
         }

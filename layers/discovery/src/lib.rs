@@ -8,6 +8,8 @@ pub mod definition;
 pub mod duration;
 pub mod fields;
 pub mod key;
+pub mod locks;
+pub mod prepared;
 pub mod record;
 mod registry;
 pub mod select;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::catalog::{Catalog, Held};
 use crate::key::{About, REGISTRY};
+use crate::record::Behavior;
 use crate::topic::{Indices, Topic};
 
 /// Between two attempts to read everything.
@@ -35,7 +36,10 @@ pub struct Registry {
     waiting: Mutex<HashMap<Topic, Waiting>>,
     revision: watch::Sender<u64>,
     delays: Mutex<HashMap<Vec<u8>, Instant>>,
+    /// Sessions that ended while they held something, and what is to become of that.
+    ended: Mutex<HashMap<String, Behavior>>,
     led: Mutex<Instant>,
+    heard: Mutex<HashMap<String, Instant>>,
 }
 
 #[derive(Default)]
@@ -64,6 +68,12 @@ pub enum RegistryError {
     /// This node has not caught up in time.
     #[error("this node has not caught up with the others within 5 s")]
     Behind,
+    /// The session that a lock was to hang on has ended.
+    #[error("invalid session {0:?}")]
+    NoSession(String),
+    /// Others change the same thing all the time.
+    #[error("others have changed the same at each of 32 attempts: try again")]
+    Busy,
 }
 
 /// What became of a write.
@@ -114,7 +124,9 @@ impl Registry {
             waiting: Mutex::default(),
             revision: watch::Sender::new(0),
             delays: Mutex::default(),
+            ended: Mutex::default(),
             led: Mutex::new(Instant::now()),
+            heard: Mutex::default(),
         }
     }
 
@@ -191,7 +203,7 @@ impl Registry {
         for kv in &found.kvs {
             catalog.apply(&kv.key, Some(held(kv)), kv.mod_revision.0, &mut touched);
         }
-        let revision = found.revision.0.max(1);
+        let revision = found.revision.0;
         {
             let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
             view.indices.restart(revision);
@@ -213,7 +225,7 @@ impl Registry {
                     Event::Delete { .. } => None,
                 };
                 if let (About::Session(id), None) = (About::of(event.key()), &kept) {
-                    self.delay(&view.catalog, &id);
+                    self.ends(&view.catalog, &id);
                 }
                 view.catalog.apply(event.key(), kept, revision, &mut touched);
             }
@@ -317,21 +329,58 @@ impl Registry {
         Some(led.elapsed())
     }
 
-    /// Keys that a session held are not given to anybody else for a while, so that its holder has time to notice.
-    fn delay(&self, catalog: &Catalog, session: &str) {
-        let Some(found) = catalog.session(session).filter(|found| found.record.lock_delay_ms > 0) else { return };
+    /// Somebody spoke up for a check of this node that waits for that.
+    pub fn hear(&self, check: &str) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.insert(check.to_owned(), Instant::now());
+    }
+
+    /// When somebody did so last.
+    pub fn heard(&self, check: &str) -> Option<Instant> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(check).copied()
+    }
+
+    /// A check is no more.
+    pub fn forget_heard(&self, check: &str) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(check);
+    }
+
+    /// A session has ended: what it held is freed by whoever leads, and is not given to anybody else for a while, so that
+    /// its holder has time to notice.
+    fn ends(&self, catalog: &Catalog, session: &str) {
+        let Some(found) = catalog.session(session) else { return };
+        let held = catalog.keys().filter(|(_, key)| key.record.session.as_deref() == Some(session));
+        let held: Vec<Vec<u8>> = held.map(|(key, _)| key.to_vec()).collect();
+        if held.is_empty() {
+            return;
+        }
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() < MAX_DELAYS {
+            ended.insert(session.to_owned(), found.record.behavior);
+        }
+        drop(ended);
+        if found.record.lock_delay_ms == 0 {
+            return;
+        }
         let until = Instant::now() + Duration::from_millis(found.record.lock_delay_ms);
         let mut delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = catalog.keys().filter(|(_, key)| key.record.session.as_deref() == Some(session));
-        for (key, _) in held {
-            if delays.len() >= MAX_DELAYS {
-                let now = Instant::now();
-                delays.retain(|_, until| *until > now);
-            }
-            if delays.len() < MAX_DELAYS {
-                delays.insert(key.to_vec(), until);
-            }
+        if delays.len() + held.len() > MAX_DELAYS {
+            let now = Instant::now();
+            delays.retain(|_, until| *until > now);
         }
+        let room = MAX_DELAYS.saturating_sub(delays.len());
+        delays.extend(held.into_iter().take(room).map(|key| (key, until)));
+    }
+
+    /// What is to become of the keys of a session that has ended, as far as this node has seen its end.
+    pub fn behavior_of_ended(&self, session: &str) -> Behavior {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.get(session).copied().unwrap_or_default()
+    }
+
+    /// They are free.
+    pub(crate) fn is_freed(&self, session: &str) {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
     }
 
     /// Whether a user's key is not given to anybody yet, because the session that held it has just ended.

@@ -13,6 +13,8 @@ pub enum Topic {
     Nodes,
     /// The list of services with their tags.
     Services,
+    /// Instances of any service.
+    Instances,
     /// Instances of a service.
     Service(String),
     /// The same with their checks.
@@ -61,10 +63,10 @@ impl Default for Indices {
 impl Indices {
     /// Remembers at most so many topics.
     pub fn bounded(most: usize) -> Self {
-        Self { at: HashMap::new(), order: VecDeque::new(), floor: 1, most }
+        Self { at: HashMap::new(), order: VecDeque::new(), floor: 0, most }
     }
 
-    /// When `topic` changed last, or a later moment up to which it certainly did not change again; never 0.
+    /// When `topic` changed last, or a later moment up to which it certainly did not change again; 0 before anything was written.
     pub fn of(&self, topic: &Topic) -> u64 {
         self.at.get(topic).copied().unwrap_or(self.floor).max(self.floor)
     }
@@ -107,7 +109,7 @@ mod tests {
             }
             for (n, seen) in seen.iter_mut().enumerate() {
                 let now = indices.of(&topic(n as u64));
-                assert!(now >= *seen && now > 0 && now <= revision, "{n} at {revision}: {now} after {seen}");
+                assert!(now >= *seen && now <= revision, "{n} at {revision}: {now} after {seen}");
                 *seen = now;
             }
         }

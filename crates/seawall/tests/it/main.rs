@@ -10,6 +10,7 @@ mod apply;
 mod check;
 mod cluster;
 mod commands;
+mod consul;
 mod crash;
 mod faults;
 mod guards;

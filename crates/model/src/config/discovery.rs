@@ -1,0 +1,18 @@
+//! How programs and their clients find each other: what may be registered from outside.
+
+use super::decode::record;
+use super::node::default_of;
+
+record! {
+    /// The registry, which Consul's HTTP API under `/v1` reads and writes.
+    Discovery as "`discovery`" {
+        /// Whether checks that run programs may be registered over HTTP: whoever may register then runs programs as this user. Checks of definition files always may.
+        remote_script_checks: bool = false,
+    }
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        default_of()
+    }
+}

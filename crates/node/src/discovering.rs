@@ -1,0 +1,119 @@
+//! This node in the registry: what it runs is written there as what others register is, so that both are found in the same
+//! way; and what has to be cleaned up is. Everything here comes back to the store: nobody else is told anything.
+//! Beside the failure walk: readiness that changes is written here, too. Deliberately absent: routing to what Seawall runs,
+//! which rests on the controller alone.
+
+mod own;
+mod reaper;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::ConsulFacts;
+use api::view::Status;
+use data::{LeaseId, Store};
+use discovery::{Registry, Topic};
+use model::Config;
+use tokio::sync::watch;
+
+use crate::cluster;
+
+/// Keeps the node's id, as Consul does.
+const NODE_ID: &str = "node-id";
+/// Being registered takes no longer, unless the store does not serve.
+const REGISTERING: Duration = Duration::from_secs(2);
+
+/// The registry and this node's part in it, before it starts.
+pub struct Discovering {
+    registry: Arc<Registry>,
+    facts: ConsulFacts,
+    /// A machine by itself.
+    alone: bool,
+    /// It runs instances.
+    serves: bool,
+}
+
+impl Discovering {
+    /// For this node.
+    ///
+    /// # Errors
+    /// The file of the node's id cannot be used.
+    pub fn new(config: &Config, store: &Arc<dyn Store>, data_dir: &Path) -> Result<Self, String> {
+        let registry = Registry::new(Arc::clone(store), config.node.name.as_str(), &config.node.region);
+        let alone = config.cluster.is_none();
+        let facts = ConsulFacts {
+            node_id: node_id(data_dir)?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            script_checks: config.discovery.remote_script_checks,
+        };
+        Ok(Self { registry: Arc::new(registry), facts, alone, serves: alone || cluster::serves(config) })
+    }
+
+    /// What is registered.
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
+    /// What Consul's clients are told.
+    pub fn facts(&self) -> ConsulFacts {
+        self.facts.clone()
+    }
+
+    /// Starts to follow, to write what runs here, and to clean up. A witness has no part in it. Returns once this node is
+    /// registered, on a machine by itself: in a cluster that may take until others are there.
+    pub async fn start(
+        self,
+        status: watch::Receiver<Arc<Status>>,
+        lease: watch::Receiver<Option<LeaseId>>,
+        host: IpAddr,
+    ) {
+        if !self.serves {
+            return;
+        }
+        tokio::spawn(Arc::clone(&self.registry).follow());
+        tokio::spawn(reaper::run(Arc::clone(&self.registry)));
+        let own = own::Own {
+            registry: self.registry,
+            node_id: self.facts.node_id,
+            version: self.facts.version,
+            host,
+            leased: !self.alone,
+        };
+        let registry = Arc::clone(&own.registry);
+        tokio::spawn(own.keep(status, lease));
+        if self.alone {
+            // A store that does not serve must not keep the node from starting.
+            let _ = tokio::time::timeout(REGISTERING, registered(&registry)).await;
+        }
+    }
+}
+
+async fn registered(registry: &Registry) {
+    loop {
+        let seen = {
+            let catalog = registry.read();
+            if catalog.node(registry.node()).is_some() {
+                return;
+            }
+            catalog.index(&Topic::Nodes)
+        };
+        registry.wait(&Topic::Nodes, seen, REGISTERING).await;
+    }
+}
+
+fn node_id(data_dir: &Path) -> Result<String, String> {
+    let path = data_dir.join(NODE_ID);
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    match std::fs::read_to_string(&path) {
+        Ok(text) if uuid::Uuid::parse_str(text.trim()).is_ok() => Ok(text.trim().to_owned()),
+        Ok(_) => Err(format!("{}: this is no UUID; remove the file, and a new one is made", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = uuid::Uuid::new_v4().to_string();
+            std::fs::write(&path, &id).map_err(failed)?;
+            Ok(id)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
