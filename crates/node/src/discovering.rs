@@ -3,11 +3,13 @@
 //! Beside the failure walk: readiness that changes is written here, too. Deliberately absent: routing to what Seawall runs,
 //! which rests on the controller alone.
 
+mod checks;
+mod making;
 mod own;
 mod reaper;
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ pub struct Discovering {
     alone: bool,
     /// It runs instances.
     serves: bool,
+    /// Where programs of checks run.
+    folder: PathBuf,
 }
 
 impl Discovering {
@@ -48,7 +52,13 @@ impl Discovering {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             script_checks: config.discovery.remote_script_checks,
         };
-        Ok(Self { registry: Arc::new(registry), facts, alone, serves: alone || cluster::serves(config) })
+        Ok(Self {
+            registry: Arc::new(registry),
+            facts,
+            alone,
+            serves: alone || cluster::serves(config),
+            folder: data_dir.to_owned(),
+        })
     }
 
     /// What is registered.
@@ -74,6 +84,7 @@ impl Discovering {
         }
         tokio::spawn(Arc::clone(&self.registry).follow());
         tokio::spawn(reaper::run(Arc::clone(&self.registry)));
+        tokio::spawn(checks::run(Arc::clone(&self.registry), self.folder));
         let own = own::Own {
             registry: self.registry,
             node_id: self.facts.node_id,

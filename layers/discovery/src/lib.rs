@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod definition;
 pub mod duration;
 pub mod fields;
+pub mod judge;
 pub mod key;
 pub mod locks;
 pub mod prepared;

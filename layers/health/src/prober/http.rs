@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -31,6 +31,21 @@ pub async fn request(
     host: SocketAddr,
     headers: &[(&str, &str)],
 ) -> Result<Answer, String> {
+    request_with(stream, method, path, host, headers, Bytes::new()).await
+}
+
+/// The same with a body.
+///
+/// # Errors
+/// See [`request`].
+pub async fn request_with(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Result<Answer, String> {
     let mut request = hyper::Request::builder().method(method).uri(path).header("connection", "close");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         request = request.header("host", host.to_string());
@@ -41,7 +56,7 @@ pub async fn request(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| format!("not a request: {error}"))?;
+    let request = request.body(Full::new(body)).map_err(|error| format!("not a request: {error}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let connection = tokio::spawn(connection);
     let broken = |error: hyper::Error| format!("{method} {path}: {}", root(&error));
