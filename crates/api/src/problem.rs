@@ -61,7 +61,9 @@ impl From<StoreError> for Problem {
             ),
             StoreError::Closed => Self::stopping(),
             StoreError::QuotaExceeded { .. } => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, text, "delete keys that are no longer needed")
+                let cure = "nothing was written; delete keys that are no longer needed, or raise `kvQuotaBytes` of the \
+                            service whose name they begin with (all keys together have 240 MiB)";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, text, cure)
             }
             StoreError::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, text, "nothing was written; split the value")

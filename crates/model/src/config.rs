@@ -6,6 +6,7 @@ mod acme;
 mod cluster;
 pub mod decode;
 mod discovery;
+mod foreign;
 mod listener;
 mod load;
 mod node;
@@ -23,6 +24,7 @@ pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
 pub use discovery::Discovery;
+pub use foreign::{Hystrix, Include, Includes, Rules, Sentinel};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
     MinVersion, ProxyVersion, Tcp,
@@ -61,8 +63,8 @@ record! {
         services: BTreeMap<ServiceName, Service> = BTreeMap::new(),
         /// Which request goes to which service; the first that matches wins.
         routes: Vec<Route> = Vec::new(),
-        /// More files with `services`, `routes` and `notify`, relative to this one.
-        include: Vec<String> = Vec::new(),
+        /// More files with `services`, `routes` and `notify`, relative to this one; and rules as other tools write them.
+        include: Includes = Includes::default(),
         /// Who is told when something is wrong.
         notify: Vec<Notify> = Vec::new(),
     }

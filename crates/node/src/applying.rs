@@ -202,6 +202,7 @@ impl Controller {
                 observe::notify::Notifier::start(&new.notify, &self.shell.journal, &PathBuf::from(&new.node.data_dir));
         }
         self.config = new;
+        self.seat.hold_to_quotas(&self.config);
         save_effective(&self.config);
         let message = format!(
             "configuration applied: {} added, {} removed, {} rolling, {} changed in place",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use data::{Store, Streams};
-use observe::metrics::{ControlMetrics, StreamGauges, StreamLabels};
+use observe::metrics::{ControlMetrics, ServiceLabels, StreamGauges, StreamLabels};
 
 /// Copies the figures of the moment in which it is called.
 pub fn refresher(
@@ -19,6 +19,13 @@ pub fn refresher(
         gauges.wal_bytes.set(whole(status.wal_bytes));
         gauges.used_bytes.set(whole(status.used_bytes));
         gauges.fsyncs.set(whole(counted.fsync_micros.count()));
+        gauges.service_bytes.clear();
+        gauges.service_quota_bytes.clear();
+        for (service, bytes) in counted.owners {
+            let labels = ServiceLabels { service };
+            gauges.service_bytes.get_or_create(&labels).set(whole(bytes.used));
+            gauges.service_quota_bytes.get_or_create(&labels).set(whole(bytes.quota));
+        }
         gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
         count_streams(&*streams, &metrics.streams);
     })

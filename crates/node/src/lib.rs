@@ -222,6 +222,7 @@ impl Start {
         discovering.start(shown, shell.lease_told.subscribe(), host).await;
         let notifier = Notifier::start(&self.config.notify, &journal, &data_dir);
         applying::save_effective(&self.config);
+        seat.hold_to_quotas(&self.config);
         let mut controller = Controller {
             shell,
             config: self.config.clone(),

@@ -3,12 +3,27 @@
 use std::time::Duration;
 
 use api::view::{ClusterView, Layer, MemberView, Node, Status, StoreView, StreamsView, Task};
+use data::OwnerBytes;
 use gateway::breaker::State;
-use model::NodeName;
+use model::{NodeName, ServiceName};
 
 use crate::cluster::world::World;
 use crate::controller::Controller;
 use crate::service::Service;
+
+/// A service whose keys take this part of what they may, in percent, is told of.
+const NEARLY_FULL: u64 = 80;
+
+/// That a service's keys have little room left.
+fn nearly_full(owners: &[(String, OwnerBytes)], name: &ServiceName) -> Option<String> {
+    let (_, OwnerBytes { used, quota }) = owners.iter().find(|(owner, _)| owner == name.as_str())?;
+    let percent = used * 100 / quota.max(&1);
+    (percent >= NEARLY_FULL).then(|| {
+        format!(
+            "its keys take {used} of {quota} bytes ({percent} %): beyond that writes are refused, see `kvQuotaBytes`"
+        )
+    })
+}
 
 /// What does not change about this node process.
 #[derive(Debug, Default)]
@@ -30,7 +45,13 @@ pub struct Facts {
 impl Controller {
     /// The status of this moment.
     pub fn view(&self) -> Status {
-        let services: Vec<_> = self.services.values().map(|service| service.view(&self.shell)).collect();
+        let owners = self.shell.store.metrics().owners;
+        let shown = |service: &Service| {
+            let mut view = service.view(&self.shell);
+            view.note = view.note.or_else(|| nearly_full(&owners, &service.name));
+            view
+        };
+        let services: Vec<_> = self.services.values().map(shown).collect();
         let store = self.shell.store.status();
         let streams = self.shell.streams.not_serving();
         let own = std::process::id();

@@ -120,6 +120,10 @@ pub struct StoreGauges {
     pub last_fsync_seconds: Gauge<f64, AtomicU64>,
     /// Bytes of keys and values.
     pub used_bytes: Gauge,
+    /// Those of each service's keys.
+    pub service_bytes: Family<ServiceLabels, Gauge>,
+    /// What they are held to.
+    pub service_quota_bytes: Family<ServiceLabels, Gauge>,
 }
 
 impl ControlMetrics {
@@ -173,6 +177,10 @@ impl ControlMetrics {
             Unit::Bytes,
             s.used_bytes.clone(),
         );
+        let used = "Keys and values of a service, 128 bytes for each pair included";
+        registry.register_with_unit("seawall_store_service_used", used, Unit::Bytes, s.service_bytes.clone());
+        let quota = "What the keys and values of a service may take";
+        registry.register_with_unit("seawall_store_service_quota", quota, Unit::Bytes, s.service_quota_bytes.clone());
         let s = &m.streams;
         registry.register("seawall_stream_serving", "1 while streams are served", s.serving.clone());
         let appended = "Entries of streams applied by this node since the start of the node process";

@@ -17,8 +17,8 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
-    /// The store is full. Deletes still work.
-    #[error("the store holds {used} of {quota} bytes and this write does not fit: delete keys first")]
+    /// The store, or the part of it that the key's owner may have, is full. Deletes still work.
+    #[error("{used} of {quota} bytes are taken and this write does not fit: delete keys first")]
     QuotaExceeded {
         /// Bytes in use.
         used: u64,

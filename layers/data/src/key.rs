@@ -39,6 +39,13 @@ impl Key {
         self.0.clone()
     }
 
+    /// Whose it is: the first part of a user's key that has several, which by convention is a service's name.
+    pub fn owner(&self) -> Option<&[u8]> {
+        let key = self.0.strip_prefix(crate::USER_KEYS.as_bytes())?;
+        let end = key.iter().position(|byte| *byte == b'/')?;
+        Some(&key[..end]).filter(|owner| !owner.is_empty())
+    }
+
     /// The key as text, if it is UTF-8.
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()

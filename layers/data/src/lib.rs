@@ -22,7 +22,7 @@ pub mod memory;
 pub use error::{NotServing, StoreError};
 pub use key::{Key, KeyRange, MAX_KEY_BYTES};
 pub use lease::{LeaseClock, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL};
-pub use metrics::{Histogram, StoreMetrics};
+pub use metrics::{Histogram, OwnerBytes, StoreMetrics};
 pub use model::Revision;
 pub use state::{Applied, Command, LeaseRecord, Response, StateMachine};
 pub use status::{Durability, RaftRole, Status};

@@ -80,6 +80,17 @@ pub struct StoreMetrics {
     pub watchers: u64,
     /// Watchers dropped for being slow.
     pub lagged_watchers: u64,
+    /// What the keys of each owner take who has a quota, by name, as far as this node has applied.
+    pub owners: Vec<(String, OwnerBytes)>,
+}
+
+/// What the keys of an owner take, see [`Key::owner`](crate::Key::owner). In bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnerBytes {
+    /// Keys and values, with overhead.
+    pub used: u64,
+    /// Most they may take.
+    pub quota: u64,
 }
 
 impl Default for StoreMetrics {
@@ -94,6 +105,7 @@ impl Default for StoreMetrics {
             segments: 0,
             watchers: 0,
             lagged_watchers: 0,
+            owners: Vec::new(),
         }
     }
 }

@@ -130,6 +130,8 @@ pub struct StateMachine {
     revision: Revision,
     last_lease: u64,
     used_bytes: u64,
+    /// The part of it that each owner's keys take. Not in snapshots: it follows from the pairs.
+    used_by: RedBlackTreeMapSync<Bytes, u64>,
     pairs: RedBlackTreeMapSync<Key, Pair>,
     leases: RedBlackTreeMapSync<LeaseId, Lease>,
 }
@@ -171,6 +173,17 @@ impl StateMachine {
     /// Bytes that count against the quota.
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes
+    }
+
+    /// The part of [`Self::used_bytes`] that keys of this owner take, see [`Key::owner`].
+    pub fn used_by(&self, owner: &[u8]) -> u64 {
+        self.used_by.get(owner).copied().unwrap_or(0)
+    }
+
+    /// How many bytes more its owner's keys would take with this pair in the store.
+    pub fn growth(&self, key: &Key, value: &Bytes) -> u64 {
+        let now = self.pairs.get(key).map_or(0, |pair| pair_bytes(key, &pair.value));
+        pair_bytes(key, value).saturating_sub(now)
     }
 
     /// Number of the last lease granted.
@@ -312,7 +325,7 @@ impl StateMachine {
                     None => self.insert(key.clone(), pair),
                     // In its place: the tree is walked once and stays as it is.
                     Some((of, bytes)) if of == *lease => {
-                        self.used_bytes = self.used_bytes - bytes + pair_bytes(key, value);
+                        self.count(key, bytes, pair_bytes(key, value));
                         if let Some(place) = self.pairs.get_mut(key) {
                             *place = pair;
                         }
@@ -337,7 +350,7 @@ impl StateMachine {
     }
 
     fn insert(&mut self, key: Key, pair: Pair) {
-        self.used_bytes += pair_bytes(&key, &pair.value);
+        self.count(&key, 0, pair_bytes(&key, &pair.value));
         if let Some(lease) = pair.lease.and_then(|lease| self.leases.get_mut(&lease)) {
             lease.keys.insert_mut(key.clone());
         }
@@ -346,11 +359,26 @@ impl StateMachine {
 
     fn remove(&mut self, key: &Key) {
         let Some(pair) = self.pairs.get(key) else { return };
-        self.used_bytes -= pair_bytes(key, &pair.value);
-        if let Some(lease) = pair.lease.and_then(|lease| self.leases.get_mut(&lease)) {
+        let (bytes, lease) = (pair_bytes(key, &pair.value), pair.lease);
+        if let Some(lease) = lease.and_then(|lease| self.leases.get_mut(&lease)) {
             lease.keys.remove_mut(key);
         }
         self.pairs.remove_mut(key);
+        self.count(key, bytes, 0);
+    }
+
+    /// A pair takes another number of bytes than before.
+    fn count(&mut self, key: &Key, before: u64, after: u64) {
+        self.used_bytes = self.used_bytes - before + after;
+        let Some(owner) = key.owner().filter(|_| before != after) else { return };
+        let used = self.used_by(owner) - before + after;
+        if used == 0 {
+            self.used_by.remove_mut(owner);
+        } else if let Some(place) = self.used_by.get_mut(owner) {
+            *place = used;
+        } else {
+            self.used_by.insert_mut(Bytes::copy_from_slice(owner), used);
+        }
     }
 
     fn grant(&mut self, ttl: Duration) -> Response {

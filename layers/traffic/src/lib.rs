@@ -7,6 +7,7 @@ mod keys;
 pub mod limit;
 mod pace;
 mod warm_up;
+mod window;
 
 pub use keys::Keys;
 pub use limit::{Behaviour, Decision, LimitPolicy, Limiter};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::keys::Keys;
 use crate::pace::take;
 use crate::warm_up::WarmUp;
+use crate::window;
 
 /// What is admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,9 @@ pub struct LimitPolicy {
 pub enum Behaviour {
     /// It is refused.
     Reject,
+    /// It is refused when the second that ends now had them all: counted in halves, as Sentinel's default controller
+    /// does. There is no other burst, and no key.
+    Window,
     /// It is refused, and after a pause the rate grows from a part to the whole.
     WarmUp {
         /// How long that takes under load.
@@ -57,6 +61,8 @@ pub struct Limiter {
     interval: u64,
     burst: u64,
     queue: Option<u64>,
+    /// With a window: so many a second. Its counts are in `pace` then.
+    window: Option<u64>,
     pace: AtomicU64,
     warm_up: Option<WarmUp>,
     keys: Option<Keys>,
@@ -80,6 +86,7 @@ impl Limiter {
             interval: 1_000_000_000 / u64::from(qps),
             burst: policy.burst.max(1).into(),
             queue,
+            window: (policy.behaviour == Behaviour::Window).then_some(qps.into()),
             pace: AtomicU64::new(0),
             warm_up,
             keys: policy.keys.map(Keys::new),
@@ -89,6 +96,10 @@ impl Limiter {
     /// Whether a request is admitted at `now`, any origin's time, that does not go back. `hash` is its key's.
     pub fn ask(&self, hash: u64, now: Duration) -> Decision {
         let now = nanos(now);
+        if let Some(limit) = self.window {
+            let refused = |left| Decision::Refused(Duration::from_nanos(left));
+            return window::count(&self.pace, now, limit).map_or_else(refused, |()| Decision::Admitted);
+        }
         let pace = self.keys.as_ref().map_or(&self.pace, |keys| keys.pace(hash, now));
         let interval = self.warm_up.as_ref().map_or(self.interval, |warm_up| warm_up.interval(now));
         // A cold limit lets a smaller burst through: one of the whole rate would be much of its first second.

@@ -43,6 +43,17 @@ impl Places {
         self.fields.iter().any(|(name, _)| name == field)
     }
 
+    /// These places under other names, each with the one it is written under first; the others are left out.
+    pub fn renamed(&self, names: &[(&str, &str)]) -> Self {
+        let has = names.iter().filter(|(written, _)| self.has(written));
+        Self::from_parts(self.whole, has.map(|(written, name)| ((*name).to_owned(), self.field(written))))
+    }
+
+    /// The place of the whole, and of each field that was written.
+    pub fn from_parts(whole: Place, fields: impl Iterator<Item = (String, Place)>) -> Self {
+        Self { whole, fields: fields.collect() }
+    }
+
     /// The places of a mapping's keys.
     pub fn of(node: &Node) -> Self {
         let fields = match &node.kind {

@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::decode::{Decode, Places};
+use super::foreign::{Target, Tool};
 use super::yaml::{self, Kind, Node};
-use super::{Config, validate};
+use super::{Config, Include, Rules, validate};
 use crate::diagnostic::{Diagnostics, Place, Sources};
 
 /// The most files one configuration may be made of.
@@ -149,9 +150,9 @@ impl Loader<'_> {
     }
 
     fn includes(&mut self, main_path: &Path, main: &mut Config) {
-        let mut queue: Vec<(PathBuf, String, Place)> = queue_of(main_path, main);
-        while let Some((folder, name, place)) = queue.pop() {
-            let path = folder.join(&name);
+        let mut rules = Vec::new();
+        let mut queue = queue_of(main_path, main, &mut rules);
+        while let Some((path, place)) = queue.pop() {
             if self.sources.contains(&path) {
                 self.diagnostics.error(
                     place,
@@ -165,8 +166,37 @@ impl Loader<'_> {
                 return;
             }
             let Some(included) = self.file(&path, Some(place)) else { continue };
-            queue.extend(queue_of(&path, &included));
+            queue.extend(queue_of(&path, &included, &mut rules));
             self.merge(main, included);
+        }
+        // Now all services are known.
+        for (folder, rules) in rules.iter().take(MAX_FILES) {
+            for (file, tool) in rules.files() {
+                self.rules(main, &folder.join(&file.path), file.at, tool);
+            }
+        }
+    }
+
+    /// Puts the rules of another tool's file in force.
+    fn rules(&mut self, main: &mut Config, path: &Path, place: Place, tool: Tool<'_>) {
+        if self.sources.contains(path) {
+            self.diagnostics.error(place, format!("{} is read twice", path.display()), "name each file once");
+            return;
+        }
+        match (self.read)(path) {
+            Ok(text) if text.len() > yaml::MAX_BYTES => {
+                let message = format!("{} has {} bytes; the limit is {}", path.display(), text.len(), yaml::MAX_BYTES);
+                self.diagnostics.error(place, message, "leave out what no service needs");
+            }
+            Ok(text) => {
+                let file = self.sources.add(path, text);
+                let mut target = Target { config: main, diagnostics: &mut self.diagnostics };
+                target.put(tool, self.sources.text(file), file);
+            }
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", path.display());
+                self.diagnostics.error(place, message, "check the path and its permissions");
+            }
         }
     }
 
@@ -223,8 +253,17 @@ fn resolve_paths(config: &mut Config, file: &Path) {
     }
 }
 
-fn queue_of(path: &Path, config: &Config) -> Vec<(PathBuf, String, Place)> {
-    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    let place = config.at.field("include");
-    config.include.iter().rev().map(|name| (folder.clone(), name.clone(), place)).collect()
+/// The files that `config` includes, the last one first; rules of other tools go to `rules`, with their folder.
+fn queue_of(path: &Path, config: &Config, rules: &mut Vec<(PathBuf, Rules)>) -> Vec<(PathBuf, Place)> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let file = |include: &Include| match include {
+        Include::File(file) => Some((folder.join(&file.path), file.at)),
+        Include::Rules(found) => {
+            rules.push((folder.to_owned(), (**found).clone()));
+            None
+        }
+    };
+    let mut files: Vec<_> = config.include.0.iter().filter_map(file).collect();
+    files.reverse();
+    files
 }

@@ -51,6 +51,8 @@ record! {
         on_demote: Option<Hook> = None,
         /// The stream in which its primary writes down what its standbys must have: sealed at each promotion, and nobody is promoted who has not read it to its end.
         stream: Option<ServiceStream> = None,
+        /// Most bytes that keys which begin with the service's name and `/` may take in the key-value store, with 128 for each pair. A write that would take more is refused with 507.
+        kv_quota_bytes: u64 = 67_108_864,
         /// Labels, for selection.
         labels: BTreeMap<String, String> = BTreeMap::new(),
         /// Requests wait while nobody can answer them, instead of failing.

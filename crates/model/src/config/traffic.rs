@@ -221,6 +221,8 @@ words! {
     Behaviour {
         /// It is refused.
         Reject = "reject",
+        /// It is refused when the second that ends now had all of `qps`, counted in halves as Sentinel does; they may come at once. Without `burst` and `key`.
+        Window = "window",
         /// It is refused, and after a pause the rate grows slowly.
         WarmUp = "warmUp",
         /// It waits for its turn.

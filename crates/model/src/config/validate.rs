@@ -22,6 +22,8 @@ use crate::id::ServiceName;
 
 /// The most instances of one service.
 pub const MAX_REPLICAS: u32 = 1000;
+/// What a service's keys may be held to, in bytes: at most what the store lets users have.
+const KV_QUOTAS: std::ops::RangeInclusive<u64> = 4096..=251_658_240;
 
 /// Checks a decoded configuration.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
@@ -160,6 +162,15 @@ impl Checker<'_> {
         let total = service.total_replicas();
         if service.endpoints.is_empty() && total > MAX_REPLICAS {
             self.error("replicas", format!("{total} replicas"), format!("at most {MAX_REPLICAS}"));
+        }
+        if !KV_QUOTAS.contains(&service.kv_quota_bytes) {
+            let message = format!(
+                "`kvQuotaBytes: {}` is not from {} to {}",
+                service.kv_quota_bytes,
+                KV_QUOTAS.start(),
+                KV_QUOTAS.end()
+            );
+            self.error("kvQuotaBytes", message, "leave it out for 67108864");
         }
         if let Some(minimum) = service.min_available
             && minimum > total

@@ -9,8 +9,8 @@ use data::{Store, StoreError, Streams};
 use data_raft::{
     CertificateAnswer, CertificateRequest, Members, OpenError, Options, Peers, RaftStore, RemoteOptions, RemoteStore,
 };
-use model::Config;
-use model::config::{Durability, NodeRole};
+use model::config::{Durability, NodeRole, Service};
+use model::{Config, ServiceName};
 
 use crate::offline::STORE;
 
@@ -87,6 +87,14 @@ impl Seat {
             Self::Member(store) => crate::streams::open(store, config)?,
             Self::Agent(store) => store.open_streams(),
         })
+    }
+
+    /// Holds each service's keys to its `kvQuotaBytes`. An agent holds none.
+    pub fn hold_to_quotas(&self, config: &Config) {
+        if let Self::Member(store) = self {
+            let quota = |(name, service): (&ServiceName, &Service)| (name.to_string(), service.kv_quota_bytes);
+            store.hold_to(config.services.iter().map(quota).collect());
+        }
     }
 
     /// See [`RaftStore::members`].

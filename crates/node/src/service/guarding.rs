@@ -276,6 +276,7 @@ fn rate_limit(written: &config::RateLimit) -> RateLimit {
         burst: written.burst.unwrap_or(written.qps / 20).max(1),
         behaviour: match written.behaviour {
             config::Behaviour::Reject => Behaviour::Reject,
+            config::Behaviour::Window => Behaviour::Window,
             config::Behaviour::WarmUp => {
                 Behaviour::WarmUp { period: written.warm_up_period, cold_factor: written.cold_factor }
             }

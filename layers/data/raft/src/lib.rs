@@ -29,6 +29,7 @@ mod node;
 mod open_error;
 mod options;
 mod peers;
+mod quotas;
 mod record;
 mod remote;
 mod replica;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::abort::AbortOnPanic;
 use crate::gather::{Line, Waiting};
 use crate::options::Options;
+use crate::quotas::Quotas;
 use crate::snapshot::{self, Image};
 use crate::snapshots::{self, Snapshots};
 use crate::streams::STREAMS_GROUP;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub rounds: Line<(), LogId>,
     /// and where they come out: taken by whoever answers them.
     pub waiting_for_rounds: Mutex<Option<mpsc::Receiver<Waiting<(), LogId>>>>,
+    /// What owners of keys may hold.
+    pub quotas: Quotas,
     /// What a witness's tasks share; without meaning elsewhere.
     pub witness: Witness,
 }
@@ -84,6 +87,7 @@ impl Shared {
             heard: Mutex::new(among_others.then(Instant::now)),
             rounds,
             waiting_for_rounds: Mutex::new(Some(waiting)),
+            quotas: Quotas::default(),
             witness: Witness::default(),
         };
         shared.restart_leases();

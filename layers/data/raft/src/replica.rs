@@ -144,8 +144,12 @@ impl Replica {
     pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(u64, Reply), StoreError> {
         self.serving()?;
         witness::refuse(self)?;
+        let mut admitted = self.shared.quotas.admit(proposal, || lock(&self.shared.view).state.clone());
+        let Some(proposal) = admitted.proposal.take() else {
+            return Ok((0, admitted.answers(Reply::Store(Vec::new()))));
+        };
         match self.raft.client_write(proposal).await {
-            Ok(written) => Ok((written.log_id.index, written.data)),
+            Ok(written) => Ok((written.log_id.index, admitted.answers(written.data))),
             // Refused before it was appended.
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(self.elsewhere(&forward)),
             // It may be on disk, or not: nobody knows until the log is read again.

@@ -1,5 +1,6 @@
 //! The `Store` over one Raft group: what the leader must do is done here or there, what was applied is read here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -142,6 +143,12 @@ impl RaftStore {
             }
         }
         CertificateAnswer::Elsewhere
+    }
+
+    /// Holds the keys of owners ([`data::Key::owner`]) to so many bytes, by name, as long as this node leads: every node
+    /// must be told the same. Who is not named is held to nothing but the store's own quota.
+    pub fn hold_to(&self, quotas: BTreeMap<String, u64>) {
+        self.replica().shared.quotas.set(quotas);
     }
 
     /// The members as the leader sees them; without a leader, as this node knows them.
@@ -428,6 +435,8 @@ impl Store for RaftStore {
         let mut metrics = shared.wal.metrics();
         metrics.snapshot_failures = shared.snapshots.failures.load(Ordering::Relaxed);
         (metrics.watchers, metrics.lagged_watchers) = shared.hub.counts();
+        let state = lock(&shared.view).state.clone();
+        metrics.owners = shared.quotas.held(&state);
         metrics
     }
 

@@ -201,6 +201,37 @@ fn the_quota_refuses_growth_and_lets_deletes_and_replacements_through() {
 }
 
 #[test]
+fn what_the_keys_of_each_owner_take_is_counted_through_everything_that_changes_them() {
+    let mut state = StateMachine::default();
+    let owned = |name: &str| Key::try_from(name).unwrap();
+    let Response::LeaseGranted { lease, .. } =
+        state.apply(&Command::LeaseGrant { ttl: std::time::Duration::from_secs(1) }).response
+    else {
+        panic!()
+    };
+    let apply = |state: &mut StateMachine, txn: Txn| state.apply(&Command::Txn { txn, quota_bytes: u64::MAX });
+    apply(&mut state, Txn::put(owned("kv/a/1"), vec![0; 100]));
+    apply(&mut state, Txn::put(owned("kv/a/1"), vec![0; 50]));
+    let leased = Op::Put { key: owned("kv/a/2"), value: vec![0; 10].into(), lease: Some(lease) };
+    apply(&mut state, Txn::default().then(leased));
+    apply(&mut state, Txn::put(owned("kv/b/1"), vec![0; 7]));
+    for of_nobody in ["kv/a", "kv//a", "other/a/1"] {
+        apply(&mut state, Txn::put(owned(of_nobody), vec![0; 1000]));
+    }
+    let pair = |bytes: u64| 6 + bytes + 128;
+    assert_eq!((state.used_by(b"a"), state.used_by(b"b")), (pair(50) + pair(10), pair(7)));
+    assert_eq!(state.growth(&owned("kv/a/1"), &vec![0; 60].into()), 10);
+    assert_eq!(state.growth(&owned("kv/a/1"), &vec![0; 40].into()), 0);
+    state.apply(&Command::LeaseRevoke { lease });
+    assert_eq!(state.used_by(b"a"), pair(50));
+    let mut again = StateMachine::restore(state.revision(), state.last_lease());
+    state.pairs().for_each(|pair| again.restore_pair(pair));
+    assert_eq!(again.used_by(b"a"), pair(50));
+    apply(&mut state, Txn::delete(KeyRange::prefix(b"kv/".to_vec())));
+    assert_eq!((state.used_by(b"a"), state.used_by(b"b")), (0, 0));
+}
+
+#[test]
 fn a_read_inside_a_transaction_sees_the_writes_before_it() {
     let mut state = StateMachine::default();
     let read = Txn::put(key(1), "a").then(Op::Range(RangeRequest::key(&key(1)))).then(Op::put(key(2), "b"));

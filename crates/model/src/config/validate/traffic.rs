@@ -72,7 +72,7 @@ fn check_breaker(breaker: &CircuitBreaker, error: Report<'_>) {
     if one_of_two {
         let cure = "write both: slowRatio: 0.5 and slowThreshold: 200ms";
         error(at.whole, "`slowRatio` and `slowThreshold` belong together", cure);
-    } else if !OPENERS.iter().any(|key| at.has(key)) {
+    } else if !OPENERS.iter().any(|key| at.has(key)) && breaker.preset.is_none() {
         let cure = "add errorRatio: 0.5, or slowRatio and slowThreshold, or errorCount, or a preset";
         error(at.whole, "a circuit breaker that nothing opens", cure);
     }
@@ -180,6 +180,14 @@ fn check_limit(limit: &RateLimit, error: Report<'_>) {
     }
     if limit.behaviour == Behaviour::Queue && limit.burst.is_some() {
         error(at.field("burst"), "`burst` with `queue`", "remove it: requests in a queue pass one after the other");
+    }
+    if limit.behaviour == Behaviour::Window && limit.burst.is_some() {
+        error(at.field("burst"), "`burst` with `window`", "remove it: all of `qps` may come at once");
+    }
+    if limit.behaviour == Behaviour::Window
+        && let Some(key) = &limit.key
+    {
+        error(key.at.whole, "`window` with a `key`", "keys have no window of their own: `reject` or `queue`");
     }
     if limit.behaviour == Behaviour::Queue && limit.max_queueing_time > Duration::from_secs(60) {
         error(at.field("maxQueueingTime"), "requests would wait for more than a minute", "e.g. maxQueueingTime: 500ms");

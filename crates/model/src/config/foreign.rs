@@ -1,0 +1,250 @@
+//! Rules in the files of other tools, put in force for services as if they had been written there: Sentinel's JSON lists
+//! and Hystrix' properties. Every mistake points into the tool's own file, and what has no counterpart here is refused by
+//! its name. Read after all of Seawall's own files, before the rules over several keys (`validate`).
+//! Deliberately absent: what the rules do (`traffic.rs`), and reading files (`load.rs`).
+
+mod hystrix;
+mod sentinel;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::decode::{Decode, FilePath, record, text, wrong};
+use super::node::default_of;
+use super::yaml::{Kind, Node};
+use super::{CircuitBreaker, Concurrency, Config, RateLimit, Traffic};
+use crate::diagnostic::{Diagnostics, Place, nearest};
+use crate::id::ServiceName;
+
+/// One thing to include.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Include {
+    /// A file of Seawall's own.
+    File(FilePath),
+    /// Rules in another tool's files.
+    Rules(Box<Rules>),
+}
+
+record! {
+    /// Rules as other tools write them.
+    Rules as "rules in `include`" {
+        /// Sentinel's.
+        sentinel: Option<Sentinel> = None,
+        /// Hystrix'.
+        hystrix: Option<Hystrix> = None,
+    }
+}
+
+record! {
+    /// Files of Sentinel's rules, each a JSON list as its data sources have it.
+    Sentinel as "`sentinel`" {
+        /// `FlowRule`s: they become `rateLimit`, or `concurrency` for grade 0.
+        flow: Option<FilePath> = None,
+        /// `DegradeRule`s: they become `circuitBreaker`.
+        degrade: Option<FilePath> = None,
+        /// Which service each resource is. One that is not named here has the service's own name.
+        resources: BTreeMap<String, ServiceName> = BTreeMap::new(),
+    }
+}
+
+record! {
+    /// A file of Hystrix' properties.
+    Hystrix as "`hystrix`" {
+        /// A Java properties file with `hystrix.command.KEY.…`; `default` as KEY is in force for every command it names, and for all in `commands`.
+        properties: FilePath,
+        /// Which service each command is. One that is not named here has the service's own name.
+        commands: BTreeMap<String, ServiceName> = BTreeMap::new(),
+    }
+}
+
+impl Decode for Include {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.kind {
+            Kind::Scalar { .. } => FilePath::decode(node, diagnostics).map(Self::File),
+            Kind::Map(_) => Rules::decode(node, diagnostics).map(|rules| Self::Rules(Box::new(rules))),
+            _ => {
+                wrong(node, "a file, or `sentinel: {…}` or `hystrix: {…}`", diagnostics);
+                None
+            }
+        }
+    }
+
+    fn encode(&self) -> Value {
+        match self {
+            Self::File(file) => file.encode(),
+            Self::Rules(rules) => rules.encode(),
+        }
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        json!({ "oneOf": [FilePath::schema(definitions), Rules::schema(definitions)] })
+    }
+}
+
+/// All that is included: a list, or one mapping.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Includes(pub Vec<Include>);
+
+impl Decode for Includes {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match node.kind {
+            Kind::Map(_) => Include::decode(node, diagnostics).map(|one| Self(vec![one])),
+            _ => Vec::decode(node, diagnostics).map(Self),
+        }
+    }
+
+    fn encode(&self) -> Value {
+        self.0.encode()
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        let one = Include::schema(definitions);
+        json!({ "oneOf": [{ "type": "array", "items": one }, Rules::schema(definitions)] })
+    }
+}
+
+/// A number that may have a fraction.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Number(f64);
+
+impl Number {
+    /// It as a count, if it is one.
+    fn whole(self) -> Option<u32> {
+        let number = self.0;
+        (number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number)).then_some(number as u32)
+    }
+}
+
+impl Decode for Number {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        const EXPECTED: &str = "a number of 0 or more";
+        let number = text(node, EXPECTED, diagnostics)?.parse().ok().filter(|number| (0.0..1e15).contains(number));
+        if number.is_none() {
+            wrong(node, EXPECTED, diagnostics);
+        }
+        number.map(Self)
+    }
+
+    fn encode(&self) -> Value {
+        self.0.into()
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        json!({ "type": "number", "minimum": 0 })
+    }
+}
+
+/// A value that means nothing here, whatever it is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Ignored;
+
+impl Decode for Ignored {
+    fn decode(_: &Node, _: &mut Diagnostics) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn encode(&self) -> Value {
+        Value::Null
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        json!({})
+    }
+}
+
+/// What a rule became.
+enum Guard {
+    Limit(RateLimit),
+    Concurrency(Concurrency),
+    Breaker(CircuitBreaker),
+}
+
+/// Where rules go, and where their mistakes are told.
+pub(super) struct Target<'a> {
+    pub config: &'a mut Config,
+    pub diagnostics: &'a mut Diagnostics,
+}
+
+impl Target<'_> {
+    /// Puts the rules of one text in force, which is `file` in the sources.
+    pub(super) fn put(&mut self, tool: Tool<'_>, text: &str, file: u16) {
+        match tool {
+            Tool::Flow(names) => sentinel::flow(self, names, text, file),
+            Tool::Degrade(names) => sentinel::degrade(self, names, text, file),
+            Tool::Hystrix(names) => hystrix::properties(self, names, text, file),
+        }
+    }
+
+    /// The service that a tool means by a name of its own.
+    fn service(
+        &mut self,
+        what: &str,
+        name: &str,
+        names: &BTreeMap<String, ServiceName>,
+        place: Place,
+    ) -> Option<ServiceName> {
+        let service = names.get(name).cloned().unwrap_or_else(|| ServiceName::from(name));
+        if self.config.services.contains_key(&service) {
+            return Some(service);
+        }
+        let known = self.config.services.keys().map(ServiceName::as_str);
+        let cure = match nearest(service.as_str(), known) {
+            Some(near) => format!("say which service it is beside the file in `include`, e.g. {{ {name}: {near} }}"),
+            None => "say which service it is beside the file in `include`".to_owned(),
+        };
+        self.diagnostics.error(place, format!("{what} `{name}` is no service: there is no `{service}`"), cure);
+        None
+    }
+
+    /// Puts a guard in front of a service that has none of its kind.
+    fn guard(&mut self, service: &ServiceName, guard: Guard, place: Place) {
+        let Some(service) = self.config.services.get_mut(service) else { return };
+        let traffic = service.traffic.get_or_insert_with(default_of::<Traffic>);
+        let taken = match &guard {
+            Guard::Limit(_) => traffic.rate_limit.as_ref().map(|has| ("rateLimit", has.at.whole)),
+            Guard::Concurrency(_) => traffic.concurrency.as_ref().map(|has| ("concurrency", has.at.whole)),
+            Guard::Breaker(_) => traffic.circuit_breaker.as_ref().map(|has| ("circuitBreaker", has.at.whole)),
+        };
+        if let Some((key, at)) = taken {
+            let message = format!("this is a `{key}`, and the service has one already (line {})", at.line);
+            self.diagnostics.error(place, message, "one of each kind for a service: remove one of the two");
+            return;
+        }
+        match guard {
+            Guard::Limit(limit) => traffic.rate_limit = Some(limit),
+            Guard::Concurrency(concurrency) => traffic.concurrency = Some(concurrency),
+            Guard::Breaker(breaker) => traffic.circuit_breaker = Some(breaker),
+        }
+    }
+
+    /// The time of a whole request, for routes to a service that have none of their own.
+    fn time_out(&mut self, service: &ServiceName, after: Duration) {
+        for route in &mut self.config.routes {
+            if route.timeout.is_none() && route.to.as_ref().is_some_and(|to| to.service == *service) {
+                route.timeout = Some(after);
+            }
+        }
+    }
+}
+
+/// Whose file it is, and how it names services.
+#[derive(Clone, Copy)]
+pub(super) enum Tool<'a> {
+    Flow(&'a BTreeMap<String, ServiceName>),
+    Degrade(&'a BTreeMap<String, ServiceName>),
+    Hystrix(&'a BTreeMap<String, ServiceName>),
+}
+
+impl Rules {
+    /// The files, and whose they are.
+    pub(super) fn files(&self) -> Vec<(&FilePath, Tool<'_>)> {
+        let sentinel = self.sentinel.iter().flat_map(|sentinel| {
+            let flow = sentinel.flow.iter().map(|file| (file, Tool::Flow(&sentinel.resources)));
+            flow.chain(sentinel.degrade.iter().map(|file| (file, Tool::Degrade(&sentinel.resources))))
+        });
+        let hystrix = self.hystrix.iter().map(|hystrix| (&hystrix.properties, Tool::Hystrix(&hystrix.commands)));
+        sentinel.chain(hystrix).collect()
+    }
+}

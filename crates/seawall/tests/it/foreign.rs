@@ -1,0 +1,128 @@
+//! Rules in Sentinel's and Hystrix' own files, seen through the gateway: what is observed is what the tool does with the
+//! same file. The meaning of each field is read from the classes that `model/src/config/foreign/` names.
+
+use std::time::{Duration, Instant};
+
+use crate::support::http::Answer;
+use crate::support::{Seawall, configuration, wait};
+
+const SHOP: &str = r#"
+services:
+  order-service: { command: [DEMO] }
+  stock: { command: [DEMO] }
+routes:
+  - { match: { pathPrefix: /stock }, to: { service: stock } }
+  - { to: { service: order-service } }
+"#;
+
+/// The shop, with another tool's file beside its own.
+fn up(include: &str, file: &str, text: &str) -> Seawall {
+    let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    std::fs::write(folder.path().join(file), text).unwrap();
+    let body = configuration(&format!("include: {include}\n{SHOP}"));
+    std::fs::write(folder.path().join("seawall.yaml"), body).unwrap();
+    let seawall = Seawall::up_in(folder);
+    seawall.wait_ready("order-service");
+    seawall.wait_ready("stock");
+    seawall
+}
+
+fn reason(answer: &Answer) -> Option<&str> {
+    answer.header("seawall-reason")
+}
+
+/// Asks until the breaker is open. A request may come before the one ahead of it is counted, so what opened it is told by
+/// the event.
+fn opens(seawall: &Seawall, service: &str, path: &str, why: &str) {
+    let refused = wait("it opens", || Some(seawall.get(path)).filter(|answer| reason(answer) == Some("breaker-open")));
+    assert_eq!(refused.status, 503);
+    let opened = seawall.event("breaker-opened", service);
+    assert!(opened["message"].as_str().unwrap().contains(why), "{opened}");
+}
+
+/// The source document's rule, as a Sentinel data source has it: 100 a second of `orderService`.
+const ORDERS: &str = r#"[{"resource": "orderService", "count": 100.0, "grade": 1}]"#;
+
+#[test]
+fn sentinels_default_controller_lets_all_of_a_second_come_at_once() {
+    let seawall =
+        up("[{ sentinel: { flow: flow.json, resources: { orderService: order-service } } }]", "flow.json", ORDERS);
+    // From a half of a second's begin on, or from later in it: in one half and the next there are 100.
+    let begun = Instant::now();
+    let answers: Vec<u16> = (0..150).map(|_| seawall.get("/").status).collect();
+    let halves = begun.elapsed().as_millis() / 500;
+    let admitted = answers.iter().filter(|status| **status == 200).count();
+    assert!(answers[..100].iter().all(|status| *status == 200), "100 come at once: {answers:?}");
+    assert!(admitted as u128 <= 100 * (1 + halves), "{admitted} in {:?}", begun.elapsed());
+    if halves == 0 {
+        assert_eq!(answers[100..], [429; 50], "within half a second there are no others");
+    }
+    let refused = wait("it is refused again", || Some(seawall.get("/")).filter(|answer| answer.status == 429));
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    wait("the second has gone by", || Some(seawall.get("/")).filter(|answer| answer.status == 200));
+    assert_eq!(seawall.get("/stock").status, 200, "another resource");
+}
+
+#[test]
+fn sentinels_grade_0_counts_what_is_under_way() {
+    let rule = r#"[{"resource": "stock", "grade": 0, "count": 1}]"#;
+    let seawall = up("{ sentinel: { flow: flow.json } }", "flow.json", rule);
+    seawall.fault("stock-0", "slow?ms=60000");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| seawall.get("/stock"));
+        wait("one is under way", || (seawall.service("stock")["traffic"]["concurrency"]["active"] == 1).then_some(()));
+        let second = seawall.get("/stock");
+        assert_eq!((second.status, reason(&second)), (503, Some("too-many-requests-pending")));
+        assert_eq!(seawall.get("/").status, 200);
+        // The first one is let go.
+        seawall.fault("stock-0", "crash");
+        let _ = first.join();
+    });
+}
+
+#[test]
+fn sentinels_error_count_opens_beyond_it_and_closes_after_a_probe() {
+    let rule = r#"[{"resource": "stock", "grade": 2, "count": 6, "timeWindow": 1, "minRequestAmount": 3, "statIntervalMs": 60000}]"#;
+    let seawall = up("{ sentinel: { degrade: degrade.json } }", "degrade.json", rule);
+    seawall.fault("stock-0", "fail");
+    opens(&seawall, "stock", "/stock", ": 7 requests failed (> 6)");
+    let opened = Instant::now();
+    seawall.fault("stock-0", "none");
+    wait("a probe has passed", || Some(seawall.get("/stock")).filter(|answer| answer.status == 200));
+    assert!(opened.elapsed() > Duration::from_millis(800), "it stays open for its timeWindow: {:?}", opened.elapsed());
+    seawall.event("breaker-closed", "stock");
+}
+
+#[test]
+fn sentinels_slow_calls_open_at_their_part() {
+    let rule = r#"[{"resource": "stock", "grade": 0, "count": 50, "slowRatioThreshold": 1.0, "timeWindow": 60, "minRequestAmount": 4, "statIntervalMs": 60000}]"#;
+    let seawall = up("{ sentinel: { degrade: degrade.json } }", "degrade.json", rule);
+    seawall.fault("stock-0", "slow?ms=120");
+    // A part of 1 is reached by being equal.
+    opens(&seawall, "stock", "/stock", "4 of 4 requests were slow");
+}
+
+#[test]
+fn hystrix_opens_at_its_percentage_and_times_out() {
+    let properties = "hystrix.command.default.circuitBreaker.requestVolumeThreshold=4\n\
+                      hystrix.command.default.metrics.rollingStats.timeInMilliseconds=60000\n\
+                      hystrix.command.default.circuitBreaker.sleepWindowInMilliseconds=1000\n\
+                      hystrix.command.stock.execution.isolation.thread.timeoutInMilliseconds=150\n\
+                      hystrix.command.OrderCommand.execution.timeout.enabled=false\n";
+    let include = "[{ hystrix: { properties: commands.properties, commands: { OrderCommand: order-service } } }]";
+    let seawall = up(include, "commands.properties", properties);
+    let both = [seawall.get("/"), seawall.get("/")].iter().all(|answer| answer.status == 200);
+    assert!(both);
+    seawall.fault("order-service-0", "fail");
+    // Hystrix opens at its percentage, not beyond it.
+    opens(&seawall, "order-service", "/", "2 of 4 requests failed (>= 50%)");
+    let opened = Instant::now();
+    seawall.fault("order-service-0", "none");
+    wait("a probe has passed", || Some(seawall.get("/")).filter(|answer| answer.status == 200));
+    assert!(opened.elapsed() > Duration::from_millis(800), "it sleeps for its window: {:?}", opened.elapsed());
+
+    seawall.fault("stock-0", "slow?ms=60000");
+    let begun = Instant::now();
+    assert_eq!(seawall.get("/stock").status, 504);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
