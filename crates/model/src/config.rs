@@ -34,7 +34,7 @@ pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, No
 pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
-pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Target};
+pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Source, Target};
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
 pub use traffic::{
     Behaviour, BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey, Outlier,

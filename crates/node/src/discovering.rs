@@ -4,28 +4,53 @@
 //! which rests on the controller alone.
 
 mod checks;
+pub mod definitions;
 mod making;
 mod own;
 mod reaper;
+mod routed;
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::ConsulFacts;
 use api::view::Status;
-use data::{LeaseId, Store};
-use discovery::{Registry, Topic};
-use model::Config;
+use data::Store;
+use discovery::{Registry, RegistryError, Topic};
+use model::config::Source;
+use model::{Config, ServiceName};
 use tokio::sync::watch;
 
 use crate::cluster;
+use crate::shell::Shell;
 
 /// Keeps the node's id, as Consul does.
 const NODE_ID: &str = "node-id";
+/// After definitions that could not be registered.
+const FILES_AGAIN: Duration = Duration::from_secs(1);
 /// Being registered takes no longer, unless the store does not serve.
 const REGISTERING: Duration = Duration::from_secs(2);
+
+/// What the configuration in force wants of the registry.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Asked {
+    /// Services that routes lead to and no file declares.
+    pub routed: BTreeSet<ServiceName>,
+    /// Files of service definitions.
+    pub definitions: Vec<PathBuf>,
+}
+
+impl Asked {
+    /// By this configuration.
+    pub fn by(config: &Config) -> Self {
+        let targets = config.routes.iter().filter_map(|route| route.to.as_ref());
+        let routed = targets.filter(|to| to.source == Some(Source::Registry)).map(|to| to.service.clone());
+        let definitions = config.discovery.definitions.iter().map(|file| PathBuf::from(&file.path));
+        Self { routed: routed.collect(), definitions: definitions.collect() }
+    }
+}
 
 /// The registry and this node's part in it, before it starts.
 pub struct Discovering {
@@ -73,12 +98,7 @@ impl Discovering {
 
     /// Starts to follow, to write what runs here, and to clean up. A witness has no part in it. Returns once this node is
     /// registered, on a machine by itself: in a cluster that may take until others are there.
-    pub async fn start(
-        self,
-        status: watch::Receiver<Arc<Status>>,
-        lease: watch::Receiver<Option<LeaseId>>,
-        host: IpAddr,
-    ) {
+    pub async fn start(self, shell: &Shell, status: watch::Receiver<Arc<Status>>) {
         if !self.serves {
             return;
         }
@@ -89,14 +109,36 @@ impl Discovering {
             registry: self.registry,
             node_id: self.facts.node_id,
             version: self.facts.version,
-            host,
+            host: shell.host,
             leased: !self.alone,
         };
         let registry = Arc::clone(&own.registry);
-        tokio::spawn(own.keep(status, lease));
+        tokio::spawn(own.keep(status, shell.lease_told.subscribe()));
+        tokio::spawn(follow_files(Arc::clone(&registry), shell.asked.subscribe()));
+        let table = Arc::clone(&shell.table);
+        tokio::spawn(routed::run(Arc::clone(&registry), table, shell.asked.subscribe()));
         if self.alone {
             // A store that does not serve must not keep the node from starting.
             let _ = tokio::time::timeout(REGISTERING, registered(&registry)).await;
+        }
+    }
+}
+
+/// Registers what definition files say, whenever a configuration is put in force; files may have changed though it has not.
+async fn follow_files(registry: Arc<Registry>, mut asked: watch::Receiver<Asked>) {
+    loop {
+        let files = asked.borrow_and_update().definitions.clone();
+        match definitions::register(&registry, files).await {
+            Ok(()) => {
+                if asked.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(RegistryError::Store(data::StoreError::Closed)) => return,
+            Err(error) => {
+                tracing::debug!(%error, "service definitions could not be registered; trying again");
+                tokio::time::sleep(FILES_AGAIN).await;
+            }
         }
     }
 }

@@ -49,6 +49,7 @@ use tokio::sync::{mpsc, watch};
 use cluster::seat::Seat;
 pub use cluster::{authority, cannot_fail_over, certificates, joining};
 use controller::Controller;
+pub use discovering::definitions;
 use entrances::Entrances;
 use input::Input;
 use link::Keeper;
@@ -175,6 +176,7 @@ impl Start {
             lease: None,
             leases: Vec::new(),
             lease_told: watch::Sender::new(None),
+            asked: watch::Sender::new(discovering::Asked::by(&self.config)),
             vouched: BTreeMap::new(),
             born: Incarnation(u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0)),
             held_breakers: BTreeMap::new(),
@@ -219,7 +221,7 @@ impl Start {
             peers,
             since: observe::now(),
         };
-        discovering.start(shown, shell.lease_told.subscribe(), host).await;
+        discovering.start(&shell, shown).await;
         let notifier = Notifier::start(&self.config.notify, &journal, &data_dir);
         applying::save_effective(&self.config);
         seat.hold_to_quotas(&self.config);

@@ -55,6 +55,8 @@ pub struct Shell {
     pub lease: Option<LeaseId>,
     /// The same for those who only need to know which it is.
     pub lease_told: watch::Sender<Option<LeaseId>>,
+    /// What the configuration in force wants of the registry; told anew whenever one is put in force.
+    pub asked: watch::Sender<crate::discovering::Asked>,
     /// In a cluster: until when the last few leases were good, on the clock since boot.
     pub leases: Vec<(LeaseId, Duration)>,
     /// In a cluster: processes of which the store is known to hold the record, and under which lease.

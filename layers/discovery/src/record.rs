@@ -19,6 +19,8 @@ pub enum Owner {
     /// A program that registered with the node it runs on; that node runs its checks.
     #[default]
     Agent,
+    /// A definition file of its node, which runs its checks.
+    File,
     /// Somebody who wrote it into the catalog; nobody runs its checks.
     Catalog,
 }

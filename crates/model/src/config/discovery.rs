@@ -1,6 +1,6 @@
 //! How programs and their clients find each other: what may be registered from outside.
 
-use super::decode::record;
+use super::decode::{FilePath, record};
 use super::node::default_of;
 
 record! {
@@ -8,6 +8,8 @@ record! {
     Discovery as "`discovery`" {
         /// Whether checks that run programs may be registered over HTTP: whoever may register then runs programs as this user. Checks of definition files always may.
         remote_script_checks: bool = false,
+        /// Files of service definitions as Consul has them (`service` or `services`, JSON), registered with this node; relative to the file. `include: [{ consul: FILE }]` adds one.
+        definitions: Vec<FilePath> = Vec::new(),
     }
 }
 

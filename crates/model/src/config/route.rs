@@ -142,5 +142,15 @@ record! {
         service: ServiceName,
         /// Only instances of this version.
         version: Option<VersionName> = None,
+        /// `registry`: a service that no file declares; its instances are those that are registered and whose checks do not fail.
+        source: Option<Source> = None,
+    }
+}
+
+words! {
+    /// Where a service's instances come from.
+    Source {
+        /// They registered themselves, or somebody else did.
+        Registry = "registry",
     }
 }

@@ -65,7 +65,8 @@ fn begin_and_end(
     let Some((_, entry)) = catalog.node(registry.node()) else { return seen };
     let made = |id: &str| {
         let record = &entry.checks.get(id)?.record;
-        record.definition.as_ref().filter(|_| record.owner == Owner::Agent && !record.kind.is_empty())
+        let ours = matches!(record.owner, Owner::Agent | Owner::File);
+        record.definition.as_ref().filter(|_| ours && !record.kind.is_empty())
     };
     running.retain(|id, one| {
         let stays = made(id) == Some(&one.definition);

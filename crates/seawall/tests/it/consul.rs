@@ -1,5 +1,6 @@
 //! Consul's HTTP API: what its clients call, as they call it.
 
+mod checks;
 mod keys;
 
 use std::time::{Duration, Instant};
