@@ -12,7 +12,7 @@ use serde_json::Value;
 const MAX_LINES: usize = 500;
 
 /// What each crate may depend on among our own; the directions of ARCHITECTURE.md.
-const DIRECTIONS: [(&str, &[&str]); 18] = [
+const DIRECTIONS: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("platform", &[]),
     ("observe", &["model"]),
@@ -26,10 +26,23 @@ const DIRECTIONS: [(&str, &[&str]); 18] = [
     ("data-raft", &["data", "model", "platform"]),
     ("gateway", &["guard", "model", "platform", "traffic"]),
     ("api", &["data", "discovery", "health", "model", "observe", "platform"]),
+    ("dns", &["discovery"]),
     ("keeper", &["model", "platform", "runtime"]),
     (
         "node",
-        &["api", "data", "data-raft", "discovery", "gateway", "health", "model", "observe", "platform", "runtime"],
+        &[
+            "api",
+            "data",
+            "data-raft",
+            "discovery",
+            "dns",
+            "gateway",
+            "health",
+            "model",
+            "observe",
+            "platform",
+            "runtime",
+        ],
     ),
     ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),
     ("xtask", &[]),

@@ -7,6 +7,7 @@ mod authority;
 mod consul;
 mod control;
 mod events;
+mod feeds;
 mod fence;
 mod hot;
 mod kv;
@@ -115,7 +116,8 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/openapi.json", get(openapi))
         .route("/api/v1/status", get(verbs::status))
         .route("/api/v1/health", get(verbs::health))
-        .route("/api/v1/events", get(events::list));
+        .route("/api/v1/events", get(events::list))
+        .route("/api/v1/sd/prometheus", get(feeds::prometheus));
     let guarded = Router::new()
         .route("/api/v1/kv", get(kv::read_all))
         .route("/api/v1/kv/{*key}", get(kv::read).put(kv::write).delete(kv::remove))

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
-pub use discovery::Discovery;
+pub use discovery::{Discovery, Dns};
 pub use foreign::{Hystrix, Include, Includes, Rules, Sentinel};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
@@ -55,6 +55,8 @@ record! {
         api: Api = Api::default(),
         /// How programs and their clients find each other.
         discovery: Discovery = Discovery::default(),
+        /// DNS answered from the registry; not served when absent.
+        dns: Option<Dns> = None,
         /// What op-logs of services keep.
         streams: StreamsConfig = StreamsConfig::default(),
         /// Where traffic enters.

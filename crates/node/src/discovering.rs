@@ -96,6 +96,22 @@ impl Discovering {
         self.facts.clone()
     }
 
+    /// Serves DNS, if the configuration says so.
+    ///
+    /// # Errors
+    /// The address is none, or taken.
+    pub fn dns(&self, config: &Config) -> Result<Option<dns::Server>, String> {
+        let Some(written) = &config.dns else { return Ok(None) };
+        let listen = written.listen.parse().map_err(|error| format!("dns.listen: {}: {error}", written.listen))?;
+        let zone = dns::Zone {
+            domain: written.domain.trim_matches('.').to_ascii_lowercase(),
+            datacenter: config.node.region.clone(),
+            node: config.node.name.to_string(),
+        };
+        let served = dns::serve(listen, zone, self.registry());
+        served.map(Some).map_err(|error| format!("DNS on {listen}: {error}; `dns.listen` names another address"))
+    }
+
     /// Starts to follow, to write what runs here, and to clean up. A witness has no part in it. Returns once this node is
     /// registered, on a machine by itself: in a cluster that may take until others are there.
     pub async fn start(self, shell: &Shell, status: watch::Receiver<Arc<Status>>) {

@@ -213,7 +213,9 @@ impl Start {
         let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
         let server = api::serve(api_listener, api::answers(context))
             .map_err(|error| CannotStart(format!("the API: {error}")))?;
+        let dns = discovering.dns(&self.config).map_err(CannotStart)?;
         let facts = Facts {
+            dns: dns.as_ref().map(|dns| dns.address().to_string()),
             keeper_pid: self.keeper_pid,
             node_starts: self.node_starts,
             api: api_address,
@@ -273,6 +275,7 @@ impl Start {
         if let Some(acme) = acme {
             acme.abort();
         }
+        drop(dns);
         server.stop(API_PATIENCE).await;
         if let Err(error) = streams.close().await {
             tracing::warn!(%error, "the streams did not close cleanly; the next start replays their log");

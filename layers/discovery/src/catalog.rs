@@ -56,6 +56,8 @@ pub struct NameEntry {
 pub struct Catalog {
     nodes: BTreeMap<String, NodeEntry>,
     names: BTreeMap<String, NameEntry>,
+    /// Names by how they are in lower case, for those who ask in any case.
+    lower: BTreeMap<String, BTreeSet<String>>,
     sessions: BTreeMap<String, Stored<SessionRecord>>,
     keys: BTreeMap<Vec<u8>, Stored<KeyRecord>>,
     queries: BTreeMap<String, Stored<QueryRecord>>,
@@ -108,7 +110,7 @@ impl Catalog {
     pub fn find_name(&self, name: &str) -> Option<&str> {
         match self.names.get_key_value(name) {
             Some((known, _)) => Some(known),
-            None => self.names.keys().find(|known| known.eq_ignore_ascii_case(name)).map(String::as_str),
+            None => self.lower.get(&name.to_ascii_lowercase())?.first().map(String::as_str),
         }
     }
 
@@ -249,6 +251,9 @@ impl Catalog {
     /// True when the list of services shows something new.
     fn add_name(&mut self, record: &ServiceRecord, node: &str, id: &str) -> bool {
         let mut changed = !self.names.contains_key(&record.service);
+        if changed {
+            self.lower.entry(record.service.to_ascii_lowercase()).or_default().insert(record.service.clone());
+        }
         let entry = self.names.entry(record.service.clone()).or_default();
         entry.members.insert((node.to_owned(), id.to_owned()));
         for tag in &record.tags {
@@ -276,6 +281,13 @@ impl Catalog {
         }
         if entry.members.is_empty() {
             self.names.remove(&record.service);
+            let lower = record.service.to_ascii_lowercase();
+            if let Some(same) = self.lower.get_mut(&lower) {
+                same.remove(&record.service);
+                if same.is_empty() {
+                    self.lower.remove(&lower);
+                }
+            }
             changed = true;
         }
         changed

@@ -18,3 +18,13 @@ impl Default for Discovery {
         default_of()
     }
 }
+
+record! {
+    /// DNS answered from the registry, over UDP and TCP; not served when absent.
+    Dns as "`dns`" {
+        /// Address and port; port 0 picks a free one.
+        listen: String = "127.0.0.1:8600".to_owned(),
+        /// The domain under which services and nodes have their names.
+        domain: String = "consul".to_owned(),
+    }
+}

@@ -137,7 +137,7 @@ impl Loader<'_> {
     /// An included file may not move this machine's listeners or its data.
     fn refuse_node_keys(&mut self, node: &Node) {
         let places = Places::of(node);
-        for key in ["node", "api", "discovery", "gateway"] {
+        for key in ["node", "api", "discovery", "dns", "gateway"] {
             if places.has(key) {
                 let message = format!("`{key}` in an included file");
                 self.diagnostics.error(

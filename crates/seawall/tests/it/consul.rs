@@ -2,6 +2,7 @@
 
 mod checks;
 mod keys;
+mod table;
 
 use std::time::{Duration, Instant};
 

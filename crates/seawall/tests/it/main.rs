@@ -12,6 +12,7 @@ mod cluster;
 mod commands;
 mod consul;
 mod crash;
+mod dns;
 mod faults;
 mod foreign;
 mod guards;
