@@ -42,6 +42,7 @@ const DIRECTIONS: [(&str, &[&str]); 19] = [
             "observe",
             "platform",
             "runtime",
+            "traffic",
         ],
     ),
     ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),

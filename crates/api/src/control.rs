@@ -1,10 +1,10 @@
 //! Verbs as messages to the node, each with the way back of its answer.
 
-use model::{Config, Epoch, InstanceId, NodeName, ServiceName};
+use model::{Config, Epoch, InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::view::{BreakerView, ClusterView};
+use crate::view::{BreakerView, ClusterView, ShiftView};
 
 /// The way back.
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -39,6 +39,15 @@ pub enum Command {
         /// The breaker afterwards.
         reply: Reply<BreakerView>,
     },
+    /// Move a service's requests to another version or service in steps, or say how that goes on.
+    Shift {
+        /// Whose requests.
+        service: ServiceName,
+        /// What is wanted.
+        ask: ShiftAsk,
+        /// The shift afterwards.
+        reply: Reply<ShiftView>,
+    },
     /// Change the cluster's members.
     Members {
         /// How.
@@ -72,6 +81,28 @@ pub enum BreakerHold {
     Open,
     /// Every request goes through.
     Closed,
+}
+
+/// What an operator wants of a shift.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ShiftAsk {
+    /// Begin one.
+    Begin {
+        /// The version or service that gets the requests.
+        to: String,
+        /// The version that has them; found out when absent.
+        from: Option<VersionName>,
+        /// In the words of `traffic.shift`; what is absent is as the service's configuration says.
+        plan: serde_json::Value,
+    },
+    /// Stay at the step.
+    Pause,
+    /// Go on with the step.
+    Resume,
+    /// All requests go where they went before.
+    Abort,
+    /// Forget one that has ended: routes alone say where requests go.
+    Clear,
 }
 
 /// What an operator wants of the cluster's members.
@@ -117,6 +148,8 @@ pub enum RefusalKind {
     NotFound,
     /// It would break a promise; nothing was changed.
     Refused,
+    /// What was asked for has mistakes; nothing was changed.
+    Bad,
     /// It was begun and failed; what ran before runs again.
     Failed,
 }

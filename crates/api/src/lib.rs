@@ -36,7 +36,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use authority::Authority;
-pub use control::{Applied, BreakerHold, Command, JoinToken, MemberChange, Refusal, RefusalKind, Switched};
+pub use control::{Applied, BreakerHold, Command, JoinToken, MemberChange, Refusal, RefusalKind, ShiftAsk, Switched};
 pub use hot::Answers;
 use query::{Nothing, Parameters};
 pub use server::{Server, serve};
@@ -137,6 +137,7 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/services/{service}/promote", post(verbs::promote))
         .route("/api/v1/services/{service}/restart", post(verbs::restart))
         .route("/api/v1/services/{service}/breaker", post(verbs::breaker))
+        .route("/api/v1/services/{service}/shift", post(verbs::shift))
         .route_layer(from_fn_with_state(context.clone(), authority::require));
     open.merge(guarded)
         .fallback(problem::no_such_path)

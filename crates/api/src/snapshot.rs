@@ -1,4 +1,4 @@
-//! The whole store as one file, while it goes on serving. Blocks are encoded as the client takes them; a client that takes
+//! The whole store, with its streams, as one file, while it goes on serving. Blocks are encoded as the client takes them; a client that takes
 //! none for a while is cut off, because what it has not taken is held in memory.
 //! Deliberately absent: the format (`data/raft`), and writing it to a disk (`seawall snapshot save`).
 
@@ -18,8 +18,8 @@ use crate::Context;
 use crate::problem::Problem;
 use crate::query::{Nothing, Parameters};
 
-/// A store's content, block by block.
-pub type Blocks = Box<dyn Iterator<Item = Vec<u8>> + Send>;
+/// A store's content and its streams', block by block. Reads the disk.
+pub type Blocks = Box<dyn Iterator<Item = io::Result<Vec<u8>>> + Send>;
 
 /// Asks for everything that was acknowledged before.
 pub type Save = Arc<dyn Fn() -> BoxFuture<'static, Result<Blocks, StoreError>> + Send + Sync>;
@@ -48,8 +48,17 @@ pub async fn save(State(context): State<Context>, _: Parameters<Nothing>) -> Res
 }
 
 /// `None` is the end; without it, something is missing.
-async fn send(blocks: Blocks, to: mpsc::Sender<Option<Bytes>>, patience: Duration) {
-    for block in blocks {
+async fn send(mut blocks: Blocks, to: mpsc::Sender<Option<Bytes>>, patience: Duration) {
+    loop {
+        // The disk may be slow: nobody else waits for it.
+        let next = tokio::task::spawn_blocking(move || (blocks.next(), blocks)).await;
+        let Ok((block, rest)) = next else { return };
+        blocks = rest;
+        let block = match block {
+            None => break,
+            Some(Ok(block)) => block,
+            Some(Err(error)) => return tracing::error!(%error, "a snapshot broke off: what it needs cannot be read"),
+        };
         let sent = tokio::time::timeout(patience, to.send(Some(block.into()))).await;
         if !matches!(sent, Ok(Ok(()))) {
             return;
@@ -81,7 +90,7 @@ mod tests {
     use super::{Blocks, received, send};
 
     fn three() -> Blocks {
-        Box::new((0..3).map(|number| vec![number]))
+        Box::new((0..3).map(|number| Ok(vec![number])))
     }
 
     #[tokio::test]

@@ -10,12 +10,12 @@ use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use model::{InstanceId, NodeName, ServiceName};
+use model::{InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::control::{BreakerHold, Command, MemberChange, Refusal, RefusalKind, Reply};
+use crate::control::{BreakerHold, Command, MemberChange, Refusal, RefusalKind, Reply, ShiftAsk};
 use crate::problem::Problem;
 use crate::query::{Nothing, Parameters};
 use crate::{Context, view};
@@ -118,6 +118,64 @@ pub async fn breaker(
     ask(&context, |reply| Command::Breaker { service, hold, reply }).await
 }
 
+/// The body that begins a shift or says how it goes on: either `to`, or `action`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShiftRequest {
+    /// The version or service that gets the requests.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// The version that has them.
+    #[serde(default)]
+    pub from: Option<VersionName>,
+    /// Steps and gates, in the words of `traffic.shift`.
+    #[serde(default)]
+    pub plan: serde_json::Map<String, serde_json::Value>,
+    /// Instead of `to`.
+    #[serde(default)]
+    pub action: Option<ShiftAction>,
+}
+
+/// How a shift goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShiftAction {
+    /// It stays at its step.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// All requests go where they went before.
+    Abort,
+    /// One that has ended is forgotten.
+    Clear,
+}
+
+/// Moves a service's requests to another version or service in steps, or says how that goes on.
+pub async fn shift(
+    State(context): State<Context>,
+    UrlPath(service): UrlPath<String>,
+    _: Parameters<Nothing>,
+    body: bytes::Bytes,
+) -> Response {
+    let request: ShiftRequest = match parse(&body) {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    let ask = match (request.to, request.action) {
+        (Some(to), None) => ShiftAsk::Begin { to, from: request.from, plan: request.plan.into() },
+        (None, Some(ShiftAction::Pause)) => ShiftAsk::Pause,
+        (None, Some(ShiftAction::Resume)) => ShiftAsk::Resume,
+        (None, Some(ShiftAction::Abort)) => ShiftAsk::Abort,
+        (None, Some(ShiftAction::Clear)) => ShiftAsk::Clear,
+        _ => {
+            let cure = "write { \"to\": \"v2\" } to begin, or { \"action\": \"pause\" }";
+            return Problem::bad_request("a shift takes one of `to` and `action`".to_owned(), cure).into_response();
+        }
+    };
+    let service = ServiceName::new(service);
+    self::ask(&context, |reply| Command::Shift { service, ask, reply }).await
+}
+
 /// Takes a member out of the cluster.
 pub async fn remove_member(
     State(context): State<Context>,
@@ -212,6 +270,7 @@ fn refused(refusal: Refusal) -> Response {
     let status = match refusal.kind {
         RefusalKind::NotFound => StatusCode::NOT_FOUND,
         RefusalKind::Refused => StatusCode::CONFLICT,
+        RefusalKind::Bad => StatusCode::UNPROCESSABLE_ENTITY,
         RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, Json(json!({ "error": refusal.message, "cure": "" }))).into_response()

@@ -5,7 +5,7 @@ mod traffic;
 use model::{Epoch, InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 
-pub use traffic::{BreakerView, ConcurrencyView, EjectionView, RateLimitView, TrafficView};
+pub use traffic::{BreakerView, ConcurrencyView, EjectionView, RateLimitView, ShiftView, TrafficView};
 
 /// Everything `seawall status` shows.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -208,6 +208,9 @@ pub struct ServiceView {
     /// What guards its requests in this node's gateway, for a service with `traffic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficView>,
+    /// The shift of its requests, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<ShiftView>,
     /// What an operator should know, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         matches: vec![Match { path: Some(PathMatch::Prefix("/".into())), ..Match::default() }],
         action: Action::Forward(Target { service: "bench".into(), version: None }),
         timeout: None,
+        retry: None,
         policy: Policy::default(),
     }])?;
     let (signals, _unheard) = tokio::sync::mpsc::channel(16);

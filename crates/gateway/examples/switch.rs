@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         matches: Vec::new(),
         action: Action::Forward(target),
         timeout: None,
+        retry: None,
         policy: Policy::default(),
     };
     table.set_routes(vec![route])?;

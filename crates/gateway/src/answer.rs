@@ -39,6 +39,8 @@ impl Answer {
     pub(crate) const PENDING_FULL: Self = Self { retry_after: 1, ..Self::new(503, "too-many-requests-pending") };
     pub(crate) const PENDING_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "pending-too-long") };
     pub(crate) const TIMEOUT: Self = Self::new(504, "timeout");
+    /// An answer that was to be repeated, when too many others were being repeated.
+    pub(crate) const OVER_BUDGET: Self = Self { retry_after: 1, ..Self::new(503, "retry-budget") };
     pub(crate) const CONNECT_FAILED: Self = Self::new(502, "connect-failed");
     pub(crate) const INSTANCE_CLOSED: Self = Self::new(502, "instance-closed");
     pub(crate) const HEAD_TIMEOUT: Self = Self { detail: "head-timeout", ..Self::new(408, "bad-request") };

@@ -29,6 +29,7 @@ use crate::worker::Worker;
 use guard::{Deadline, Failure};
 
 mod late;
+mod repeat;
 
 pub(crate) use late::LOOK;
 use late::Late;
@@ -40,6 +41,8 @@ pub(crate) enum Failed {
     Before(Failure),
     /// It is not whom it should be, or TLS with it cannot be had: nothing was written.
     Distrusted(Distrust),
+    /// It answered with a status that the route has repeated; the client has seen nothing of it.
+    Repeat(u16),
     /// The instance began to answer and left.
     Closed,
     /// The instance answered something else than HTTP.
@@ -54,20 +57,6 @@ pub(crate) enum Failed {
     BodyStalled,
     /// The answer broke off after the client had seen some of it.
     Cut,
-}
-
-impl Failed {
-    /// What the instance did wrong, if it was the instance.
-    pub(crate) fn blames(&self) -> Option<&'static str> {
-        match self {
-            Self::Before(Failure::StalePooled) | Self::Gone | Self::Body(_) | Self::BodyStalled => None,
-            Self::Before(Failure::NothingWritten) => Some("connect-failed"),
-            Self::Distrusted(_) | Self::Before(Failure::Distrusted) => Some("tls"),
-            Self::Before(Failure::Reset | Failure::Garbage) | Self::Closed | Self::Cut => Some("reset"),
-            Self::Garbage(_) => Some("bad-response"),
-            Self::Deadline { .. } => Some("timeout"),
-        }
-    }
 }
 
 /// A whole response went out.
@@ -111,6 +100,12 @@ pub(crate) struct Exchange<'a, S> {
     ending: Option<Ending>,
     /// Somebody asks how long the instance takes.
     pub(crate) watched: bool,
+    /// The caller waits for less than the route would.
+    pub(crate) hurried: bool,
+    /// There may be another attempt, if the route has what comes repeated.
+    pub(crate) has_more: bool,
+    /// When this attempt's own time is over, until its answer begins.
+    try_until: Option<Instant>,
     /// From this attempt's begin to the head of its answer, if that is asked and came.
     pub(crate) took: Option<Duration>,
 }
@@ -145,6 +140,9 @@ impl<'a, S: Front> Exchange<'a, S> {
             tried: begun,
             ending: None,
             watched: false,
+            hurried: false,
+            has_more: false,
+            try_until: None,
             took: None,
         }
     }
@@ -158,36 +156,14 @@ impl<'a, S: Front> Exchange<'a, S> {
         certain: bool,
     ) -> Result<Done, Failed> {
         (self.tried, self.ending) = (start.now, None);
+        let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try);
+        self.try_until = per_try.and_then(|per_try| start.now.checked_add(per_try));
         let mut link = self.link(service, taken, start, certain).await?;
         let worker = self.worker;
         let upgrade = !S::MULTIPLEXED && tunnel::can_carry(&link.wire) && self.client.head.wants_upgrade();
-        let scheme = self.client.scheme();
-        let Client { upload, head, origin, .. } = &mut *self.client;
-        let policy = &self.route.policy;
-        let prefix = policy.path.as_ref().and_then(|_| self.route.matched_prefix(head, scheme));
-        let additions = Additions {
-            policy,
-            prefix,
-            origin,
-            upstream_scheme: taken.upstream().scheme(),
-            upgrade,
-            identity: &self.identity,
-            epoch: taken.epoch(),
-            instance: taken.endpoint().address,
-            trailers: worker.options.trailers == Trailers::Forward,
-        };
-        match &mut link.wire {
-            Wire::Http1(_) => {
-                upload.restart(head.framing() == Framing::Chunked, |out| write_request(out, head, &additions));
-            }
-            Wire::Http2(exchange) => {
-                upload.restart(false, |_| {});
-                exchange.begin(head, &additions).map_err(|_| Failed::Before(Failure::StalePooled))?;
-                upload.wrote = true;
-            }
-        }
+        self.write_head(&mut link, taken, start.now, upgrade)?;
         self.upload_broken = false;
-        let to_head = head.method() == b"HEAD";
+        let to_head = self.client.head.method() == b"HEAD";
         loop {
             let mut scanner = Scanner::default();
             let length = poll_fn(|cx| self.poll_response(cx, &mut link, &mut scanner)).await?;
@@ -203,9 +179,42 @@ impl<'a, S: Front> Exchange<'a, S> {
                 }
                 101 => return Err(Failed::Garbage("unasked-upgrade")),
                 100..=199 => self.pass_interim(&mut link, length).await?,
+                status if self.repeats(status) => return Err(Failed::Repeat(status)),
                 _ => return self.deliver(link, length, taken.upstream().is_reusable()).await,
             }
         }
+    }
+
+    /// Has the request's head written to the instance.
+    fn write_head(&mut self, link: &mut Link, taken: &Taken, now: Instant, upgrade: bool) -> Result<(), Failed> {
+        let worker = self.worker;
+        let scheme = self.client.scheme();
+        let Client { upload, head, origin, .. } = &mut *self.client;
+        let policy = &self.route.policy;
+        let prefix = policy.path.as_ref().and_then(|_| self.route.matched_prefix(head, scheme));
+        let additions = Additions {
+            policy,
+            prefix,
+            origin,
+            upstream_scheme: taken.upstream().scheme(),
+            upgrade,
+            identity: &self.identity,
+            epoch: taken.epoch(),
+            instance: taken.endpoint().address,
+            trailers: worker.options.trailers == Trailers::Forward,
+            left: self.deadline.left(now),
+        };
+        match &mut link.wire {
+            Wire::Http1(_) => {
+                upload.restart(head.framing() == Framing::Chunked, |out| write_request(out, head, &additions));
+            }
+            Wire::Http2(exchange) => {
+                upload.restart(false, |_| {});
+                exchange.begin(head, &additions).map_err(|_| Failed::Before(Failure::StalePooled))?;
+                upload.wrote = true;
+            }
+        }
+        Ok(())
     }
 
     /// A connection: an idle one if there is, or a place on a shared one, else a new one.
@@ -278,6 +287,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         let late = ready!(self.poll_late(cx, Some(link), owes, self.client.upload.passed));
         Poll::Ready(Err(match late {
             Late::Deadline => Failed::Deadline { begun: false },
+            Late::TryOver => Failed::Before(Failure::TimedOut),
             Late::Stalled => Failed::BodyStalled,
             Late::Gone => Failed::Gone,
             Late::Lost => self.ended_early(link),
@@ -406,7 +416,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             client.download.forward_trailers(trailer_passes);
         }
         link.input.consume(length);
-        self.stall = None;
+        (self.stall, self.try_until) = (None, None);
         poll_fn(|cx| self.poll_relay(cx, &mut link)).await?;
         let sent_all = self.client.upload.is_done() && !self.upload_broken;
         if reusable && sent_all && link.input.is_empty() {
@@ -463,7 +473,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         let waits_for = (!owes).then_some(&*link);
         let late = ready!(self.poll_late(cx, waits_for, owes, progress));
         Poll::Ready(Err(match late {
-            Late::Deadline => Failed::Deadline { begun: true },
+            Late::Deadline | Late::TryOver => Failed::Deadline { begun: true },
             Late::Stalled => {
                 self.worker.metrics.client_cut("stalled");
                 Failed::Gone

@@ -20,7 +20,7 @@ use guard::breaker::{BreakerPolicy, Forced, State, Why};
 use guard::{OutlierPolicy, Places, RetryBudget};
 
 use crate::service::{Resolved, Service};
-pub(crate) use admitted::{Refusal, admit};
+pub(crate) use admitted::{Refusal, admit, pause};
 pub(crate) use again::Again;
 pub use ejections::EjectedView;
 pub(crate) use ejections::{Ejections, Row, judge};

@@ -5,9 +5,10 @@
 //! Towards an instance: `Host` as the client named it; what `Connection` names is dropped; `X-Forwarded-For`,
 //! `-Proto` and `-Host` are the gateway's own, since a client could have made them up, unless the client is a trusted
 //! proxy: then its chain is appended to and its word stands. `Forwarded` is dropped. So is `Seawall-*`, since those
-//! fields fence; `X-Request-Id` and a valid `traceparent` are kept or made.
+//! fields fence; `X-Request-Timeout-Ms` and `grpc-timeout` say what is left of the request's time; `X-Request-Id` and a valid `traceparent` are kept or made.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use model::Epoch;
 
@@ -93,6 +94,8 @@ pub(crate) struct Additions<'a> {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) instance: SocketAddr,
     pub(crate) trailers: bool,
+    /// How much of the request's time is left.
+    pub(crate) left: Option<Duration>,
 }
 
 /// Writes a request's head for an instance.
@@ -139,6 +142,9 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
     } else if add.trailers && head.fields.te_trailers {
         out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
     }
+    if let Some(left) = add.left {
+        push_timeout(out, head, left);
+    }
     push_forwarded(out, head, add);
     push_field(out, b"X-Request-Id", add.identity.request_id(head));
     push_field(out, b"traceparent", add.identity.traceparent(head));
@@ -148,6 +154,29 @@ pub(crate) fn write_request(out: &mut Vec<u8>, head: &RequestHead, add: &Additio
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// What is left of the request's time, rounded down, so that the instance gives up before the gateway does.
+fn push_timeout(out: &mut Vec<u8>, head: &RequestHead, left: Duration) {
+    let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+    out.extend_from_slice(b"X-Request-Timeout-Ms: ");
+    push_decimal(out, left_ms);
+    out.extend_from_slice(b"\r\n");
+    let bytes = head.bytes();
+    let is_grpc = |header: &Header| {
+        header.kind == Kind::GrpcTimeout
+            || (header.name.get(bytes).eq_ignore_ascii_case(b"content-type")
+                && header.value.get(bytes).starts_with(b"application/grpc"))
+    };
+    if head.fields.headers.iter().any(is_grpc) {
+        out.extend_from_slice(b"grpc-timeout: ");
+        // At most 8 digits.
+        match left_ms {
+            0..=99_999_999 => push_decimal(out, left_ms),
+            _ => push_decimal(out, (left_ms / 1000).min(99_999_999)),
+        }
+        out.extend_from_slice(if left_ms <= 99_999_999 { b"m\r\n" } else { b"S\r\n" });
+    }
 }
 
 fn push_forwarded(out: &mut Vec<u8>, head: &RequestHead, add: &Additions<'_>) {
@@ -321,6 +350,7 @@ mod tests {
             epoch: Some(Epoch(42)),
             instance: ([127, 0, 0, 1], 81).into(),
             trailers: false,
+            left: None,
         };
         let mut out = Vec::new();
         write_request(&mut out, &request, &add);

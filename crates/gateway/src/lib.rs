@@ -7,6 +7,7 @@ mod answer;
 mod balance;
 mod buffer;
 mod carrier;
+mod chains;
 mod challenge;
 mod compress;
 mod connection;
@@ -50,7 +51,7 @@ pub use challenge::{Challenges, UnderWay};
 pub use compress::Coding;
 pub use entry::{Manner, Protocols};
 pub use gateway::Gateway;
-pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, breaker};
+pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, RetryPolicy, breaker};
 pub use guards::{
     BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView, LimitKey, LimitView, NoBreaker, Note,
     RateLimit, Traffic,
@@ -62,8 +63,10 @@ pub use options::{Balance, ErrorPage, Options, Trailers};
 pub use policy::{HeaderEdits, PathRewrite, Policy, Redirect, is_own_field};
 pub use proxy_protocol::ProxyVersion;
 pub use record::AccessRecord;
-pub use routes::{Action, HostMatch, Match, PathMatch, Route, RouteError, Scheme, Target, ValueMatch};
+pub use routes::{
+    Action, HostMatch, Match, Part, PathMatch, Route, RouteError, Scheme, Split, Sticky, Target, ValueMatch,
+};
 pub use service::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch, Upstream};
 pub use signal::{COALESCE_MS, Signal};
 pub use table::Table;
-pub use traffic::{Behaviour, LimitPolicy};
+pub use traffic::{Behaviour, LimitPolicy, Tally, Totals};

@@ -257,7 +257,7 @@ impl Metrics {
 }
 
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
-const RETRY_REASONS: [&str; 4] = ["connect", "reset", "stale", "tls"];
+const RETRY_REASONS: [&str; 6] = ["connect", "reset", "stale", "tls", "status", "timeout"];
 const HOLD_ENDS: [&str; 5] = ["released", "full", "timeout", "deadline", "gone"];
 
 const OVER_BUDGET: [&str; 2] = ["waited", "given-up"];
@@ -276,6 +276,8 @@ pub(crate) enum Retried {
     Reset,
     Stale,
     Tls,
+    Status,
+    Timeout,
 }
 
 /// How a hold ended.

@@ -7,7 +7,9 @@
 //! Each step is a call in [`run`] or in [`attempts`]; what a step decides comes from the layers as a value, what it
 //! does is I/O of this crate. Deliberately absent: bytes.
 
-use std::time::{Duration, Instant, SystemTime};
+mod recording;
+
+use std::time::{Duration, Instant};
 
 use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
 
@@ -23,7 +25,6 @@ use crate::hold::{self, Wait};
 use crate::http1::{Bad, Framing};
 use crate::metrics::{HoldEnd, Retried};
 use crate::options::ErrorPage;
-use crate::record::AccessRecord;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
 use crate::service::Instance;
 use crate::signal::SignalKind;
@@ -72,6 +73,11 @@ impl End {
         }
     }
 
+    /// The request's time was over.
+    fn is_late(&self) -> bool {
+        matches!(self, Self::Answer(answer) | Self::Cut(answer) | Self::Fallback(answer, _) if answer.reason == Answer::TIMEOUT.reason)
+    }
+
     /// Nobody was there, or in time: the service's fallback, if it has one.
     fn or_fallback(self, to: &Destination) -> Self {
         let Self::Answer(answer) = &self else { return self };
@@ -90,29 +96,52 @@ impl End {
 struct Walk {
     begun: Instant,
     route: Option<Arc<CompiledRoute>>,
+    /// Which of its route's destinations.
+    chosen: u8,
+    /// The caller waits for less than the route would: that it was too little says nothing of the service.
+    hurried: bool,
     instance: Option<Arc<Instance>>,
     identity: Identity,
     /// How long the instance took to begin its answer, where somebody asks.
     took: Option<Duration>,
 }
 
+impl Walk {
+    /// Where it led, if to an instance.
+    fn destination(&self) -> Option<&Destination> {
+        self.route.as_ref()?.destination(self.chosen)
+    }
+}
+
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> After {
-    let mut walk =
-        Walk { begun: client.request_end, route: None, instance: None, identity: Identity::default(), took: None };
+    let mut walk = Walk {
+        begun: client.request_end,
+        route: None,
+        chosen: 0,
+        hurried: false,
+        instance: None,
+        identity: Identity::default(),
+        took: None,
+    };
     let end = match (challenge(worker, client), route(worker, client)) {
         (Some(page), _) => End::Challenge(page),
         (None, Ok(route)) => {
             walk.route = Some(route.clone());
-            match &route.action {
-                CompiledAction::Forward(to) => {
-                    let deadline = Deadline::begin(walk.begun, route.timeout);
+            walk.chosen = route.choose(&client.head);
+            match (route.destination(walk.chosen), &route.action) {
+                (Some(to), _) => {
+                    // Whoever calls may ask for less than the route allows, never for more.
+                    let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
+                    let deadline = Deadline::begin(walk.begun, least);
+                    walk.hurried = least != route.timeout;
                     match guards::admit(worker, client, &to.service, deadline).await {
                         Ok(admitted) => {
                             let watched = admitted.is_some();
                             let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
                             if let Some(mut admitted) = admitted {
-                                admitted.ended(worker, end.failed(), walk.took);
+                                let failed = end.failed().filter(|_| !walk.hurried || !end.is_late());
+                                admitted.ended(worker, failed, walk.took);
                             }
                             end.or_fallback(to)
                         }
@@ -120,18 +149,20 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
                         Err(Refusal::Gone) => End::Gone,
                     }
                 }
-                CompiledAction::Redirect(redirect) => {
+                (None, CompiledAction::Redirect(redirect)) => {
                     let (scheme, authority) = (client.scheme(), client.authority());
                     let prefix = route.matched_prefix(&client.head, scheme);
                     let location = redirect.location(&client.head, (scheme.as_str(), authority), prefix);
                     End::Redirect { status: redirect.status, location }
                 }
+                // A split without parts, which its author was not allowed to write.
+                (None, _) => End::Answer(Answer::NO_ROUTE),
             }
         }
         (None, Err(answer)) => End::Answer(answer),
     };
     let (after, delivered) = fallback(worker, client, &end).await;
-    record(worker, client, &walk, &end, delivered);
+    recording::record(worker, client, &walk, &end, delivered);
     after
 }
 
@@ -165,11 +196,13 @@ async fn attempts<S: Front>(
     walk: &mut Walk,
 ) -> End {
     let service = &*to.service;
-    let idempotent = is_idempotent(client.head.method());
+    let policy = route.retry.as_ref();
+    let idempotent = is_idempotent(client.head.method()) || policy.is_some_and(|policy| policy.non_idempotent);
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
-    exchange.watched = watched;
+    (exchange.watched, exchange.hurried) = (watched, walk.hurried);
     let mut guard = Guard {
-        attempts: Attempts::new(worker.options.max_attempts),
+        attempts: policy.map_or_else(|| Attempts::new(worker.options.max_attempts), Attempts::by),
+        repeated: 0,
         tried: Tried::default(),
         idempotent,
         distrusted: None,
@@ -179,6 +212,9 @@ async fn attempts<S: Front>(
     let end = loop {
         let seen = service.room.releases();
         let now = Instant::now();
+        if deadline.expired(now) {
+            break End::Answer(Answer::TIMEOUT);
+        }
         let choice =
             balance::choose(service, to.version.as_ref(), &guard.tried, &worker.options, now, || worker.random());
         if let Some(why) = guard.distrusted.filter(|_| !choice.is_another(&guard.tried)) {
@@ -188,9 +224,20 @@ async fn attempts<S: Front>(
         let probe = match choice {
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
+                exchange.has_more = policy.is_some() && idempotent && guard.attempts.has_more();
                 match attempt(worker, &mut exchange, to, taken, Start { now, fresh }, &mut guard).await {
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
+                }
+                let wait =
+                    policy.filter(|_| !fresh && guard.repeated > 0).map(|it| it.pause(guard.repeated, worker.random()));
+                if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+                    let until = Instant::now() + wait;
+                    match Box::pin(guards::pause(worker, exchange.client, until, deadline)).await {
+                        Ok(()) => {}
+                        Err(Refusal::Gone) => break End::Gone,
+                        Err(Refusal::Answer(answer)) => break End::Answer(answer),
+                    }
                 }
                 let Some(again) = guard.again.as_mut().filter(|again| again.waits()) else { continue };
                 match Box::pin(again.wait(worker, exchange.client, service, deadline)).await {
@@ -226,6 +273,8 @@ async fn attempts<S: Front>(
 /// What the guards know of a request's attempts.
 struct Guard {
     attempts: Attempts,
+    /// Attempts that were made again by a budget's leave.
+    repeated: u32,
     tried: Tried,
     idempotent: bool,
     /// An instance was not whom it should be.
@@ -276,11 +325,22 @@ async fn attempt<S: Front>(
     if !matches!(failed, Failed::Gone | Failed::Body(_) | Failed::BodyStalled) {
         instance.metrics.answered(502, begun.elapsed());
     }
-    if let Some(why) = failed.blames().filter(|_| exchange.watched) {
+    let hurried = exchange.hurried && matches!(failed, Failed::Deadline { .. });
+    if let Some(why) = failed.blames().filter(|_| exchange.watched && !hurried) {
         guards::judge(worker, service, instance, Some(why));
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),
+        Failed::Repeat(status) => {
+            if status >= 500 {
+                signal(SignalKind::ServerError, status);
+            }
+            return again(worker, exchange, to, &taken, Failure::Status, guard);
+        }
+        Failed::Garbage(_) if exchange.has_more => {
+            signal(SignalKind::BadResponse, 0);
+            return again(worker, exchange, to, &taken, Failure::Garbage, guard);
+        }
         Failed::Distrusted(why) => {
             guard.distrusted = Some(why);
             return again(worker, exchange, to, &taken, Failure::Distrusted, guard);
@@ -291,7 +351,9 @@ async fn attempt<S: Front>(
         Failed::Gone | Failed::Body(_) | Failed::BodyStalled => {}
     }
     Ok(match failed {
-        Failed::Before(_) | Failed::Distrusted(_) | Failed::Closed => End::Answer(Answer::INSTANCE_CLOSED),
+        Failed::Before(_) | Failed::Distrusted(_) | Failed::Repeat(_) | Failed::Closed => {
+            End::Answer(Answer::INSTANCE_CLOSED)
+        }
         Failed::Garbage(why) => End::Answer(Answer::bad_response(why)),
         Failed::Deadline { begun: false } => End::Answer(Answer::TIMEOUT),
         Failed::Deadline { begun: true } => End::Cut(Answer::TIMEOUT),
@@ -320,18 +382,27 @@ fn again<S>(
         Failure::NothingWritten => worker.signal(service, instance, SignalKind::ConnectFailed, 0),
         Failure::Reset | Failure::Garbage => worker.signal(service, instance, SignalKind::Reset, 0),
         // It lives, and nobody but an operator makes it trusted.
-        Failure::Distrusted | Failure::StalePooled => {}
+        Failure::Distrusted | Failure::StalePooled | Failure::Status => {}
+        Failure::TimedOut => worker.signal(service, instance, SignalKind::TimedOut, 0),
     }
     if failure == Failure::NothingWritten {
         // A connection that ended says little of the instance; one that cannot be made says enough.
         instance.suspect(Instant::now(), options.avoid, options.probe_interval);
     }
     let may_wait = service.resolved().told.hold.is_some();
-    let verdict = guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait);
+    let spared = failure == Failure::TimedOut && exchange.spares_late();
+    let verdict = if spared {
+        Verdict::GiveUp
+    } else {
+        guard.attempts.after(failure, guard.idempotent, exchange.client.upload.replayable(), may_wait)
+    };
     if verdict == Verdict::GiveUp || (verdict == Verdict::Again && !guard.again.get_or_insert_default().ask(service)) {
         return Ok(End::Answer(match (failure, guard.distrusted) {
             (Failure::Distrusted, Some(why)) => Answer::distrusted(why.word()),
             (Failure::NothingWritten, _) => Answer::CONNECT_FAILED,
+            (Failure::Status, _) => Answer::OVER_BUDGET,
+            (Failure::TimedOut, _) => Answer::TIMEOUT,
+            (Failure::Garbage, _) => Answer::bad_response("garbage"),
             _ => Answer::INSTANCE_CLOSED,
         }));
     }
@@ -339,8 +410,11 @@ fn again<S>(
         Failure::NothingWritten => Retried::Connect,
         Failure::Distrusted => Retried::Tls,
         Failure::StalePooled => Retried::Stale,
+        Failure::Status => Retried::Status,
+        Failure::TimedOut => Retried::Timeout,
         Failure::Reset | Failure::Garbage => Retried::Reset,
     });
+    guard.repeated += u32::from(verdict == Verdict::Again);
     Err(stale)
 }
 
@@ -382,66 +456,5 @@ fn closing(sent: bool, keep: bool) -> After {
         (false, _) => After::Abort,
         (true, true) => After::Keep,
         (true, false) => After::Close,
-    }
-}
-
-/// Metrics always, an access record if somebody listens.
-fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delivered: bool) {
-    let took = match end {
-        End::Done(Done { switched_after: Some(took), .. }) => *took,
-        _ => walk.begun.elapsed(),
-    };
-    let (status, reason, bytes) = match end {
-        End::Done(done) => (done.status, None, client.download.passed),
-        End::Redirect { status, .. } if delivered => (*status, None, 0),
-        End::Challenge(_) if delivered => (200, Some(Answer::CHALLENGE.reason), 0),
-        End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
-        End::Fallback(answer, fallback) if delivered => (fallback.status, Some(answer.reason), 0),
-        End::Answer(_) | End::Fallback(..) | End::Challenge(_) | End::Redirect { .. } | End::Gone => {
-            (0, Some("client-gone"), 0)
-        }
-        End::Cut(answer) => (answer.status, Some(answer.reason), client.download.passed),
-    };
-    if let Some(series) = walk.route.as_ref().and_then(|route| route.series.as_ref()) {
-        series.metrics.answered(status, took);
-    }
-    match walk.route.as_ref().and_then(|route| route.service()) {
-        Some(service) => {
-            service.metrics.answered(status, took);
-            service.metrics.sent.inc_by(bytes);
-        }
-        None => worker.metrics.unrouted(status, took),
-    }
-    if let Some(log) = &worker.options.access_log {
-        let Ok(slot) = log.try_reserve() else { return worker.metrics.record_dropped() };
-        slot.send(access_record(client, walk, status, reason, bytes, took));
-    }
-}
-
-fn access_record<S>(
-    client: &Client<S>,
-    walk: &Walk,
-    status: u16,
-    reason: Option<&'static str>,
-    bytes: u64,
-    took: Duration,
-) -> AccessRecord {
-    let head = &client.head;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let traceparent = walk.identity.traceparent(head);
-    AccessRecord {
-        at: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
-        client: client.origin.peer,
-        method: text(head.method()),
-        path: text(head.path_and_query()),
-        host: text(head.authority()),
-        status,
-        reason,
-        service: walk.route.as_ref().and_then(|route| route.service()).map(|service| service.name().clone()),
-        instance: walk.instance.as_ref().map(|instance| instance.id.clone()),
-        duration: took,
-        bytes,
-        trace_id: text(traceparent.get(3..35).unwrap_or_default()),
-        request_id: text(walk.identity.request_id(head)),
     }
 }

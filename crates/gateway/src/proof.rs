@@ -101,6 +101,7 @@ fn write_request(out: &mut Vec<u8>, head: &RequestHead) {
         count
     });
     let add = Additions {
+        left: None,
         policy: &Policy::default(),
         prefix: None,
         origin: &origin,

@@ -3,10 +3,12 @@
 //! path normalisation; what an instance gets is what was matched.
 
 mod index;
+mod split;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use guard::RetryPolicy;
 use model::{ServiceName, VersionName};
 use regex_lite::Regex;
 
@@ -15,6 +17,9 @@ use crate::metrics::{Metrics, RouteMetrics};
 use crate::policy::{Policy, Redirect};
 use crate::service::Service;
 use index::Index;
+use split::CompiledSplit;
+pub use split::{Part, Split, Sticky};
+use traffic::Tally;
 
 /// One route as its author wrote it. Empty lists match everything; within a list any entry suffices.
 #[derive(Clone, Debug)]
@@ -31,15 +36,19 @@ pub struct Route {
     pub action: Action,
     /// The whole request's time, holding and retries included; beyond: 504. `None`: as long as it takes.
     pub timeout: Option<Duration>,
+    /// Which failed attempts are made again; the gateway's own rule when absent.
+    pub retry: Option<RetryPolicy>,
     /// What is changed on the way.
     pub policy: Policy,
 }
 
 /// What becomes of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// An instance answers.
     Forward(Target),
+    /// An instance of one of several destinations answers.
+    Split(Split),
     /// The client is sent elsewhere.
     Redirect(Redirect),
 }
@@ -157,6 +166,7 @@ pub struct Routes {
 pub(crate) struct CompiledRoute {
     pub(crate) action: CompiledAction,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<RetryPolicy>,
     pub(crate) policy: Policy,
     pub(crate) series: Option<RouteSeries>,
     hosts: Vec<HostMatch>,
@@ -173,6 +183,7 @@ pub(crate) struct RouteSeries {
 #[derive(Debug)]
 pub(crate) enum CompiledAction {
     Forward(Destination),
+    Split(CompiledSplit),
     Redirect(Redirect),
 }
 
@@ -181,6 +192,8 @@ pub(crate) enum CompiledAction {
 pub(crate) struct Destination {
     pub(crate) service: Arc<Service>,
     pub(crate) version: Option<VersionName>,
+    /// Somebody asks what becomes of its requests.
+    pub(crate) tally: Option<Arc<Tally>>,
 }
 
 #[derive(Debug)]
@@ -233,10 +246,13 @@ impl Routes {
                     Action::Forward(target) => CompiledAction::Forward(Destination {
                         service: service(&target.service),
                         version: target.version,
+                        tally: None,
                     }),
+                    Action::Split(split) => CompiledAction::Split(CompiledSplit::of(split, &mut service)),
                     Action::Redirect(redirect) => CompiledAction::Redirect(redirect),
                 },
                 timeout: route.timeout,
+                retry: route.retry,
                 policy: route.policy,
                 series: route.series.map(|name| RouteSeries { metrics: metrics.route(&name), name }),
                 hosts: route.hosts,
@@ -266,10 +282,17 @@ impl Routes {
 }
 
 impl CompiledRoute {
-    /// The service it leads to.
-    pub(crate) fn service(&self) -> Option<&Arc<Service>> {
+    /// Which of its destinations takes a request.
+    pub(crate) fn choose(&self, head: &RequestHead) -> u8 {
+        let CompiledAction::Split(split) = &self.action else { return 0 };
+        u8::try_from(split.choose(head)).unwrap_or(0)
+    }
+
+    /// One of the destinations it leads to.
+    pub(crate) fn destination(&self, chosen: u8) -> Option<&Destination> {
         match &self.action {
-            CompiledAction::Forward(to) => Some(&to.service),
+            CompiledAction::Forward(to) => Some(to),
+            CompiledAction::Split(split) => split.parts.get(usize::from(chosen)),
             CompiledAction::Redirect(_) => None,
         }
     }

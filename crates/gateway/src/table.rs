@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use model::ServiceName;
 
+use crate::chains::Chains;
 use crate::metrics::Metrics;
 use crate::retired::Retired;
 use crate::routes::{Route, RouteError, Routes};
@@ -23,6 +24,7 @@ pub struct Table {
     retired: Mutex<Retired<Routes>>,
     services: Mutex<BTreeMap<ServiceName, Arc<Service>>>,
     metrics: Metrics,
+    pub(crate) chains: Chains,
 }
 
 impl Table {
@@ -34,6 +36,7 @@ impl Table {
             retired: Mutex::default(),
             services: Mutex::default(),
             metrics,
+            chains: Chains::default(),
         })
     }
 

@@ -21,6 +21,7 @@ fn under(prefix: &str, action: Action, policy: Policy) -> Route {
         matches: vec![Match { path, ..Match::default() }],
         action,
         timeout: None,
+        retry: None,
         policy,
     }
 }

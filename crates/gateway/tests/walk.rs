@@ -455,6 +455,7 @@ fn versions_of_a_service_are_subsets() {
         action: gateway::Action::Forward(gateway::Target { service: "s".into(), version: version.map(Into::into) }),
         policy: gateway::Policy::default(),
         timeout: None,
+        retry: None,
     };
     rig.table.set_routes(vec![route("/2", Some("v2")), route("/3", Some("v3")), route("/", Some("v1"))]).unwrap();
     assert!((0..5).all(|_| rig.get("/x").text() == "one" && rig.get("/2/x").text() == "two"));

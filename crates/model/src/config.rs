@@ -14,6 +14,7 @@ mod probe;
 mod route;
 pub mod schema;
 mod service;
+mod shift;
 mod traffic;
 pub mod validate;
 pub mod yaml;
@@ -34,8 +35,11 @@ pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, No
 pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
-pub use route::{Coding, Headers, Match, Redirect, RequestScheme, Rewrite, Route, Source, Target};
+pub use route::{
+    Coding, Headers, Match, Redirect, RequestScheme, Retry, RetryOn, Rewrite, Route, Source, Sticky, Target, Targets,
+};
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
+pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
 pub use traffic::{
     Behaviour, BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey, Outlier,
     RateLimit, RetryBudget, Traffic,

@@ -97,6 +97,36 @@ pub enum EventKind {
     BreakerClosed,
     /// An operator opened or closed a breaker by hand, or took that back.
     BreakerForced,
+    /// A service's requests begin to go elsewhere, in steps.
+    ShiftStarted,
+    /// A shift took its next step: the one before has shown what it must.
+    ShiftStepped,
+    /// A shift stays at its step: nothing can be said of it, or an operator stopped it.
+    ShiftPaused,
+    /// An operator had it go on.
+    ShiftResumed,
+    /// All requests go to the new destination.
+    ShiftFinished,
+    /// A gate failed: all requests go where they went before.
+    ShiftRolledBack,
+    /// An operator, or another configuration, ended a shift.
+    ShiftAborted,
+    /// A service's breaker has opened: its requests begin to go to a backup, in steps.
+    BackupEngaged,
+    /// More of them go there.
+    BackupStepped,
+    /// All of them go there.
+    BackupFull,
+    /// The backup fails as well, or is gone: requests go where they went before, another one is tried later.
+    BackupFailed,
+    /// The service has been healthy for long enough: its requests begin to come back, in steps.
+    FailBackStarted,
+    /// More of them come back.
+    FailBackStepped,
+    /// All of them are back.
+    FailBackFinished,
+    /// The service has failed again: they stay with the backup.
+    FailBackFailed,
     /// The store stopped or resumed serving.
     StoreState,
     /// Changed certificate files were taken over.

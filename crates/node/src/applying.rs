@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
 use gateway::{
-    Action, Coding, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, Route, Scheme, Target,
-    ValueMatch,
+    Action, Coding, HeaderEdits, HostMatch, Match, Part, PathMatch, PathRewrite, Policy, Redirect, RetryPolicy, Route,
+    Scheme, Split, Sticky, Target, ValueMatch,
 };
 use model::config::{self, Decode as _};
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
@@ -20,6 +20,7 @@ use crate::discovering::Asked;
 use crate::instance::{After, Instance, Stage};
 use crate::service::{RollKind, Service};
 use crate::shell::Subject;
+use crate::shifts::Shifts;
 
 /// A configuration being put in force: rolls that still run, and who waits.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub fn save_effective(config: &Config) {
 }
 
 /// The routes as the gateway takes them.
-pub fn routes(config: &Config) -> Vec<Route> {
+pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
     let route = |(index, route): (usize, &model::config::Route)| {
         let written = &route.matches;
         let exact = written.path.clone().map(PathMatch::Exact);
@@ -75,8 +76,9 @@ pub fn routes(config: &Config) -> Vec<Route> {
             series: route.name.clone(),
             hosts: written.host.iter().map(|host| HostMatch::parse(host)).collect(),
             matches,
-            action: action(route),
+            action: action(config, route, shifts),
             timeout: route.timeout,
+            retry: route.retry.as_ref().map(retry),
             policy: Policy {
                 request: edits(&route.request_headers),
                 response: edits(&route.response_headers),
@@ -90,9 +92,9 @@ pub fn routes(config: &Config) -> Vec<Route> {
     config.routes.iter().enumerate().map(route).collect()
 }
 
-fn action(route: &config::Route) -> Action {
+fn action(config: &Config, route: &config::Route, shifts: &Shifts) -> Action {
     match (&route.to, &route.redirect) {
-        (Some(to), _) => Action::Forward(Target { service: to.service.clone(), version: to.version.clone() }),
+        (Some(targets), _) => forward(config, route, targets, shifts),
         (None, Some(redirect)) => Action::Redirect(Redirect {
             status: redirect.status,
             scheme: redirect.scheme.clone(),
@@ -101,6 +103,67 @@ fn action(route: &config::Route) -> Action {
             path: new_path(redirect.path.as_ref(), redirect.prefix.as_ref()),
         }),
         (None, None) => unreachable!("validation has refused a route that leads nowhere"),
+    }
+}
+
+/// One destination, or several with their shares.
+fn forward(config: &Config, route: &config::Route, targets: &config::Targets, shifts: &Shifts) -> Action {
+    let target = |to: &config::Target| Target { service: to.service.clone(), version: to.version.clone() };
+    let part = |to: &config::Target| Part { target: target(to), weight: to.weight.unwrap_or(1), tally: None };
+    let parts = match targets.single().map(target) {
+        Some(only) => match shifts.split(config, &only, true) {
+            Some(parts) => parts,
+            None => return Action::Forward(only),
+        },
+        None => {
+            let parts = targets.0.iter().map(part);
+            let replaced = parts.flat_map(|part| match shifts.split(config, &part.target, false) {
+                Some(parts) => {
+                    let whole: u32 = parts.iter().map(|part| part.weight).sum();
+                    let share = |own: Part| Part { weight: part.weight * 10_000 / whole.max(1) * own.weight, ..own };
+                    parts.into_iter().map(share).collect()
+                }
+                None => vec![Part { weight: part.weight * 10_000, ..part }],
+            });
+            replaced.collect()
+        }
+    };
+    let sticky = route.sticky.as_ref().and_then(|sticky| {
+        let header = sticky.header.clone().map(Sticky::Header);
+        header.or_else(|| sticky.cookie.clone().map(Sticky::Cookie))
+    });
+    Action::Split(Split { parts, sticky })
+}
+
+/// What is repeated, by the tools' meaning of their words.
+fn retry(written: &config::Retry) -> RetryPolicy {
+    use config::RetryOn as On;
+    let has = |words: &[On]| written.on.iter().any(|on| words.contains(on));
+    // No answer is a 5xx to whoever asked for one.
+    let none = [On::ServerError, On::GatewayError];
+    let status = |on: &On| match on {
+        On::GatewayError => vec![502, 503, 504],
+        On::Retriable4xx => vec![409],
+        On::Http500 => vec![500],
+        On::Http502 => vec![502],
+        On::Http503 => vec![503],
+        On::Http504 => vec![504],
+        On::Http403 => vec![403],
+        On::Http404 => vec![404],
+        On::Http429 => vec![429],
+        _ => Vec::new(),
+    };
+    RetryPolicy {
+        total: written.attempts.saturating_add(1),
+        connect: has(&[On::Connect, On::ConnectFailure, On::Error]) || has(&none),
+        reset: has(&[On::Reset, On::RefusedStream, On::Error]) || has(&none),
+        timeout: has(&[On::Timeout]) || has(&none),
+        garbage: has(&[On::InvalidHeader]) || has(&none),
+        statuses: written.on.iter().flat_map(status).collect(),
+        server_errors: has(&[On::ServerError]),
+        non_idempotent: has(&[On::NonIdempotent]),
+        per_try: written.per_try_timeout,
+        backoff: written.backoff,
     }
 }
 
@@ -124,8 +187,13 @@ fn edits(written: &config::Headers) -> HeaderEdits {
 /// Whether a route or a TCP listener leads to `service`.
 pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
     let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
-    config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.service == *service))
+    config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.lead_to(service)))
         || config.gateway.listen.iter().any(by_tcp)
+        || config
+            .services
+            .values()
+            .filter_map(|other| other.traffic.as_ref())
+            .any(|other| other.backup.contains(service))
 }
 
 impl Controller {
@@ -134,7 +202,7 @@ impl Controller {
         // The data directory was chosen at the start, perhaps on the command line; it cannot move.
         new.node.data_dir.clone_from(&self.config.node.data_dir);
         if let Err(message) = self.check_applicable(&new).and_then(|()| match &self.world {
-            None => self.shell.table.set_routes(routes(&new)).map_err(|error| error.to_string()),
+            None => self.shell.table.set_routes(routes(&new, &self.shifts)).map_err(|error| error.to_string()),
             Some(_) => Ok(()),
         }) {
             let cause = self.shell.new_cause();
@@ -260,7 +328,7 @@ impl Controller {
     }
 
     fn go_back(&mut self, previous: Config, mut applying: Applying) {
-        if let Err(error) = self.shell.table.set_routes(routes(&previous)) {
+        if let Err(error) = self.shell.table.set_routes(routes(&previous, &self.shifts)) {
             tracing::error!(%error, "routes that were in force cannot be put back");
         }
         let (_, waiting) = self.put_in_force(previous, &applying.cause, Instant::now());

@@ -26,6 +26,8 @@ use crate::instance::After;
 use crate::ports::Ports;
 use crate::service::{Service, events_prefix};
 use crate::shell::{Shell, Subject};
+use crate::shifts::Shifts;
+use crate::shifts::record::SHIFT;
 use crate::showing::Facts;
 
 /// Instances that are not ready when the node has served for so long do not keep it from saying that it is ready.
@@ -53,6 +55,8 @@ pub struct Controller {
     pub ports: Ports,
     /// A configuration being put in force.
     pub applying: Option<Applying>,
+    /// Requests that are being moved elsewhere.
+    pub shifts: Shifts,
     /// What does not change about this node.
     pub facts: Facts,
     /// The newest status.
@@ -104,7 +108,8 @@ impl Controller {
                 return;
             }
             let look = self.services.values().filter_map(|service| service.next_look(now));
-            let look = look.chain(self.world.as_ref().and_then(|world| world.publisher.next_look())).min();
+            let look = look.chain(self.world.as_ref().and_then(|world| world.publisher.next_look()));
+            let look = look.chain(self.next_shift_look(now)).min();
             let longest = if self.show_due { SHOW_GRAIN } else { IDLE_LOOK };
             let pause = look.map_or(longest, |at| at.saturating_duration_since(now).min(longest));
             let Ok(received) = tokio::time::timeout(pause, inputs.recv()).await else { continue };
@@ -130,6 +135,7 @@ impl Controller {
         for service in self.services.values_mut() {
             service.step(&mut self.shell, &mut self.ports, now);
         }
+        self.step_shifts(now);
         self.step_world(now);
         self.finish_applying();
         self.watch_store();
@@ -223,6 +229,10 @@ impl Controller {
                 self.shell.emit(EventKind::ConfigRejected, Subject::default(), &cause, message);
             }
             Input::BreakerHeld { service, hold, reply, outcome } => self.breaker_held(&service, hold, reply, &outcome),
+            Input::ShiftSaid { service, record, reply, outcome } => {
+                self.shift_said(&service, *record, reply, &outcome, now)
+            }
+            Input::ShiftRead { service, stretch, readings } => self.shift_measured(&service, &stretch, readings),
             Input::Members(members) => self.members = Some(members),
             Input::Certificates { shown, notices } => self.certificates(shown, notices),
             Input::OwnCertificate(told) => self.own_certificate(told),
@@ -339,7 +349,9 @@ impl Controller {
             }
             let Change::Put(kv) = change else { continue };
             let Some(key) = kv.key.as_str() else { continue };
-            if key.starts_with(events_prefix()) {
+            if let Some(name) = key.strip_prefix(SHIFT) {
+                self.shift_read(&ServiceName::from(name), Some((&kv.value, kv.mod_revision)));
+            } else if key.starts_with(events_prefix()) {
                 self.decision(&kv.value, revision);
             } else if let Some(name) = key.strip_prefix("control/primary/") {
                 self.with(&ServiceName::from(name), |service, shell, _| {
@@ -387,6 +399,10 @@ impl Controller {
             },
             Command::Breaker { service, hold, reply } => match self.services.contains_key(&service) {
                 true => self.ask_breaker(service, hold, reply),
+                false => drop(reply.send(Err(no_service(&service, &self.services)))),
+            },
+            Command::Shift { service, ask, reply } => match self.services.contains_key(&service) {
+                true => self.ask_shift(service, ask, reply),
                 false => drop(reply.send(Err(no_service(&service, &self.services)))),
             },
             Command::Members { change, reply } => self.change_members(change, reply),

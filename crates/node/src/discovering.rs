@@ -45,7 +45,7 @@ pub struct Asked {
 impl Asked {
     /// By this configuration.
     pub fn by(config: &Config) -> Self {
-        let targets = config.routes.iter().filter_map(|route| route.to.as_ref());
+        let targets = config.routes.iter().filter_map(|route| route.to.as_ref()).flat_map(|to| &to.0);
         let routed = targets.filter(|to| to.source == Some(Source::Registry)).map(|to| to.service.clone());
         let definitions = config.discovery.definitions.iter().map(|file| PathBuf::from(&file.path));
         Self { routed: routed.collect(), definitions: definitions.collect() }

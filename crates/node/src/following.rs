@@ -11,6 +11,7 @@ use crate::breakers::BREAKER;
 use crate::controller::Controller;
 use crate::input::Input;
 use crate::service::events_prefix;
+use crate::shifts::record::SHIFT;
 
 /// Reads decisions that were committed before, then follows the control state.
 pub async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>) {
@@ -36,6 +37,16 @@ pub async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>)
             }
         }
         Err(error) => tracing::error!(%error, "breakers held by hand cannot be read"),
+    }
+    match store.range(RangeRequest::prefix(SHIFT), Consistency::Stale).await {
+        Ok(found) => {
+            for kv in found.kvs {
+                if let Some(name) = kv.key.as_str().and_then(|key| key.strip_prefix(SHIFT)) {
+                    controller.shift_read(&name.into(), Some((&kv.value, kv.mod_revision)));
+                }
+            }
+        }
+        Err(error) => tracing::error!(%error, "shifts cannot be read"),
     }
     for service in controller.services.values() {
         service.begin(&controller.shell);

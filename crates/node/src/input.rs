@@ -159,6 +159,26 @@ pub enum Input {
         /// The answer.
         outcome: Outcome,
     },
+    /// A change of a shift was put to the store.
+    ShiftSaid {
+        /// Whose.
+        service: ServiceName,
+        /// What it is then.
+        record: Box<crate::shifts::record::ShiftRecord>,
+        /// Who asked, if somebody did.
+        reply: crate::shifts::Reply,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// Instances that a shift leads to were asked how they are.
+    ShiftRead {
+        /// Whose shift.
+        service: ServiceName,
+        /// For which step.
+        stretch: crate::shifts::record::Stretch,
+        /// What they said.
+        readings: std::collections::BTreeMap<InstanceId, crate::shifts::measuring::Reading>,
+    },
     /// The lease could not be renewed.
     LeaseFailed(String),
     /// The configuration file was to be read again and has mistakes; the first of them.

@@ -22,6 +22,7 @@ pub mod offline;
 mod ports;
 mod service;
 mod shell;
+mod shifts;
 mod showing;
 mod streams;
 
@@ -148,7 +149,8 @@ impl Start {
         let metrics = ControlMetrics::register(&mut registry);
         metrics.node_starts.set(i64::from(self.node_starts));
         let table = gateway::Table::new(gateway_metrics.clone());
-        table.set_routes(applying::routes(&self.config)).map_err(|error| CannotStart(error.to_string()))?;
+        let shifts = shifts::Shifts::load(&data_dir);
+        table.set_routes(applying::routes(&self.config, &shifts)).map_err(|error| CannotStart(error.to_string()))?;
         table.set_unknown(self.config.cluster.is_some() && self.config.routes.is_empty());
         let host = cluster::host(&self.config).map_err(CannotStart)?;
         let (inputs, received) = mpsc::channel(INPUTS);
@@ -233,6 +235,7 @@ impl Start {
             services,
             ports,
             applying: None,
+            shifts,
             facts,
             status,
             notifier,

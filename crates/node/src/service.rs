@@ -10,6 +10,7 @@ mod lifecycle;
 mod promotion;
 mod rolling;
 mod routing;
+mod shifting;
 mod showing;
 mod spread;
 mod switching;
@@ -60,6 +61,8 @@ pub struct Service {
     since: Instant,
     /// That it does not come up has been said.
     said_overdue: bool,
+    /// While it has no ready instance: the chain of events of that.
+    outage: Option<String>,
     /// It has ever had one.
     ever_ready: bool,
     /// How its instances are spoken to; without it nobody is.
@@ -93,6 +96,7 @@ impl Service {
             since: Instant::now(),
             said_overdue: false,
             ever_ready: false,
+            outage: None,
             told: None,
             guarding: guarding::Guarding::default(),
         }
@@ -160,7 +164,10 @@ impl Service {
         }
         self.said_overdue |= overdue;
         self.had_ready = ready;
-        let cause = self.instances.values().map(|instance| &instance.cause).max().cloned().unwrap_or_default();
+        let instances = || self.instances.values().map(|instance| &instance.cause).max().cloned().unwrap_or_default();
+        // The breaker may have noticed first.
+        let cause = Some(self.breaker_cause()).filter(|cause| !cause.is_empty()).unwrap_or_else(instances);
+        self.outage = (!ready).then(|| cause.clone());
         let subject = Subject::service(&self.name);
         if ready && self.ever_ready {
             shell.emit(EventKind::ServiceReady, subject, &cause, format!("{} has a ready instance again", self.name));

@@ -247,6 +247,8 @@ fn needs_somebody(kind: EventKind) -> bool {
             | K::PromoteBehind
             | K::NoReadyInstance
             | K::RollAborted
+            | K::ShiftPaused
+            | K::ShiftRolledBack
             | K::InstanceStartFailed
             | K::CertificateRefused
             | K::CertificateNotIssued

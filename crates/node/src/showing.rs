@@ -50,6 +50,10 @@ impl Controller {
         let owners = self.shell.store.metrics().owners;
         let shown = |service: &Service| {
             let mut view = service.view(&self.shell);
+            view.shift = self.shifts.view(&service.name);
+            let note = view.shift.as_ref().map(crate::shifts::note);
+            let automatic = view.shift.as_ref().is_some_and(|shift| shift.automatic);
+            view.note = if automatic { note } else { view.note.or(note) };
             view.note = view.note.or_else(|| nearly_full(&owners, &service.name));
             view
         };
@@ -117,7 +121,8 @@ impl Controller {
                 .host
                 .as_ref()
                 .map_or_else(String::new, |host| format!(" -H 'Host: {}'", host.replace('*', "any")));
-            let goal = route.to.as_ref().map_or("a redirect", |to| to.service.as_str());
+            let first = route.to.as_ref().and_then(|to| to.0.first());
+            let goal = first.map_or("a redirect", |to| to.service.as_str());
             hints.push(format!("  try    curl{host} {scheme}://{gateway}{path}    ({goal})"));
         }
         let running = |service: &Service| {

@@ -176,6 +176,11 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     imp::resident_bytes(pid)
 }
 
+/// How long process `pid` has used processors in all, its own threads alone, if it can be known.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    imp::cpu_time(pid)
+}
+
 /// How `status` reads to an operator: `exit code 1`, `signal 9 (KILL)`, `exit code 0xC0000005 (access violation)`.
 pub fn describe_exit(status: ExitStatus) -> String {
     imp::describe_exit(status)

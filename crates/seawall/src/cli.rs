@@ -16,6 +16,7 @@ mod promote;
 mod restart;
 mod schema;
 mod services;
+mod shift;
 mod snapshot;
 mod status;
 mod stream;
@@ -127,6 +128,8 @@ enum Verb {
     Restart(restart::Arguments),
     /// Hold a service's circuit breaker open or closed, or let it judge by itself again
     Breaker(breaker::Arguments),
+    /// Move a service's requests to another version or service in steps
+    Shift(Box<shift::Arguments>),
     /// Make a cluster's certificates, show and change its members
     Cluster(cluster::Arguments),
     /// Read and write the replicated key-value store
@@ -166,6 +169,7 @@ pub fn run() -> ExitCode {
         Verb::Promote(promote) => client().and_then(|client| promote::run(&client, &promote)),
         Verb::Restart(restart) => client().and_then(|client| restart::run(&client, &restart)),
         Verb::Breaker(breaker) => client().and_then(|client| breaker::run(&client, &breaker)),
+        Verb::Shift(shift) => client().and_then(|client| shift::run(&client, &shift)),
         Verb::Cluster(cluster) => cluster::run(client, &cluster),
         Verb::Kv(kv) => client().and_then(|client| kv::run(&client, &kv)),
         Verb::Services(services) => client().and_then(|client| services::run(&client, &services)),

@@ -16,4 +16,4 @@ pub use bulkhead::{Bulkhead, Places};
 pub use deadline::Deadline;
 pub use hold::{HoldPolicy, Release, Room, RoomFull, Ticket};
 pub use outlier::{Outlier, OutlierPolicy};
-pub use retry::{Attempts, Failure, Verdict, is_idempotent};
+pub use retry::{Attempts, Failure, RetryPolicy, Verdict, is_idempotent};

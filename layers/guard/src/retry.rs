@@ -2,6 +2,8 @@
 //! Asked by the forward step of the request walk after each failure. Deliberately absent: which instance comes
 //! next (balance decides) and any waiting (hold decides).
 
+use std::time::Duration;
+
 /// What is known about an attempt that brought no byte of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -15,6 +17,49 @@ pub enum Failure {
     Reset,
     /// The instance answered with something that is no HTTP: it has seen the request.
     Garbage,
+    /// The instance answered with a status that its route has repeated.
+    Status,
+    /// The attempt's own time was over before an answer came.
+    TimedOut,
+}
+
+/// Which failed attempts a route has repeated, in nginx' (`proxy_next_upstream`) and Istio's (`retries`) sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first included.
+    pub total: u32,
+    /// No connection could be made.
+    pub connect: bool,
+    /// The connection ended before an answer.
+    pub reset: bool,
+    /// The attempt's own time was over.
+    pub timeout: bool,
+    /// The answer was no HTTP.
+    pub garbage: bool,
+    /// Answers of these statuses.
+    pub statuses: Vec<u16>,
+    /// And of all from 500 on.
+    pub server_errors: bool,
+    /// Also methods that may do their work twice.
+    pub non_idempotent: bool,
+    /// The time of one attempt, until its answer begins.
+    pub per_try: Option<Duration>,
+    /// The pause before the first repetition, doubled for each one more, up to ten times this; each is drawn evenly from
+    /// zero up (Envoy's).
+    pub backoff: Duration,
+}
+
+impl RetryPolicy {
+    /// Whether an answer of this status is repeated.
+    pub fn repeats(&self, status: u16) -> bool {
+        (self.server_errors && status >= 500) || self.statuses.contains(&status)
+    }
+
+    /// The pause before the `number`th repetition, from 1; `bits` are well-mixed.
+    pub fn pause(&self, number: u32, bits: u64) -> Duration {
+        let longest = self.backoff.saturating_mul(1 << number.saturating_sub(1).min(10)).min(self.backoff * 10);
+        longest.mul_f64((bits >> 11) as f64 / (1_u64 << 53) as f64)
+    }
 }
 
 /// What to do about a failed attempt.
@@ -32,6 +77,8 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug)]
 pub struct Attempts {
     left: u32,
+    /// Failures of which somebody has said that they are not repeated.
+    spared: [bool; 3],
     stale: u32,
     distrusted: u32,
 }
@@ -46,7 +93,22 @@ const DISTRUSTED_FORGIVEN: u32 = 1;
 impl Attempts {
     /// A budget of `total` attempts, the first included; zero means one.
     pub fn new(total: u32) -> Self {
-        Self { left: total.max(1), stale: STALE_FORGIVEN, distrusted: DISTRUSTED_FORGIVEN }
+        Self {
+            left: total.max(1),
+            spared: [false, false, true],
+            stale: STALE_FORGIVEN,
+            distrusted: DISTRUSTED_FORGIVEN,
+        }
+    }
+
+    /// The budget of a route that says which failures are repeated.
+    pub fn by(policy: &RetryPolicy) -> Self {
+        Self { spared: [!policy.connect, !policy.reset, !policy.garbage], ..Self::new(policy.total) }
+    }
+
+    /// Whether there may be one more.
+    pub fn has_more(&self) -> bool {
+        self.left > 1
     }
 
     /// Judges a failure. `idempotent` is the method's property (RFC 9110, 9.2.2); `replayable` says that every
@@ -54,10 +116,12 @@ impl Attempts {
     /// instance that takes no connection costs no attempt, since the hold bounds how long and how often it is tried.
     pub fn after(&mut self, failure: Failure, idempotent: bool, replayable: bool, may_wait: bool) -> Verdict {
         let allowed = match failure {
-            Failure::NothingWritten => replayable,
+            // Who waits for an instance waits, whatever is repeated.
+            Failure::NothingWritten => replayable && (may_wait || !self.spared[0]),
             Failure::Distrusted => replayable && self.distrusted > 0,
-            Failure::StalePooled | Failure::Reset => idempotent && replayable,
-            Failure::Garbage => false,
+            Failure::StalePooled | Failure::Status | Failure::TimedOut => idempotent && replayable,
+            Failure::Reset => idempotent && replayable && !self.spared[1],
+            Failure::Garbage => idempotent && replayable && !self.spared[2],
         };
         if !allowed {
             return Verdict::GiveUp;

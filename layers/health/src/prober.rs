@@ -87,6 +87,19 @@ pub async fn http_get(http: &HttpAction, target: &Target) -> Result<(), String> 
     }
 }
 
+/// A page of an instance, at most `most` bytes of it. The caller bounds the time.
+///
+/// # Errors
+/// In one line: nobody listens, the connection broke, or the answer was not 200.
+pub async fn page(address: SocketAddr, path: &str, most: usize) -> Result<String, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect to {address}: {error}"))?;
+    let answer = http::request_within(stream, "GET", path, address, &[], most).await?;
+    match answer.status {
+        200 => Ok(String::from_utf8_lossy(&answer.body).into_owned()),
+        status => Err(format!("GET {path} answered {status}")),
+    }
+}
+
 /// Opens a connection to the instance, or to the host and port a probe names instead.
 pub async fn connect(host: Option<&str>, port: Option<u16>, target: &Target) -> Result<TcpStream, String> {
     let port = port.unwrap_or(target.address.port());

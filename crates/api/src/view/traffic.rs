@@ -56,6 +56,36 @@ pub struct EjectionView {
     pub why: String,
 }
 
+/// A shift of a service's requests.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShiftView {
+    /// The version or service that had them.
+    pub from: String,
+    /// The version or service that gets them.
+    pub to: String,
+    /// Nobody asked: the breaker has opened, and `to` is a backup.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
+    /// So many hundredths of them go there.
+    pub percent: u32,
+    /// Which step, from 1.
+    pub step: usize,
+    /// Of how many.
+    pub steps: usize,
+    /// `running`, `paused`, `done`, `rolled-back` or `aborted`.
+    pub state: String,
+    /// Since when it stands so, RFC 3339.
+    pub since: String,
+    /// Why.
+    pub why: String,
+    /// The chain that its events are in.
+    pub cause: String,
+    /// The last judgement of this step; only where it is judged, on the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<String>,
+}
+
 /// A circuit breaker.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

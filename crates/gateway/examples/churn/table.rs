@@ -96,6 +96,7 @@ pub fn routes() -> Vec<Route> {
             matches: vec![Match { path: Some(PathMatch::Prefix(format!("/r-{route}"))), ..Match::default() }],
             action: Action::Forward(Target { service: name.as_str().into(), version: None }),
             timeout: None,
+            retry: None,
             policy: Policy::default(),
         })
     };

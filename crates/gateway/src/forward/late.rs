@@ -14,6 +14,8 @@ use crate::pump::Blocked;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Late {
     Deadline,
+    /// The attempt's own time is over.
+    TryOver,
     /// The client owes something for too long.
     Stalled,
     Gone,
@@ -47,11 +49,14 @@ impl<S: Front> Exchange<'_, S> {
                 self.look = Some(Instant::now() + LOOK);
             }
             let listen = link.filter(|_| self.ending.is_none()).map(|link| (self.tried + LISTEN_AFTER, link));
-            let first = [stall, self.look, listen.map(|(at, _)| at)].into_iter().flatten().min();
+            let first = [stall, self.look, self.try_until, listen.map(|(at, _)| at)].into_iter().flatten().min();
             ready!(self.client.timer.poll_at(cx, self.deadline.or_earlier(first)));
             let now = Instant::now();
             if self.deadline.expired(now) {
                 return Poll::Ready(Late::Deadline);
+            }
+            if self.try_until.is_some_and(|at| now >= at) {
+                return Poll::Ready(Late::TryOver);
             }
             if stall.is_some_and(|at| now >= at) {
                 return Poll::Ready(Late::Stalled);

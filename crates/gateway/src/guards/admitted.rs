@@ -67,7 +67,7 @@ pub(crate) async fn admit<S: Front>(
 }
 
 /// Waits for its turn.
-async fn pause<S: Front>(
+pub(crate) async fn pause<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     until: Instant,

@@ -1,6 +1,10 @@
 //! Header fields of one head: cut by httparse, named once, and judged where framing or connection depend on them.
 //! Shared by requests and responses. Deliberately absent: what is forwarded (that is `heads.rs`' policy).
 
+use std::time::Duration;
+
+use guard::deadline::{asked_by_grpc, asked_in_ms};
+
 use super::{Bad, Span};
 
 /// Fields the gateway knows; everything else is passed on as it came.
@@ -44,6 +48,10 @@ pub enum Kind {
     Seawall,
     /// `Accept`.
     Accept,
+    /// `X-Request-Timeout-Ms`: how long the caller waits.
+    TimeoutMs,
+    /// `grpc-timeout`: the same.
+    GrpcTimeout,
 }
 
 impl Kind {
@@ -80,6 +88,7 @@ impl Kind {
             10 if is("tracestate") => Self::Tracestate,
             11 if is("traceparent") => Self::Traceparent,
             12 if is("x-request-id") => Self::RequestId,
+            12 if is("grpc-timeout") => Self::GrpcTimeout,
             14 if is("content-length") => Self::ContentLength,
             14 if is("http2-settings") => Self::Hop,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
@@ -87,6 +96,7 @@ impl Kind {
             16 if is("proxy-connection") => Self::Hop,
             17 if is("x-forwarded-proto") => Self::ForwardedProto,
             17 if is("transfer-encoding") => Self::TransferEncoding,
+            20 if is("x-request-timeout-ms") => Self::TimeoutMs,
             12.. if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => Self::ForwardedOther,
             18 if is("proxy-authenticate") => Self::Hop,
             19 if is("proxy-authorization") => Self::Hop,
@@ -125,6 +135,8 @@ pub struct Fields {
     pub upgrade: bool,
     /// `TE: trailers`.
     pub te_trailers: bool,
+    /// How long the caller waits in milliseconds, the least of what it says, and one more. Zero: it says nothing.
+    waits_ms: u32,
 }
 
 impl Fields {
@@ -136,7 +148,7 @@ impl Fields {
         self.headers.clear();
         self.named.clear();
         (self.content_length, self.chunked, self.close, self.keep_alive) = (None, false, false, false);
-        (self.upgrade, self.te_trailers) = (false, false);
+        (self.upgrade, self.te_trailers, self.waits_ms) = (false, false, 0);
         for field in parsed {
             let kind = Kind::of(field.name.as_bytes());
             match kind {
@@ -154,6 +166,8 @@ impl Fields {
                     self.chunked = true;
                 }
                 Kind::Connection => self.connection(bytes, field.value),
+                Kind::TimeoutMs => self.waits(asked_in_ms(field.value)),
+                Kind::GrpcTimeout => self.waits(asked_by_grpc(field.value)),
                 Kind::Te => {
                     let codings = field.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
                     self.te_trailers |= codings.into_iter().any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
@@ -177,6 +191,18 @@ impl Fields {
     /// Whether `Connection` names this field, so that it goes no further.
     pub fn is_named(&self, bytes: &[u8], name: Span) -> bool {
         !self.named.is_empty() && self.named.iter().any(|named| named.get(bytes).eq_ignore_ascii_case(name.get(bytes)))
+    }
+
+    /// How long the caller waits, the least of what it says.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.waits_ms.checked_sub(1).map(|ms| Duration::from_millis(ms.into()))
+    }
+
+    /// One that is no time is passed over: it says nothing.
+    fn waits(&mut self, asked: Option<Duration>) {
+        let Some(asked) = asked else { return };
+        let asked = u32::try_from(asked.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
+        self.waits_ms = if self.waits_ms == 0 { asked } else { self.waits_ms.min(asked) };
     }
 
     fn connection(&mut self, bytes: &[u8], value: &[u8]) {
@@ -258,6 +284,9 @@ mod tests {
             ("x_custom", Kind::Other),
             ("seawall", Kind::Other),
             ("Cookie", Kind::Other),
+            ("X-Request-Timeout-Ms", Kind::TimeoutMs),
+            ("x_request_timeout_ms", Kind::Hop),
+            ("Grpc-Timeout", Kind::GrpcTimeout),
         ] {
             assert_eq!(Kind::of(name.as_bytes()), kind, "{name}");
         }

@@ -267,7 +267,7 @@ mod tests {
     fn route(hosts: Vec<HostMatch>, matches: Vec<Match>) -> Route {
         let target = Target { service: "s".into(), version: None };
         let (action, policy) = (Action::Forward(target), Policy::default());
-        Route { name: "r".into(), series: None, hosts, matches, action, timeout: None, policy }
+        Route { name: "r".into(), series: None, hosts, matches, action, timeout: None, retry: None, policy }
     }
 
     fn compiled(routes: Vec<Route>) -> Routes {

@@ -288,6 +288,7 @@ impl Rig {
             matches: Vec::new(),
             action: Action::Forward(target),
             timeout,
+            retry: None,
             policy: Policy::default(),
         };
         table.set_routes(vec![all]).unwrap();

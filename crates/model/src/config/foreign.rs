@@ -224,7 +224,7 @@ impl Target<'_> {
     /// The time of a whole request, for routes to a service that have none of their own.
     fn time_out(&mut self, service: &ServiceName, after: Duration) {
         for route in &mut self.config.routes {
-            if route.timeout.is_none() && route.to.as_ref().is_some_and(|to| to.service == *service) {
+            if route.timeout.is_none() && route.to.as_ref().is_some_and(|to| to.lead_to(service)) {
                 route.timeout = Some(after);
             }
         }

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::decode::{OneOrMany, record, words};
+use serde_json::{Value, json};
+
+use super::decode::{Decode, OneOrMany, record, words};
 use super::node::default_of;
+use super::yaml::{Kind, Node};
+use crate::diagnostic::Diagnostics;
 use crate::id::{ServiceName, VersionName};
 
 record! {
@@ -14,8 +18,10 @@ record! {
         name: Option<String> = None,
         /// What the request must look like; everything matches when absent.
         ["match"] matches: Match = Match::default(),
-        /// Where it goes.
-        to: Option<Target> = None,
+        /// Where it goes: one destination, or a list of them that share its requests by weight.
+        to: Option<Targets> = None,
+        /// Whoever brings the same value is sent to the same of several destinations, for as long as their weights stay and mostly beyond.
+        sticky: Option<Sticky> = None,
         /// Instead of `to`: the client is sent elsewhere.
         redirect: Option<Redirect> = None,
         /// The instance gets another path or host than the client named.
@@ -30,6 +36,64 @@ record! {
         compress: Vec<Coding> = Vec::new(),
         /// From the request's head to the last byte of the answer; then 504 and the instance's connection is closed. None when absent.
         timeout: Option<Duration> = None,
+        /// Which failed attempts are made again; when absent, those that are certain to have done nothing and those of idempotent methods whose connection ended, three attempts in all.
+        retry: Option<Retry> = None,
+    }
+}
+
+record! {
+    /// Which failed attempts are made again, within the request's time and the service's retry budget. An answer that has begun is never repeated.
+    Retry as "`retry`" {
+        /// So many attempts after the first (Istio's `attempts`).
+        attempts: u32 = 2,
+        /// What is repeated, in Istio's or nginx' words.
+        on: Vec<RetryOn> = vec![RetryOn::Connect, RetryOn::Reset],
+        /// How long one attempt may take until its answer begins.
+        per_try_timeout: Option<Duration> = None,
+        /// The pause before the first repetition, doubled for each one more up to ten times this; each is drawn evenly from zero up.
+        backoff: Duration = Duration::from_millis(25),
+    }
+}
+
+words! {
+    /// A failure that is repeated. Methods that may do their work twice are left out unless `non_idempotent` is there too, or nothing was sent.
+    RetryOn {
+        /// No connection could be made.
+        Connect = "connect",
+        /// The same in Istio's words.
+        ConnectFailure = "connect-failure",
+        /// The connection ended before an answer.
+        Reset = "reset",
+        /// The stream was refused, or its connection ended: as `reset`.
+        RefusedStream = "refused-stream",
+        /// nginx: no connection could be made, or it ended before an answer.
+        Error = "error",
+        /// The attempt took longer than `perTryTimeout`.
+        Timeout = "timeout",
+        /// The answer was no HTTP.
+        InvalidHeader = "invalid_header",
+        /// Any answer from 500 on, and none: `connect`, `reset`, `timeout` and `invalid_header` too (Envoy's meaning).
+        ServerError = "5xx",
+        /// 502, 503, 504, and no answer.
+        GatewayError = "gateway-error",
+        /// 409 (Envoy's meaning).
+        Retriable4xx = "retriable-4xx",
+        /// An answer with this status.
+        Http500 = "http_500",
+        /// An answer with this status.
+        Http502 = "http_502",
+        /// An answer with this status.
+        Http503 = "http_503",
+        /// An answer with this status.
+        Http504 = "http_504",
+        /// An answer with this status.
+        Http403 = "http_403",
+        /// An answer with this status.
+        Http404 = "http_404",
+        /// An answer with this status.
+        Http429 = "http_429",
+        /// Also POST and PATCH, which may do their work twice.
+        NonIdempotent = "non_idempotent",
     }
 }
 
@@ -142,6 +206,8 @@ record! {
         service: ServiceName,
         /// Only instances of this version.
         version: Option<VersionName> = None,
+        /// In a list: its share of the requests, beside the weights of the others; 0 gets none. 1 when absent.
+        weight: Option<u32> = None,
         /// `registry`: a service that no file declares; its instances are those that are registered and whose checks do not fail.
         source: Option<Source> = None,
     }
@@ -152,5 +218,49 @@ words! {
     Source {
         /// They registered themselves, or somebody else did.
         Registry = "registry",
+    }
+}
+
+record! {
+    /// By what a request is told from others, in the order it is written. A request without it is sent by weight alone.
+    Sticky as "`sticky`" {
+        /// The value of this header field.
+        header: Option<String> = None,
+        /// The value of this cookie.
+        cookie: Option<String> = None,
+    }
+}
+
+/// A route's destinations: one, or several with their weights.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Targets(pub Vec<Target>);
+
+impl Targets {
+    /// The destination, where there is one alone.
+    pub fn single(&self) -> Option<&Target> {
+        if let [target] = self.0.as_slice() { Some(target) } else { None }
+    }
+
+    /// Whether one of them is this service.
+    pub fn lead_to(&self, service: &ServiceName) -> bool {
+        self.0.iter().any(|target| target.service == *service)
+    }
+}
+
+impl Decode for Targets {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.kind {
+            Kind::List(_) => Vec::decode(node, diagnostics).map(Self),
+            _ => Target::decode(node, diagnostics).map(|target| Self(vec![target])),
+        }
+    }
+
+    fn encode(&self) -> Value {
+        self.single().map_or_else(|| self.0.encode(), Target::encode)
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        let one = Target::schema(definitions);
+        json!({ "oneOf": [one.clone(), { "type": "array", "items": one }] })
     }
 }

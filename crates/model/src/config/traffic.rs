@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::decode::{Ratio, record, words};
 use super::node::default_of;
+use super::shift::{Failover, Shift};
+use crate::id::ServiceName;
 
 record! {
     /// What guards a service's requests.
@@ -23,6 +25,12 @@ record! {
         retry_budget: RetryBudget = RetryBudget::default(),
         /// What is answered while the breaker is open, no instance is there, the concurrency limit is reached, or when the request's time was over before any of an answer had come; instead of 502, 503 or 504.
         fallback: Option<Fallback> = None,
+        /// How `seawall shift` moves its requests elsewhere, unless the verb says otherwise.
+        shift: Option<Shift> = None,
+        /// Services that take its requests when its breaker has opened: the first of them that has a ready instance.
+        backup: Vec<ServiceName> = Vec::new(),
+        /// How requests go to a backup, and how they come back.
+        failover: Failover = Failover::default(),
     }
 }
 

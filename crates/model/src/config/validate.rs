@@ -6,13 +6,16 @@ mod listen;
 mod node;
 mod probe;
 mod route;
+mod shift;
 mod stream;
+mod targets;
 mod traffic;
 mod variables;
 
 use std::collections::BTreeMap;
 
 pub use listen::error_statuses;
+pub use shift::read as read_shift;
 pub use variables::{VARIABLES, expand};
 
 use super::Config;
@@ -33,7 +36,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     acme::check(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();
-        traffic::check(name, service, diagnostics);
+        traffic::check(name, service, &config.services, diagnostics);
     }
     fixed_ports(config, diagnostics);
     instance_names(config, diagnostics);

@@ -11,6 +11,8 @@ use runtime::placement::Placed;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::shifts::record::{MEASURE, SHIFT};
+
 /// Everything that nodes and the leader write.
 pub const CONTROL: &str = "control/";
 /// The configuration in force: services and routes.
@@ -102,6 +104,9 @@ pub struct NodeRecord {
     /// Services in a switch whose old primary gets nothing from its gateway any more, and which switch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub drained: BTreeMap<ServiceName, Revision>,
+    /// Services whose breaker is open at its gateway, and the chain of events of that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub open: BTreeMap<ServiceName, String>,
     /// Processes of other nodes that are about to stop, and that get nothing from its gateway any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<InstanceId, Incarnation>,
@@ -136,6 +141,10 @@ pub enum About {
     Restart(ServiceName),
     /// A breaker that is held by hand.
     Breaker(ServiceName),
+    /// A shift of a service's requests.
+    Shift(ServiceName),
+    /// What a node has counted in a shift.
+    Measure(ServiceName, NodeName),
     /// A node.
     Node(NodeName),
     /// An instance on a node.
@@ -165,6 +174,12 @@ impl About {
         }
         if let Some(service) = key.strip_prefix(crate::breakers::BREAKER) {
             return Self::Breaker(service.into());
+        }
+        if let Some(service) = key.strip_prefix(SHIFT) {
+            return Self::Shift(service.into());
+        }
+        if let Some((service, node)) = key.strip_prefix(MEASURE).and_then(|rest| rest.split_once('/')) {
+            return Self::Measure(service.into(), node.into());
         }
         if let Some(node) = key.strip_prefix(NODE) {
             return Self::Node(node.into());
@@ -209,6 +224,8 @@ mod tests {
         assert_eq!(About::of("control/switch/shop"), About::Switch("shop".into()));
         assert_eq!(About::of("control/restart/shop"), About::Restart("shop".into()));
         assert_eq!(About::of("control/breaker/shop"), About::Breaker("shop".into()));
+        assert_eq!(About::of("control/shift/shop"), About::Shift("shop".into()));
+        assert_eq!(About::of("control/measure/shop/n1"), About::Measure("shop".into(), "n1".into()));
         assert_eq!(About::of("control/node/n1"), About::Node("n1".into()));
         assert_eq!(About::of("control/primary/shop"), About::Primary("shop".into()));
         assert_eq!(About::of("control/events/shop/1/2"), About::Decision);

@@ -180,6 +180,16 @@ impl Controller {
                 }
                 self.tell_service(name, value, now);
             }
+            About::Shift(service) => {
+                if let Some(world) = &mut self.world {
+                    match value {
+                        Some((value, at)) => world.kept.insert(name.to_owned(), (value.to_vec(), at)),
+                        None => world.kept.remove(name),
+                    };
+                }
+                self.shift_read(&service, value);
+            }
+            About::Measure(service, node) => self.measure_read(&service, node, value.map(|(value, _)| value)),
             About::Other => {}
         }
     }
@@ -345,6 +355,7 @@ impl Controller {
                 .filter_map(|service| Some((service.name.clone(), service.drained_for(&self.shell)?)))
                 .collect(),
             left: self.services.values().flat_map(Service::left_alone).collect(),
+            open: self.open_breakers(),
         };
         let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
         let mut said = Said::from([(format!("{NODE}{}", self.config.node.name), value)]);
@@ -352,6 +363,7 @@ impl Controller {
             let value = serde_json::to_vec(&record).expect("a record always becomes JSON");
             said.insert(key.as_str().unwrap_or_default().to_owned(), value);
         }
+        said.extend(self.said_of_shifts());
         said
     }
 

@@ -95,7 +95,9 @@ impl Service {
         let name = &self.name;
         let rule =
             self.definition.traffic.as_ref().and_then(|traffic| traffic.circuit_breaker.as_ref()).map(|it| it.rule());
-        let cause = self.guarding.breaker_cause.take().unwrap_or_else(|| shell.new_cause());
+        // One chain with what has made the service fail, if that is known.
+        let outage = || self.outage.clone().unwrap_or_else(|| shell.new_cause());
+        let cause = self.guarding.breaker_cause.take().unwrap_or_else(outage);
         let (kind, message) = match turn.to {
             State::Open => {
                 let why = turn.why.map(|why| because(why, rule.as_ref())).unwrap_or_default();
@@ -123,6 +125,11 @@ impl Service {
         };
         shell.emit(kind, Subject::service(name), &cause, message);
         self.guarding.breaker_cause = (turn.to != State::Closed).then_some(cause);
+    }
+
+    /// The chain of events that the breaker is in until it has closed.
+    pub fn breaker_cause(&self) -> String {
+        self.guarding.breaker_cause.clone().unwrap_or_default()
     }
 
     /// How the guards stand.

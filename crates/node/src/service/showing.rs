@@ -44,6 +44,7 @@ impl Service {
             note: self.note(ready).or_else(|| Self::traffic_note(traffic.as_ref(), &self.name)),
             instances: self.instance_views(shell, primary.as_ref(), traffic.as_ref()),
             traffic,
+            shift: None,
             primary,
         }
     }

@@ -262,6 +262,12 @@ impl Service {
         })
     }
 
+    /// Instances on other nodes, their version and how often they have been started again.
+    pub(super) fn restarts_elsewhere(&self) -> impl Iterator<Item = (&InstanceId, Option<&model::VersionName>, u32)> {
+        let others = self.spread.as_ref().into_iter().flat_map(Spread::others);
+        others.map(|(id, _, record)| (id, record.version.as_ref(), record.shown.restarts))
+    }
+
     /// How many instances on other nodes are ready.
     pub(super) fn ready_elsewhere(&self) -> usize {
         self.endpoints_elsewhere().filter(|endpoint| endpoint.readiness == Readiness::Ready).count()

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
 use rustix::process::{Pid, Signal, WaitOptions};
 
-use super::{Command, ExitStatus, Pipes, TREE_MARKER, io};
+use super::{Command, Duration, ExitStatus, Pipes, TREE_MARKER, io};
 
 pub const MAX_PIPE_THREADS: usize = 8;
 
@@ -134,6 +134,15 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the program's name, which may contain anything: the 14th and 15th field of proc(5).
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let (user, system) = (ticks()?, ticks()?);
+    Some(Duration::from_millis((user + system) * 1000 / rustix::param::clock_ticks_per_second().max(1)))
 }
 
 pub fn describe_exit(status: ExitStatus) -> String {

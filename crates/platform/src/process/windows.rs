@@ -3,7 +3,7 @@
 
 use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle, RawHandle};
 
-use windows_sys::Win32::Foundation::{CloseHandle, HANDLE, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::{CloseHandle, FILETIME, HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::System::Console::{
     AllocConsole, CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent, GetConsoleProcessList, GetConsoleWindow, GetStdHandle,
     STD_ERROR_HANDLE, STD_INPUT_HANDLE, STD_OUTPUT_HANDLE, SetStdHandle,
@@ -18,12 +18,12 @@ use windows_sys::Win32::System::JobObjects::{
 };
 use windows_sys::Win32::System::ProcessStatus::{GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{
-    CREATE_NEW_PROCESS_GROUP, CREATE_SUSPENDED, GetCurrentProcess, OpenProcess, OpenThread,
+    CREATE_NEW_PROCESS_GROUP, CREATE_SUSPENDED, GetCurrentProcess, GetProcessTimes, OpenProcess, OpenThread,
     PROCESS_QUERY_LIMITED_INFORMATION, ResumeThread, THREAD_SUSPEND_RESUME,
 };
 use windows_sys::Win32::UI::WindowsAndMessaging::{SW_HIDE, ShowWindow};
 
-use super::{Command, ExitStatus, Pipes, io};
+use super::{Command, Duration, ExitStatus, Pipes, io};
 
 pub const MAX_PIPE_THREADS: usize = 4096;
 
@@ -251,6 +251,23 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
         CloseHandle(process);
         (known != 0).then_some(counters.WorkingSetSize as u64)
     }
+}
+
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let zero = FILETIME { dwLowDateTime: 0, dwHighDateTime: 0 };
+    let (mut created, mut ended, mut kernel, mut user) = (zero, zero, zero, zero);
+    // SAFETY: the handle is checked and closed; all four times are valid to write to.
+    let known = unsafe {
+        let process = OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid);
+        if process.is_null() {
+            return None;
+        }
+        let known = GetProcessTimes(process, &raw mut created, &raw mut ended, &raw mut kernel, &raw mut user);
+        CloseHandle(process);
+        known
+    };
+    let of = |time: FILETIME| (u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime)) * 100;
+    (known != 0).then(|| Duration::from_nanos(of(kernel) + of(user)))
 }
 
 pub fn describe_exit(status: ExitStatus) -> String {

@@ -5,6 +5,7 @@
 //! - `GET /health` 200 unless hung; `GET /ready` 200 or, after `POST /fault/unready`, 503
 //! - `POST /promote`, `POST /demote` with `Seawall-Epoch`: the instance's role
 //! - with a stream, `POST` of anything else: adds `?amount=1` to the balance, once for each `Idempotency-Key`
+//! - `GET /metrics` in Prometheus' format: `demo_requests_total`
 //! - `POST /fault/hang`, `/fault/crash`, `/fault/slow?ms=500`, `/fault/unready`, `/fault/exit?code=3`, `/fault/none`,
 //!   `/fault/close` (lives on without its port), `/fault/garbage` (answers what is no HTTP), `/fault/fail`
 //!   (answers 500), `/fault/deaf` (reads its stream no more)
@@ -145,6 +146,7 @@ impl Demo {
         }
         match (request.method.as_str(), request.path.as_str()) {
             (_, "/health") => ("200 OK", "{\"health\":\"ok\"}\n".into()),
+            (_, "/metrics") => ("200 OK", self.metrics()),
             (_, "/ready")
                 if self.unready.load(Ordering::Relaxed)
                     || self.ledger.as_ref().is_some_and(|ledger| !ledger.is_ready()) =>
@@ -165,6 +167,14 @@ impl Demo {
             ("POST", _) if self.ledger.is_some() => self.post(request),
             _ => self.serve(request),
         }
+    }
+
+    fn metrics(&self) -> String {
+        let served = self.served.load(Ordering::Relaxed);
+        format!(
+            "# TYPE demo_requests_total counter\ndemo_requests_total{{service=\"{}\"}} {served}\n",
+            self.arguments.name
+        )
     }
 
     fn promote(&self, request: &Request) -> (&'static str, String) {

@@ -95,6 +95,7 @@ fn kind(property: &Value, names: &mut Vec<String>) -> String {
         Some("array") => format!("list of {}", kind(&property["items"], names)),
         Some("object") => format!("map of {}", kind(&property["additionalProperties"], names)),
         Some("integer") => "whole number".to_owned(),
+        Some("number") => "number".to_owned(),
         Some("boolean") => "true or false".to_owned(),
         Some("string") if property["pattern"].as_str().is_some_and(|pattern| pattern.contains("ms")) => {
             "duration".to_owned()

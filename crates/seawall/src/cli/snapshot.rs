@@ -1,4 +1,4 @@
-//! `seawall snapshot`: the key-value store as a file. Saving asks a node; checking and restoring need none.
+//! `seawall snapshot`: the key-value store and the streams as a file. Saving asks a node; checking and restoring need none.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use super::{Failure, Outcome};
 /// Longest time to save a store.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Said wherever somebody might count on them.
-const NOT_IN_IT: &str = "not in it: streams, logs, certificates, the machines' own files";
+const NOT_IN_IT: &str = "not in it: logs, certificates, the machines' own files";
 
 /// What `snapshot` takes.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Save the key-value store, as it is now, to FILE
+    /// Save the key-value store and all streams, as they are now, to FILE
     Save {
         /// The file; it must not exist.
         file: PathBuf,
@@ -141,6 +141,10 @@ fn describe(out: &mut impl Write, saved: &Saved) -> io::Result<()> {
     writeln!(out, "  store     {}", saved.store_id)?;
     writeln!(out, "  revision  {}", saved.revision)?;
     writeln!(out, "  keys      {}, leases {}", saved.keys, saved.leases)?;
+    match saved.streams {
+        Some(streams) => writeln!(out, "  streams   {streams}, with {} entries", saved.entries)?,
+        None => writeln!(out, "  streams   none: it was saved by a version that left them out")?,
+    }
     writeln!(out, "  bytes     {}", saved.bytes)?;
     writeln!(out, "  log       up to index {}, term {}", saved.last.0, saved.last.1)?;
     let member = |member: &SavedMember| {

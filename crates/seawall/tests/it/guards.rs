@@ -151,3 +151,23 @@ fn a_breaker_held_through_one_node_is_held_in_every_gateway() {
     cluster.node(2).cli_exits(0, &["breaker", "orders", "auto"]);
     all("an instance answers again", None);
 }
+
+const REPEATED: &str = r#"
+services:
+  orders: { command: [DEMO], replicas: 2 }
+routes:
+  - { match: { path: /once }, to: { service: orders } }
+  - { to: { service: orders }, timeout: 2s, retry: { attempts: 2, on: [connect, reset, 5xx], backoff: 1ms } }
+"#;
+
+#[test]
+fn what_a_route_names_is_repeated_with_another_instance() {
+    let seawall = Seawall::up(REPEATED);
+    seawall.wait_ready("orders");
+    seawall.fault("orders-0", "fail");
+    let bad = |path: &str| (0..40).filter(|_| seawall.get(path).status != 200).count();
+    assert!(bad("/once") > 0, "half of the instances fail");
+    assert_eq!(bad("/"), 0);
+    let metrics = seawall.api("GET", "/metrics", b"").text();
+    assert!(metrics.contains("seawall_gateway_retries_total{service=\"orders\",reason=\"status\"}"), "{metrics}");
+}

@@ -18,7 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let lease = store.lease_grant(Duration::from_secs(3600)).await?.lease;
     store.txn(Txn::default().then(Op::put_leased(Key::try_from("leased/a")?, "lives", lease))).await?;
     store.txn(Txn::put(Key::new(vec![0xff, 0x00])?, vec![0_u8, 1, 2])).await?;
-    let saved: Vec<u8> = store.save().await?.flatten().collect();
+    let blocks = store.save().await?.collect::<Result<Vec<_>, _>>()?;
+    let saved = blocks.concat();
     std::fs::write(&file, saved)?;
     store.close().await?;
     std::fs::remove_dir_all(&directory)?;

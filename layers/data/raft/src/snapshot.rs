@@ -2,6 +2,7 @@
 //! The superblock names the current slot; the other is free to be overwritten. Nothing is renamed, which Windows
 //! would refuse over an open file.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{Disk, DiskFile, RealDisk, read_exact_at};
 use crate::open_error::OpenError;
+use crate::streams::STREAMS_GROUP;
+use crate::streams::pieces::Piece;
 use crate::streams::wire::StreamV1;
 use crate::superblock::SnapshotPointerV1;
 use crate::surroundings::planted;
-use crate::wire::{LeaseV1, LogIdV1, MembershipV1, PairV1, decode};
+use crate::wire::{Bin, LeaseV1, LogIdV1, MembershipV1, PairV1, decode};
 
 mod encoder;
 
@@ -36,6 +39,8 @@ const STREAMS: u32 = 5;
 const STREAM: u32 = 6;
 /// Only in a snapshot that was saved to a file of its own.
 const MADE: u32 = 7;
+/// Likewise: a piece of a segment of the streams.
+const SEGMENT: u32 = 8;
 
 /// What a snapshot holds besides leases and pairs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -66,6 +71,22 @@ pub(crate) struct MadeV1 {
 struct StreamsV1 {
     next_id: u64,
     streams: u64,
+}
+
+/// A piece of a segment: the pieces of one stand in order, and are all of it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SegmentPieceV1 {
+    /// The number of its stream, and its first offset.
+    pub name: (u64, u64),
+    /// Where in it the piece begins.
+    pub position: u64,
+    pub bytes: Bin,
+}
+
+impl From<Piece> for SegmentPieceV1 {
+    fn from(piece: Piece) -> Self {
+        Self { name: piece.name, position: piece.position, bytes: Bin(piece.bytes.into()) }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,9 +135,10 @@ pub(crate) fn write(
 }
 
 /// Writes blocks one after the other, and flushes, also on the way.
-fn write_all(file: &dyn DiskFile, blocks: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
+fn write_all(file: &dyn DiskFile, blocks: impl Iterator<Item = io::Result<Vec<u8>>>) -> io::Result<()> {
     let (mut offset, mut flushed) = (0, 0);
     for block in blocks {
+        let block = block?;
         file.write_all_at(&block, offset)?;
         offset += block.len() as u64;
         if offset - flushed >= FLUSH_BYTES {
@@ -125,6 +147,14 @@ fn write_all(file: &dyn DiskFile, blocks: impl Iterator<Item = Vec<u8>>) -> io::
         }
     }
     if planted("snapshot-before-sync") { Ok(()) } else { file.sync() }
+}
+
+/// Whether these are the segments that the streams have, each of them whole.
+fn are_all(streams: &StreamsState, segments: &BTreeMap<(u64, u64), u64>) -> bool {
+    let named = streams.streams().flat_map(|(_, record)| record.segments.iter().map(|segment| (record.id, segment)));
+    let named = named.filter(|(_, segment)| segment.bytes > 0);
+    let named: BTreeMap<_, _> = named.map(|(id, segment)| ((id, segment.first), segment.bytes)).collect();
+    named == *segments
 }
 
 fn block_checksum(kind_and_length: &[u8], payload: &[u8]) -> u32 {
@@ -147,7 +177,7 @@ pub(crate) fn read(disk: &dyn Disk, directory: &Path, pointer: SnapshotPointerV1
     let mut reader = Reader::open(disk, path(directory, pointer.slot))?;
     let meta = reader.meta()?;
     reader.expect(&meta, pointer)?;
-    reader.rest(meta).map(|(image, _)| image)
+    reader.rest(meta, &mut |_| Ok(())).map(|(image, _)| image)
 }
 
 /// A snapshot that was saved to a file of its own, outside of any data directory.
@@ -159,8 +189,8 @@ pub(crate) struct Saved {
     pub bytes: u64,
 }
 
-/// Reads and checks one, to its last byte.
-pub(crate) fn read_saved(file: &Path) -> Result<Saved, OpenError> {
+/// Reads and checks one, to its last byte. What it has of segments goes to `put`, in order, before all of it is checked.
+pub(crate) fn read_saved(file: &Path, put: Put<'_>) -> Result<Saved, OpenError> {
     let opened = RealDisk.open_to_read(file).map_err(OpenError::io("open", file))?;
     let mut reader = Reader::over(opened, file.to_path_buf())?;
     let meta = reader.meta()?;
@@ -168,13 +198,16 @@ pub(crate) fn read_saved(file: &Path) -> Result<Saved, OpenError> {
     if group != 0 {
         return Err(reader.corrupt("it is not of a key-value store"));
     }
-    let (image, made) = reader.rest(meta)?;
+    let (image, made) = reader.rest(meta, put)?;
     let bytes = reader.file.length().map_err(OpenError::io("measure", file))?;
     if bytes != reader.offset {
         return Err(reader.corrupt("there is something behind its end"));
     }
     Ok(Saved { store_id, made, image, bytes })
 }
+
+/// Takes a piece of a segment.
+pub(crate) type Put<'a> = &'a mut dyn FnMut(SegmentPieceV1) -> Result<(), OpenError>;
 
 struct Reader {
     file: Box<dyn DiskFile>,
@@ -204,8 +237,9 @@ impl Reader {
     }
 
     /// Everything behind the description.
-    fn rest(&mut self, meta: MetaV1) -> Result<(Image, Option<MadeV1>), OpenError> {
+    fn rest(&mut self, meta: MetaV1, put: Put<'_>) -> Result<(Image, Option<MadeV1>), OpenError> {
         let mut made = None;
+        let mut segments: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         let mut state = StateMachine::restore(Revision(meta.revision), meta.last_lease);
         let mut leases = 0_u64;
         let mut streams: Option<(StreamsState, u64)> = None;
@@ -235,6 +269,15 @@ impl Reader {
                     streams.restore_stream(name, record);
                 }
                 MADE => made = Some(self.decode(&payload)?),
+                SEGMENT => {
+                    let piece: SegmentPieceV1 = self.decode(&payload)?;
+                    let end = segments.entry(piece.name).or_default();
+                    if piece.position != *end {
+                        return Err(self.corrupt("a piece of a segment stands where another one is expected"));
+                    }
+                    *end += piece.bytes.0.len() as u64;
+                    put(piece)?;
+                }
                 END => {
                     let end: EndV1 = self.decode(&payload)?;
                     if end.whole != whole || end.leases != leases || end.pairs != state.len() as u64 {
@@ -242,6 +285,12 @@ impl Reader {
                     }
                     if streams.as_ref().is_some_and(|(streams, count)| streams.streams().count() as u64 != *count) {
                         return Err(self.corrupt("the snapshot does not have as many streams as it says"));
+                    }
+                    // The streams' own snapshots name segments that lie beside them.
+                    if meta.group != STREAMS_GROUP
+                        && streams.as_ref().is_some_and(|(streams, _)| !are_all(streams, &segments))
+                    {
+                        return Err(self.corrupt("the snapshot does not have all entries of its streams"));
                     }
                     break;
                 }

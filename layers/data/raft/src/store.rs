@@ -1,15 +1,15 @@
 //! The `Store` over one Raft group: what the leader must do is done here or there, what was applied is read here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use data::{
     BoxFuture, Command, Consistency, KeyRange, LeaseGrant, LeaseId, LeaseInfo, MAX_TTL, MIN_TTL, NotServing, Op,
-    OpResult, RaftRole, RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics, Txn,
-    TxnOutcome, WatchStream,
+    OpResult, RaftRole, RangeRequest, RangeResult, Response, Revision, Status, Store, StoreError, StoreMetrics,
+    StreamError, Txn, TxnOutcome, WatchStream,
 };
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -52,6 +52,8 @@ pub struct RaftStore {
     in_flight: Semaphore,
     writes: Line<Command, Response>,
     reads: Line<(), ()>,
+    /// Those that were opened beside it.
+    streams: Mutex<Weak<RaftStreams>>,
 }
 
 impl RaftStore {
@@ -70,7 +72,13 @@ impl RaftStore {
         node.spawn(gather::serve(writers, WRITES, move |commands, left| write(replica.clone(), commands, left)));
         let replica = node.replica.clone();
         node.spawn(gather::serve(readers, READS, move |readers, left| linearize(replica.clone(), readers.len(), left)));
-        let store = Arc::new(Self { node, in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES), writes, reads });
+        let store = Arc::new(Self {
+            node,
+            in_flight: Semaphore::new(IN_FLIGHT_BYTES / PERMIT_BYTES),
+            writes,
+            reads,
+            streams: Mutex::default(),
+        });
         if let Some(peers) = &store.replica().shared.options.peers {
             *lock(&peers.inner().agents.store) = Arc::downgrade(&store);
         }
@@ -92,7 +100,9 @@ impl RaftStore {
     /// # Errors
     /// As for [`Self::open`].
     pub fn open_streams(&self, options: StreamOptions) -> Result<Arc<RaftStreams>, OpenError> {
-        RaftStreams::open(options, self.replica())
+        let streams = RaftStreams::open(options, self.replica())?;
+        *lock(&self.streams) = Arc::downgrade(&streams);
+        Ok(streams)
     }
 
     /// Takes a snapshot now and purges the log behind it.
@@ -107,7 +117,8 @@ impl RaftStore {
         taken.map_err(|error| StoreError::NotServing(NotServing::SnapshotFailed { error: error.to_string().into() }))
     }
 
-    /// Everything in the store as of now, to be saved to a file: not older than whatever was acknowledged before.
+    /// Everything in the store and its streams as of now, to be saved to a file: not older than whatever was acknowledged
+    /// before.
     ///
     /// # Errors
     /// As for a linearizable read.
@@ -115,10 +126,18 @@ impl RaftStore {
         if self.replica().shared.options.is_witness() {
             return Err(StoreError::NotServing(NotServing::Witness));
         }
+        // The streams first: see `saved`.
+        let streams = lock(&self.streams).upgrade();
+        let streams = match streams {
+            Some(streams) => Some(streams.to_save().await.map_err(in_streams)?),
+            None => None,
+        };
         self.linearize().await?;
         let replica = self.replica();
-        let image = replica.shared.image().ok_or(StoreError::NotServing(NotServing::Starting))?;
-        Ok(Saving::new(&replica.shared, image))
+        let mut image = replica.shared.image().ok_or(StoreError::NotServing(NotServing::Starting))?;
+        let (state, pieces) = streams.unzip();
+        image.streams = state;
+        Ok(Saving::new(&replica.shared, image, pieces))
     }
 
     /// What signs certificates for other nodes, at the door and for members. Nobody is served before, or where nodes have
@@ -274,6 +293,15 @@ impl RaftStore {
         let granted = |bytes: &[u8]| Ok(LeaseGrant { lease, ttl: Duration::from_millis(wire::decode(bytes)?) });
         let patience = self.replica().shared.options.patience;
         self.at_leader(Lane::Control, Kind::KeepAlive, payload(&lease.0), patience, here, granted).await
+    }
+}
+
+/// What keeps the streams from being read.
+fn in_streams(error: StreamError) -> StoreError {
+    match error {
+        StreamError::NotServing(reason) => StoreError::NotServing(reason),
+        StreamError::Closed => StoreError::Closed,
+        _ => StoreError::Unknown,
     }
 }
 

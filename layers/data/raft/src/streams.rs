@@ -34,9 +34,11 @@ use crate::wire::{self as encoding, DecodeError, LogIdV1};
 
 pub(crate) mod following;
 pub(crate) mod part;
-mod segments;
+pub(crate) mod pieces;
+pub(crate) mod segments;
 pub(crate) mod wire;
 
+use pieces::Pieces;
 use wire::{StreamAnswerV1, StreamRequestV1};
 
 /// The number of the group.
@@ -131,6 +133,12 @@ impl RaftStreams {
         self.node.snapshot_requests.send(sender).await.map_err(|_| StreamError::Closed)?;
         let taken = receiver.await.map_err(|_| StreamError::Closed)?;
         taken.map_err(|error| StreamError::NotServing(NotServing::SnapshotFailed { error: error.to_string().into() }))
+    }
+
+    /// All streams as of now and their entries, to be saved to a file: not older than whatever was acknowledged before.
+    pub(crate) async fn to_save(&self) -> Result<(StreamsState, Pieces), StreamError> {
+        self.linearize().await?;
+        Pieces::of(&self.replica().shared).ok_or(StreamError::NotServing(NotServing::Starting))
     }
 
     /// Whether this node leads the group.

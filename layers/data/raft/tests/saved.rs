@@ -13,14 +13,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster::{Cluster, eventually};
-use data::{Consistency, Key, Op, RangeRequest, Store, Txn};
-use data_raft::{Options, RaftStore, SavedError, restore, verify};
+use data::{
+    Append, Appended, Consistency, Key, MIN_MAX_BYTES, Name, Op, RangeRequest, Retention, Store, StreamError,
+    Streams as _, Txn,
+};
+use data_raft::{Options, RaftStore, RaftStreams, SavedError, StreamOptions, restore, verify};
 use support::{close, content, must_put, small};
 
 async fn save(store: &RaftStore, file: &Path) {
     let mut out = std::fs::File::create(file).unwrap();
     for block in store.save().await.unwrap() {
-        out.write_all(&block).unwrap();
+        out.write_all(&block.unwrap()).unwrap();
     }
 }
 
@@ -129,7 +132,7 @@ async fn what_is_saved_while_writers_write_is_one_moment_and_not_older_than_what
         let before = acknowledged.load(Ordering::Relaxed);
         let mut bytes = Vec::new();
         for block in store.save().await.unwrap() {
-            bytes.extend_from_slice(&block);
+            bytes.extend_from_slice(&block.unwrap());
             // A slow client: writers go on meanwhile.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -203,4 +206,162 @@ async fn a_cluster_is_saved_from_any_member_and_restored_as_another_one() {
     let ids = |cluster: &[data_raft::Member]| cluster.iter().map(|member| member.id).collect::<Vec<_>>();
     let (old, new) = (old.node(0).members().await.members, new.node(0).members().await.members);
     assert!(ids(&old).iter().all(|id| !ids(&new).contains(id)), "nobody has an old number");
+}
+
+fn streams(store: &RaftStore, segment_bytes: Option<u64>) -> Arc<RaftStreams> {
+    let mut options = StreamOptions::new(Retention { max_bytes: segment_bytes.unwrap_or(1 << 30), max_age_ms: None });
+    options.snapshot_entries = 50;
+    store.open_streams(options).unwrap()
+}
+
+fn named(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+async fn append(streams: &RaftStreams, stream: &str, seq: u64, entry: Vec<u8>) -> Appended {
+    // Sequences begin at 1.
+    let producer = Some((named("p"), seq + 1));
+    let append = Append { stream: named(stream), entry: entry.into(), producer, epoch: None };
+    streams.append(append).await.unwrap()
+}
+
+async fn all_entries(streams: &RaftStreams, stream: &str, from: u64) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let mut next = from;
+    loop {
+        let read = streams.read(named(stream), next, 1000, Consistency::Linearizable).await.unwrap();
+        found.extend(read.entries.iter().map(|entry| entry.data.to_vec()));
+        next += read.entries.len() as u64;
+        if next == read.next {
+            return found;
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_come_along_with_entries_cursors_and_what_producers_have_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(small(&folder.path().join("store"))).unwrap();
+    let before = streams(&store, None);
+    for seq in 0..120 {
+        append(&before, "ledger", seq, format!("entry {seq}").into_bytes()).await;
+    }
+    append(&before, "large", 0, vec![7; 500_000]).await;
+    before.commit(named("ledger"), named("c"), 80).await.unwrap();
+    before.seal(named("ledger"), 9).await.unwrap();
+    let file = folder.path().join("saved");
+    save(&store, &file).await;
+    // What comes later is not in it.
+    append(&before, "large", 1, b"later".to_vec()).await;
+    before.close().await.unwrap();
+    close(store).await;
+
+    let directory = folder.path().join("new");
+    let saved = restore(&file, &directory).unwrap();
+    assert_eq!((saved.streams, saved.entries), (Some(2), 121));
+    for round in 0..2 {
+        let store = RaftStore::open(small(&directory)).unwrap();
+        let after = streams(&store, None);
+        let ledger = all_entries(&after, "ledger", 0).await;
+        assert_eq!(ledger[..120], (0..120).map(|seq| format!("entry {seq}").into_bytes()).collect::<Vec<_>>());
+        assert_eq!(all_entries(&after, "large", 0).await, [vec![7; 500_000]]);
+        assert_eq!(after.cursor(named("ledger"), named("c")).await.unwrap(), 80);
+        if round == 0 {
+            let again = Append {
+                stream: named("large"),
+                entry: vec![7; 500_000].into(),
+                producer: Some((named("p"), 1)),
+                epoch: None,
+            };
+            assert!(after.append(again).await.unwrap().repeated, "what a producer has sent is known");
+            let old = Append { stream: named("ledger"), entry: "x".into(), producer: None, epoch: Some(8) };
+            assert!(
+                matches!(after.append(old).await, Err(StreamError::Fenced { epoch: 9 })),
+                "a sealed term stays sealed"
+            );
+            let new = Append { stream: named("ledger"), entry: "new".into(), producer: None, epoch: Some(9) };
+            assert_eq!(after.append(new).await.unwrap().offset, 120);
+        } else {
+            assert_eq!(ledger[120], b"new");
+        }
+        after.close().await.unwrap();
+        close(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_removes_while_it_is_saved_is_in_it_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(small(&folder.path().join("store"))).unwrap();
+    let kept = MIN_MAX_BYTES;
+    let before = streams(&store, Some(kept));
+    let entry = |seq: u64| format!("{seq:08}").repeat(2000).into_bytes();
+    let mut seq = 0;
+    let mut fill = async |bytes: u64| {
+        for _ in 0..bytes / 16_000 + 1 {
+            append(&before, "ledger", seq, entry(seq)).await;
+            seq += 1;
+        }
+    };
+    fill(kept * 2).await;
+    let mut blocks = store.save().await.unwrap();
+    let mut bytes = blocks.next().unwrap().unwrap();
+    // Nothing of the segments has been read yet, and all that there are go.
+    let first = before.describe(named("ledger"), Consistency::Linearizable).await.unwrap().next;
+    fill(kept * 2).await;
+    before.snapshot().await.unwrap();
+    assert!(before.describe(named("ledger"), Consistency::Linearizable).await.unwrap().first >= first);
+    for block in blocks {
+        bytes.extend_from_slice(&block.unwrap());
+    }
+    let file = folder.path().join("saved");
+    std::fs::write(&file, &bytes).unwrap();
+    let directory = folder.path().join("new");
+    let saved = restore(&file, &directory).unwrap();
+    let restored = RaftStore::open(small(&directory)).unwrap();
+    let after = streams(&restored, Some(kept));
+    let info = after.describe(named("ledger"), Consistency::Linearizable).await.unwrap();
+    assert_eq!((info.next, info.next - info.first), (first, saved.entries));
+    let found = all_entries(&after, "ledger", info.first).await;
+    assert_eq!(found, (info.first..first).map(entry).collect::<Vec<_>>());
+    // The next snapshot takes away what nobody reads any more.
+    before.snapshot().await.unwrap();
+    after.close().await.unwrap();
+    before.close().await.unwrap();
+    close(restored).await;
+    close(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_clusters_streams_are_everybodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("saved");
+    let store = RaftStore::open(small(&folder.path().join("store"))).unwrap();
+    let before = streams(&store, None);
+    append(&before, "ledger", 0, b"first".to_vec()).await;
+    save(&store, &file).await;
+    before.close().await.unwrap();
+    close(store).await;
+
+    let mut new = Cluster::prepare(3, |_: &mut Options| {});
+    restore(&file, &new.path(1)).unwrap();
+    let mut opened = Vec::new();
+    for place in 0..3 {
+        new.start_node(place);
+        opened.push(streams(new.node(place), None));
+    }
+    eventually("all three have the streams", async || {
+        opened.iter().all(|streams| streams.has_the_stores_members())
+            && new.node(1).members().await.members.iter().filter(|member| member.voter).count() == 3
+    })
+    .await;
+    for (seq, streams) in (1..).zip(&opened) {
+        assert_eq!(append(streams, "ledger", seq, format!("{seq}").into_bytes()).await.offset, seq);
+    }
+    for streams in &opened {
+        assert_eq!(all_entries(streams, "ledger", 0).await, [&b"first"[..], b"1", b"2", b"3"]);
+    }
+    for streams in opened {
+        streams.close().await.unwrap();
+    }
 }

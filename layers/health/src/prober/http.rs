@@ -37,7 +37,7 @@ pub async fn request(
 /// The same with a body.
 ///
 /// # Errors
-/// See [`request`].
+/// As [`request`].
 pub async fn request_with(
     stream: TcpStream,
     method: &str,
@@ -45,6 +45,32 @@ pub async fn request_with(
     host: SocketAddr,
     headers: &[(&str, &str)],
     body: Bytes,
+) -> Result<Answer, String> {
+    send(stream, method, path, host, headers, (body, MAX_BODY)).await
+}
+
+/// The same without one, with `most` bytes of the answer's.
+///
+/// # Errors
+/// As [`request`].
+pub async fn request_within(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &[(&str, &str)],
+    most: usize,
+) -> Result<Answer, String> {
+    send(stream, method, path, host, headers, (Bytes::new(), most)).await
+}
+
+async fn send(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &[(&str, &str)],
+    (body, most): (Bytes, usize),
 ) -> Result<Answer, String> {
     let mut request = hyper::Request::builder().method(method).uri(path).header("connection", "close");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -65,7 +91,7 @@ pub async fn request_with(
         Ok(response) => {
             let status = response.status().as_u16();
             // A body that is too long or breaks off is no reason to doubt the status.
-            let body = Limited::new(response.into_body(), MAX_BODY)
+            let body = Limited::new(response.into_body(), most)
                 .collect()
                 .await
                 .map(|body| body.to_bytes())

@@ -71,6 +71,30 @@ macro_rules! integer {
 }
 integer!(u16, u32, u64);
 
+/// No less than nothing.
+impl Decode for f64 {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if let Kind::Scalar { text, quoted: false } = &node.kind
+            && let Ok(number) = text.parse::<Self>()
+            && number.is_finite()
+            && number >= 0.0
+        {
+            return Some(number);
+        }
+        wrong(node, "a number such as 5 or 0.2", diagnostics);
+        None
+    }
+
+    fn encode(&self) -> Value {
+        // A whole number is written as one, so that it is read the same.
+        if self.fract() == 0.0 && *self < 1e15 { (*self as u64).into() } else { (*self).into() }
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        json!({ "type": "number", "minimum": 0 })
+    }
+}
+
 impl Decode for Duration {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         const EXPECTED: &str = "a duration such as 500ms, 2s or 1m30s";

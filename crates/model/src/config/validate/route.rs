@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use regex_lite::Regex;
 
-use crate::config::{Config, Match, Redirect, Route, Source, Target};
-use crate::diagnostic::{Diagnostics, Place, nearest};
-use crate::id::ServiceName;
+use super::targets;
+use crate::config::{Config, Match, Redirect, Retry, Route};
+use crate::diagnostic::{Diagnostics, Place};
 
 /// Checks every route of a configuration.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
@@ -88,9 +88,12 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
             "leave `timeout` out for none",
         );
     }
+    if let Some(retry) = &route.retry {
+        check_retry(retry, diagnostics);
+    }
     check_changes(route, diagnostics);
     match (&route.to, &route.redirect) {
-        (Some(target), None) => check_target(target, config, diagnostics),
+        (Some(targets), None) => targets::check(route, targets, config, diagnostics),
         (None, Some(redirect)) => check_redirect(route, redirect, config, diagnostics),
         // One that was written and cannot be read has been told already.
         (None, None) if route.at.has("to") || route.at.has("redirect") => {}
@@ -104,6 +107,22 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
         (Some(_), Some(_)) => {
             diagnostics.error(route.at.field("redirect"), "a route with both `to` and `redirect`", "keep one");
         }
+    }
+}
+
+/// The most attempts after the first.
+const MOST_RETRIES: u32 = 10;
+
+fn check_retry(retry: &Retry, diagnostics: &mut Diagnostics) {
+    if retry.attempts > MOST_RETRIES {
+        let message = format!("{} repetitions of one request", retry.attempts);
+        diagnostics.error(retry.at.field("attempts"), message, "at most 10; 2 is usual");
+    }
+    if retry.on.is_empty() {
+        diagnostics.error(retry.at.field("on"), "nothing is repeated", "e.g. on: [connect, reset], or attempts: 0");
+    }
+    if retry.per_try_timeout.is_some_and(|time| time.is_zero()) {
+        diagnostics.error(retry.at.field("perTryTimeout"), "an attempt without any time", "e.g. perTryTimeout: 200ms");
     }
 }
 
@@ -136,7 +155,9 @@ pub(super) fn check_field_value(name: &str, value: &str, place: Place, diagnosti
 }
 
 pub(super) fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagnostics) {
-    const OWN: [&str; 13] = [
+    const OWN: [&str; 15] = [
+        "grpc-timeout",
+        "x-request-timeout-ms",
         "connection",
         "content-length",
         "expect",
@@ -162,7 +183,7 @@ pub(super) fn check_field_name(name: &str, place: Place, diagnostics: &mut Diagn
 }
 
 /// What the name of a field is made of (RFC 9110, 5.6.2).
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     let may = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.bytes().all(may)
 }
@@ -292,52 +313,6 @@ fn expression_problem(expression: &str) -> Option<(String, &'static str)> {
     let error = compiled.err()?;
     let cure = "write `\\` before a character that is meant as it stands, e.g. `/v1\\.0/.*`";
     Some((format!("`{expression}` is no regular expression: {error}"), cure))
-}
-
-fn check_target(target: &Target, config: &Config, diagnostics: &mut Diagnostics) {
-    let place = target.at.field("service");
-    if target.source == Some(Source::Registry) {
-        return check_registered(target, config, diagnostics);
-    }
-    let Some(service) = config.services.get(&target.service) else {
-        let names: Vec<&str> = config.services.keys().map(ServiceName::as_str).collect();
-        let cure = match nearest(target.service.as_str(), names.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if names.is_empty() => {
-                "define it under `services`, or add `source: registry` if it registers itself".into()
-            }
-            None => format!("there are: {}; or add `source: registry` if it registers itself", names.join(", ")),
-        };
-        diagnostics.error(place, format!("a route to `{}`, which is no service", target.service), cure);
-        return;
-    };
-    if let Some(version) = &target.version
-        && !service.versions.contains_key(version)
-    {
-        let names: Vec<&str> = service.versions.keys().map(|name| name.as_str()).collect();
-        let cure = nearest(version.as_str(), names.iter().copied()).map_or_else(
-            || format!("`{}` has: {}", target.service, names.join(", ")),
-            |near| format!("did you mean `{near}`?"),
-        );
-        diagnostics.error(target.at.field("version"), format!("`{}` has no version `{version}`", target.service), cure);
-    }
-}
-
-/// What registers itself is declared nowhere.
-fn check_registered(target: &Target, config: &Config, diagnostics: &mut Diagnostics) {
-    let name = &target.service;
-    if config.services.contains_key(name) {
-        let message = format!("`source: registry`, and `{name}` is declared under `services`");
-        diagnostics.error(target.at.field("source"), message, "leave `source` out, or route to another name");
-    }
-    if target.version.is_some() {
-        let message = "`version` with `source: registry`";
-        diagnostics.error(
-            target.at.field("version"),
-            message,
-            "what registers itself has no versions here: leave it out",
-        );
-    }
 }
 
 /// A route behind one that matches everything it could match is dead: almost always a mistake of order.

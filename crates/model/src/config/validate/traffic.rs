@@ -1,5 +1,6 @@
 //! Rules of what guards a service's requests.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::route::{check_field_name, check_field_value};
@@ -27,7 +28,12 @@ const MOST_KEYS: u32 = 1_000_000;
 const LONGEST_BODY: usize = 65_536;
 
 /// Checks `traffic` of a service.
-pub fn check(name: &ServiceName, service: &Service, diagnostics: &mut Diagnostics) {
+pub fn check(
+    name: &ServiceName,
+    service: &Service,
+    services: &BTreeMap<ServiceName, Service>,
+    diagnostics: &mut Diagnostics,
+) {
     let Some(traffic) = &service.traffic else { return };
     let mut error = |place: Place, message: &str, cure: &str| {
         diagnostics.error(place, format!("service `{name}`: {message}"), cure);
@@ -45,6 +51,20 @@ pub fn check(name: &ServiceName, service: &Service, diagnostics: &mut Diagnostic
         }
         if outlier.eject_for.is_zero() {
             error(at.field("ejectFor"), "`ejectFor: 0` would eject nobody", "e.g. ejectFor: 30s");
+        }
+    }
+    if let Some(shift) = &traffic.shift {
+        super::shift::check(shift, &mut error);
+    }
+    super::shift::check(&traffic.failover.shift, &mut error);
+    if !traffic.backup.is_empty() && traffic.circuit_breaker.is_none() {
+        let cure = "add circuitBreaker: { preset: source }";
+        error(traffic.at.field("backup"), "a `backup` without a `circuitBreaker`, whose opening it waits for", cure);
+    }
+    for backup in &traffic.backup {
+        if backup == name || !services.contains_key(backup) {
+            let place = traffic.at.field("backup");
+            error(place, &format!("`{backup}` cannot be its backup"), "name another service of this configuration");
         }
     }
     if let Some(concurrency) = &traffic.concurrency {

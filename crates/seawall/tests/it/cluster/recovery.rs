@@ -87,12 +87,17 @@ fn a_snapshot_is_saved_checked_and_started_from() {
     for number in 0..200 {
         assert_eq!(cluster.put(number % 3, &format!("key-{number}"), &"x".repeat(2000)).status, 200);
     }
+    for seq in 1..4 {
+        let path = format!("/api/v1/streams/ledger?producer=p&seq={seq}");
+        assert_eq!(cluster.node(seq % 3).api("POST", &path, format!("entry {seq}").as_bytes()).status, 200);
+    }
     let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
     let file = text(&folder.path().join("shop.snapshot"));
     let follower = cluster.node((cluster.leader() + 1) % 3);
     let (out, _) = follower.cli_exits(0, &["snapshot", "save", &file]);
     assert!(out.contains("of        cluster shop, saved from n"), "{out}");
-    assert!(out.contains("n1 (127.0.0.1:") && out.contains("not in it: streams"), "{out}");
+    assert!(out.contains("n1 (127.0.0.1:") && out.contains("not in it: logs"), "{out}");
+    assert!(out.contains("streams   1, with 3 entries"), "{out}");
     let (_, err) = follower.cli_exits(2, &["snapshot", "save", &file]);
     assert!(err.contains("exists; --force replaces it"), "{err}");
     follower.cli_exits(0, &["snapshot", "save", &file, "--force"]);
@@ -121,4 +126,11 @@ fn a_snapshot_is_saved_checked_and_started_from() {
         assert_eq!(alone.api("GET", &format!("/api/v1/kv/key-{number}"), b"").text().len(), 2000);
     }
     assert_eq!(alone.api("PUT", "/api/v1/kv/after", b"1").status, 200);
+    let entries = alone.api("GET", "/api/v1/streams/ledger?from=0", b"").text();
+    assert!(entries.lines().count() == 3 && entries.contains("entry 3"), "{entries}");
+    let append = |seq: u64| {
+        let answer = alone.api("POST", &format!("/api/v1/streams/ledger?producer=p&seq={seq}"), b"entry");
+        answer.json()["offset"].as_u64()
+    };
+    assert_eq!((append(3), append(4)), (Some(2), Some(3)), "what a producer has sent is known");
 }

@@ -3,14 +3,16 @@
 //! Deliberately absent: I/O, and reading it back (`snapshot.rs`).
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::ControlFlow;
 
 use data::{Key, KeyRange, RangeRequest};
 
 use super::{
-    BLOCK_HEADER, END, EndV1, FILE_HEADER, Image, LEASES, MADE, MAGIC, META, MadeV1, MetaV1, PAIRS, STREAM, STREAMS,
-    StreamsV1, VERSION, block_checksum,
+    BLOCK_HEADER, END, EndV1, FILE_HEADER, Image, LEASES, MADE, MAGIC, META, MadeV1, MetaV1, PAIRS, SEGMENT, STREAM,
+    STREAMS, SegmentPieceV1, StreamsV1, VERSION, block_checksum,
 };
+use crate::streams::pieces::Pieces;
 use crate::streams::wire::StreamV1;
 use crate::wire::{LeaseV1, PairV1, encode};
 
@@ -24,6 +26,8 @@ pub(crate) struct Encoder {
     image: Image,
     meta: MetaV1,
     made: Option<MadeV1>,
+    /// The entries of the image's streams, for a file of its own.
+    pieces: Option<Pieces>,
     stage: Stage,
     /// CRC of everything so far.
     whole: crc32fast::Hasher,
@@ -38,6 +42,7 @@ enum Stage {
     Pairs(Vec<u8>),
     Streams,
     Stream(VecDeque<Vec<u8>>),
+    Segments,
     End,
     Done,
 }
@@ -55,7 +60,13 @@ impl Encoder {
             revision: image.state.revision().0,
             last_lease: image.state.last_lease(),
         };
-        Self { image, meta, made, stage: Stage::Header, whole: crc32fast::Hasher::new() }
+        Self { image, meta, made, pieces: None, stage: Stage::Header, whole: crc32fast::Hasher::new() }
+    }
+
+    /// The same with the entries of its streams.
+    pub(crate) fn with_pieces(mut self, pieces: Option<Pieces>) -> Self {
+        self.pieces = pieces;
+        self
     }
 
     /// One block of pairs, and from which key on the next one goes, if there are more.
@@ -89,9 +100,9 @@ impl Encoder {
     }
 
     /// What comes next: a block's kind and payload, and the stage behind it.
-    fn block(&self, stage: Stage) -> Option<(u32, Vec<u8>, Stage)> {
+    fn block(&mut self, stage: Stage) -> io::Result<Option<(u32, Vec<u8>, Stage)>> {
         let (kind, payload, next) = match stage {
-            Stage::Header | Stage::Done => return None,
+            Stage::Header | Stage::Done => return Ok(None),
             Stage::Meta => (META, encode(&self.meta), Stage::Made),
             Stage::Made => match &self.made {
                 Some(made) => (MADE, encode(made), Stage::Leases),
@@ -115,6 +126,10 @@ impl Encoder {
             },
             Stage::Stream(mut queue) => match queue.pop_front() {
                 Some(stream) => (STREAM, stream, Stage::Stream(queue)),
+                None => return self.block(Stage::Segments),
+            },
+            Stage::Segments => match self.pieces.as_mut().map_or(Ok(None), Pieces::next)? {
+                Some(piece) => (SEGMENT, encode(&SegmentPieceV1::from(piece)), Stage::Segments),
                 None => return self.block(Stage::End),
             },
             Stage::End => {
@@ -123,27 +138,30 @@ impl Encoder {
                 (END, encode(&EndV1 { leases, pairs, whole: self.whole.clone().finalize() }), Stage::Done)
             }
         };
-        Some((kind, payload, next))
+        Ok(Some((kind, payload, next)))
     }
 }
 
 impl Iterator for Encoder {
-    type Item = Vec<u8>;
+    type Item = io::Result<Vec<u8>>;
 
-    fn next(&mut self) -> Option<Vec<u8>> {
+    fn next(&mut self) -> Option<io::Result<Vec<u8>>> {
         let bytes = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Header => {
                 self.stage = Stage::Meta;
                 header().to_vec()
             }
             stage => {
-                let (kind, payload, next) = self.block(stage)?;
+                let (kind, payload, next) = match self.block(stage).transpose()? {
+                    Ok(block) => block,
+                    Err(error) => return Some(Err(error)),
+                };
                 self.stage = next;
                 framed(kind, &payload)
             }
         };
         self.whole.update(&bytes);
-        Some(bytes)
+        Some(Ok(bytes))
     }
 }
 

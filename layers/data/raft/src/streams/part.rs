@@ -23,6 +23,8 @@ pub(crate) struct Part {
     pub appended_bytes: AtomicU64,
     /// What had gone when the last snapshot was taken.
     collected: AtomicU64,
+    /// Segments that are being read into a saved snapshot.
+    pub held: Mutex<Vec<Arc<BTreeSet<SegmentName>>>>,
     /// Pieces of segments that a peer has sent while its snapshot was not yet whole: whole and flushed up to there.
     pub received: Mutex<BTreeMap<SegmentName, u64>>,
 }
@@ -42,6 +44,7 @@ impl Part {
             appended_entries: AtomicU64::new(0),
             appended_bytes: AtomicU64::new(0),
             collected: AtomicU64::new(0),
+            held: Mutex::default(),
             received: Mutex::default(),
         }
     }
@@ -96,9 +99,12 @@ impl Part {
             let firsts = view.streams.streams().map(|(_, record)| (record.id, record.first)).collect();
             (view.streams.next_id(), firsts)
         };
+        let is_held = |name: SegmentName| lock(&self.held).iter().any(|held| held.contains(&name));
         let unwanted = |name: SegmentName| {
             let (id, first) = name;
-            !named.contains(&name) && firsts.get(&id).map_or(id < next_id, |kept_from| first < *kept_from)
+            !named.contains(&name)
+                && !is_held(name)
+                && firsts.get(&id).map_or(id < next_id, |kept_from| first < *kept_from)
         };
         if let Err(error) = self.segments.remove(unwanted) {
             // They are found again after the next snapshot.
