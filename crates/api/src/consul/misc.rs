@@ -69,7 +69,25 @@ pub async fn autopilot(State(context): State<Context>, ask: Ask) -> Response {
         (voters().count(), voters().filter(|member| matches!(member.state.as_str(), "leader" | "follower")).count())
     });
     let tolerance = there.saturating_sub(voters / 2 + 1);
-    let value = json!({ "Healthy": healthy, "FailureTolerance": tolerance, "Servers": [] });
+    let one = |name: &str, address: &str, leader: bool, there: bool| {
+        json!({
+            "ID": name, "Name": name, "Address": address, "SerfStatus": if there { "alive" } else { "failed" },
+            "Version": status.node.version, "Leader": leader, "Healthy": there, "Voter": true,
+        })
+    };
+    let servers: Value = match &status.cluster {
+        None => json!([one(status.node.name.as_str(), &status.node.api, healthy, healthy)]),
+        Some(cluster) => {
+            let voters = cluster.members.iter().filter(|member| matches!(member.role.as_str(), "server" | "witness"));
+            voters
+                .map(|member| {
+                    let there = matches!(member.state.as_str(), "leader" | "follower");
+                    one(member.name.as_str(), &member.address, member.state == "leader", there)
+                })
+                .collect()
+        }
+    };
+    let value = json!({ "Healthy": healthy, "FailureTolerance": tolerance, "Servers": servers });
     let code = if healthy { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
     let mut response = json(&ask, &value);
     *response.status_mut() = code;
