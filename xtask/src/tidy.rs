@@ -12,7 +12,7 @@ use serde_json::Value;
 const MAX_LINES: usize = 500;
 
 /// What each crate may depend on among our own; the directions of ARCHITECTURE.md.
-const DIRECTIONS: [(&str, &[&str]); 17] = [
+const DIRECTIONS: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("platform", &[]),
     ("observe", &["model"]),
@@ -22,11 +22,29 @@ const DIRECTIONS: [(&str, &[&str]); 17] = [
     ("health", &["model", "platform"]),
     ("data", &["model"]),
     ("base2histogram", &[]),
+    ("discovery", &["data", "model"]),
     ("data-raft", &["data", "model", "platform"]),
     ("gateway", &["guard", "model", "platform", "traffic"]),
-    ("api", &["data", "health", "model", "observe", "platform"]),
+    ("api", &["data", "discovery", "health", "model", "observe", "platform"]),
+    ("dns", &["discovery"]),
     ("keeper", &["model", "platform", "runtime"]),
-    ("node", &["api", "data", "data-raft", "gateway", "health", "model", "observe", "platform", "runtime", "traffic"]),
+    (
+        "node",
+        &[
+            "api",
+            "data",
+            "data-raft",
+            "discovery",
+            "dns",
+            "gateway",
+            "health",
+            "model",
+            "observe",
+            "platform",
+            "runtime",
+            "traffic",
+        ],
+    ),
     ("seawall", &["api", "keeper", "model", "node", "observe", "platform"]),
     ("xtask", &[]),
     ("sim", &["data", "data-raft", "health", "model"]),

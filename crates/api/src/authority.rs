@@ -56,15 +56,20 @@ pub async fn require(
     Problem::new(StatusCode::UNAUTHORIZED, "this needs authority", cure).into_response()
 }
 
-fn has_authority(context: &Context, peer: &Peer, headers: &HeaderMap) -> bool {
+pub(crate) fn has_authority(context: &Context, peer: &Peer, headers: &HeaderMap) -> bool {
     let given = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
     match given {
-        Some(given) => constant_time_equal(given.as_bytes(), context.authority.token.as_bytes()),
+        Some(given) => is_token(context, given),
         None => peer.is_same_user(),
     }
+}
+
+/// Whether this is the token that stands for the owner.
+pub(crate) fn is_token(context: &Context, given: &str) -> bool {
+    constant_time_equal(given.as_bytes(), context.authority.token.as_bytes())
 }
 
 /// Whether [`require`] and [`same_site`] would both let a request with this head pass.

@@ -4,8 +4,10 @@
 //! of a service.
 
 mod authority;
+mod consul;
 mod control;
 mod events;
+mod feeds;
 mod fence;
 mod hot;
 mod kv;
@@ -84,6 +86,21 @@ pub struct Parts {
     pub logs: PathBuf,
     /// Who may do what.
     pub authority: Arc<Authority>,
+    /// What is registered.
+    pub discovery: Arc<discovery::Registry>,
+    /// What Consul's clients are told of this node.
+    pub consul: ConsulFacts,
+}
+
+/// What does not change about this node, for Consul's clients.
+#[derive(Clone, Debug, Default)]
+pub struct ConsulFacts {
+    /// The node's id, a UUID.
+    pub node_id: String,
+    /// The version that is told: Seawall's own.
+    pub version: String,
+    /// Checks that run programs may be registered over HTTP.
+    pub script_checks: bool,
 }
 
 /// Everything that the API answers.
@@ -99,7 +116,8 @@ pub fn router(context: Context) -> Router {
         .route("/api/v1/openapi.json", get(openapi))
         .route("/api/v1/status", get(verbs::status))
         .route("/api/v1/health", get(verbs::health))
-        .route("/api/v1/events", get(events::list));
+        .route("/api/v1/events", get(events::list))
+        .route("/api/v1/sd/prometheus", get(feeds::prometheus));
     let guarded = Router::new()
         .route("/api/v1/kv", get(kv::read_all))
         .route("/api/v1/kv/{*key}", get(kv::read).put(kv::write).delete(kv::remove))
@@ -126,6 +144,7 @@ pub fn router(context: Context) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(map_response(problem::in_one_form))
+        .merge(consul::router(&context))
         .layer(from_fn_with_state(context.clone(), authority::same_site))
         .with_state(context)
 }

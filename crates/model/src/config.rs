@@ -5,6 +5,7 @@
 mod acme;
 mod cluster;
 pub mod decode;
+mod discovery;
 mod foreign;
 mod listener;
 mod load;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
+pub use discovery::{Discovery, Dns};
 pub use foreign::{Hystrix, Include, Includes, Rules, Sentinel};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
@@ -34,7 +36,7 @@ pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
 pub use route::{
-    Coding, Headers, Match, Redirect, RequestScheme, Retry, RetryOn, Rewrite, Route, Sticky, Target, Targets,
+    Coding, Headers, Match, Redirect, RequestScheme, Retry, RetryOn, Rewrite, Route, Source, Sticky, Target, Targets,
 };
 pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
 pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
@@ -55,6 +57,10 @@ record! {
         cluster: Option<Cluster> = None,
         /// The control API: status, events, key-value store, metrics.
         api: Api = Api::default(),
+        /// How programs and their clients find each other.
+        discovery: Discovery = Discovery::default(),
+        /// DNS answered from the registry; not served when absent.
+        dns: Option<Dns> = None,
         /// What op-logs of services keep.
         streams: StreamsConfig = StreamsConfig::default(),
         /// Where traffic enters.

@@ -16,6 +16,7 @@ use runtime::plan;
 use tokio::sync::oneshot;
 
 use crate::controller::Controller;
+use crate::discovering::Asked;
 use crate::instance::{After, Instance, Stage};
 use crate::service::{RollKind, Service};
 use crate::shell::Subject;
@@ -228,6 +229,7 @@ impl Controller {
     /// Changes what is different. Returns what that was, and the services that have begun to roll.
     pub(crate) fn put_in_force(&mut self, new: Config, cause: &str, now: Instant) -> (Applied, BTreeSet<ServiceName>) {
         self.ports.keep_fixed(&new);
+        self.shell.asked.send_replace(Asked::by(&new));
         let mut applied = Applied { routes: new.routes != self.config.routes, ..Applied::default() };
         let gone: Vec<ServiceName> =
             self.services.keys().filter(|name| !new.services.contains_key(*name)).cloned().collect();
@@ -356,7 +358,8 @@ impl Controller {
         let before = self.services.len();
         self.services.retain(|name, service| !forgotten(name, service));
         if self.services.len() != before {
-            self.shell.table.retain(|name| self.services.contains_key(name));
+            let asked = self.shell.asked.borrow();
+            self.shell.table.retain(|name| self.services.contains_key(name) || asked.routed.contains(name));
         }
         let Some(mut applying) = self.applying.take_if(|applying| applying.waiting.is_empty()) else { return };
         let answer = if applying.failures.is_empty() {

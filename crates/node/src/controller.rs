@@ -474,6 +474,9 @@ impl Controller {
         if let Some(peers) = &self.facts.peers {
             line["peers"] = peers.as_str().into();
         }
+        if let Some(dns) = &self.facts.dns {
+            line["dns"] = dns.as_str().into();
+        }
         if !waiting.is_empty() {
             line["notReady"] = waiting.into();
         }

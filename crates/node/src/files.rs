@@ -11,6 +11,8 @@ use model::Service as Definition;
 use model::config::{self, Config, InstanceTls, Listen};
 use model::diagnostic::Diagnostics;
 
+use crate::discovering::definitions;
+
 /// The cure for most of what can be wrong with a file.
 const CURE: &str = "correct the path or the file; relative paths are relative to the configuration file";
 
@@ -40,6 +42,11 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
             && let Err(problem) = hmac_key(&account.hmac_key_file)
         {
             diagnostics.error(account.at.field("hmacKeyFile"), format!("gateway.acme: {problem}"), CURE);
+        }
+    }
+    for file in &config.discovery.definitions {
+        if let Err(problem) = definitions::read(Path::new(&file.path)) {
+            diagnostics.error(file.at, problem, "docs/guide/consul.md shows a service definition");
         }
     }
     for page in config.gateway.error_pages.values() {

@@ -9,6 +9,7 @@ mod breakers;
 mod cluster;
 mod controller;
 mod counting;
+mod discovering;
 mod entrances;
 mod files;
 mod following;
@@ -49,6 +50,7 @@ use tokio::sync::{mpsc, watch};
 use cluster::seat::Seat;
 pub use cluster::{authority, cannot_fail_over, certificates, joining};
 use controller::Controller;
+pub use discovering::definitions;
 use entrances::Entrances;
 use input::Input;
 use link::Keeper;
@@ -175,6 +177,8 @@ impl Start {
             leads: false,
             lease: None,
             leases: Vec::new(),
+            lease_told: watch::Sender::new(None),
+            asked: watch::Sender::new(discovering::Asked::by(&self.config)),
             vouched: BTreeMap::new(),
             born: Incarnation(u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0)),
             held_breakers: BTreeMap::new(),
@@ -193,8 +197,9 @@ impl Start {
         shell.api = format!("http://{api_address}");
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
         let authority = Arc::new(self.authority(&data_dir)?);
+        let discovering = discovering::Discovering::new(&self.config, &store, &data_dir).map_err(CannotStart)?;
         let context = api::Context::from(api::Parts {
-            status: shown,
+            status: shown.clone(),
             commands,
             store: Arc::clone(&store),
             save: offline::saving(seat.clone()),
@@ -204,11 +209,15 @@ impl Start {
             refresh_metrics: counting::refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
             logs: data_dir.join("logs"),
             authority,
+            discovery: discovering.registry(),
+            consul: discovering.facts(),
         });
         let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
         let server = api::serve(api_listener, api::answers(context))
             .map_err(|error| CannotStart(format!("the API: {error}")))?;
+        let dns = discovering.dns(&self.config).map_err(CannotStart)?;
         let facts = Facts {
+            dns: dns.as_ref().map(|dns| dns.address().to_string()),
             keeper_pid: self.keeper_pid,
             node_starts: self.node_starts,
             api: api_address,
@@ -216,6 +225,7 @@ impl Start {
             peers,
             since: observe::now(),
         };
+        discovering.start(&shell, shown).await;
         let notifier = Notifier::start(&self.config.notify, &journal, &data_dir);
         applying::save_effective(&self.config);
         seat.hold_to_quotas(&self.config);
@@ -268,6 +278,7 @@ impl Start {
         if let Some(acme) = acme {
             acme.abort();
         }
+        drop(dns);
         server.stop(API_PATIENCE).await;
         if let Err(error) = streams.close().await {
             tracing::warn!(%error, "the streams did not close cleanly; the next start replays their log");

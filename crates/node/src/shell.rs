@@ -16,7 +16,7 @@ use model::config::{NodeConfig, Probe};
 use model::{Epoch, Event, EventKind, Incarnation, InstanceId, NodeName, Revision, ServiceName};
 use observe::journal::Journal;
 use observe::metrics::{ControlMetrics, EventLabels};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Input;
 use crate::link::Keeper;
@@ -53,6 +53,10 @@ pub struct Shell {
     pub leads: bool,
     /// In a cluster: the lease this node lives on.
     pub lease: Option<LeaseId>,
+    /// The same for those who only need to know which it is.
+    pub lease_told: watch::Sender<Option<LeaseId>>,
+    /// What the configuration in force wants of the registry; told anew whenever one is put in force.
+    pub asked: watch::Sender<crate::discovering::Asked>,
     /// In a cluster: until when the last few leases were good, on the clock since boot.
     pub leases: Vec<(LeaseId, Duration)>,
     /// In a cluster: processes of which the store is known to hold the record, and under which lease.
@@ -88,6 +92,7 @@ impl Shell {
         const KEPT: usize = 4;
         (self.lease, self.lease_until) = (lease, Some(until));
         let Some(lease) = lease else { return };
+        self.lease_told.send_if_modified(|told| told.replace(lease) != Some(lease));
         match self.leases.iter_mut().find(|(known, _)| *known == lease) {
             Some((_, known)) => *known = until,
             None => self.leases.push((lease, until)),

@@ -38,6 +38,8 @@ pub struct Facts {
     pub gateway: Vec<String>,
     /// The address for other nodes, in a cluster.
     pub peers: Option<String>,
+    /// The address of DNS, if it is served.
+    pub dns: Option<String>,
     /// When this process began to serve.
     pub since: String,
 }

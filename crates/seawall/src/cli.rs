@@ -15,6 +15,7 @@ mod output;
 mod promote;
 mod restart;
 mod schema;
+mod services;
 mod shift;
 mod snapshot;
 mod status;
@@ -133,6 +134,8 @@ enum Verb {
     Cluster(cluster::Arguments),
     /// Read and write the replicated key-value store
     Kv(kv::Arguments),
+    /// Register services with the node, from definition files as Consul has them
+    Services(services::Arguments),
     /// Save the key-value store to a file, check such a file, start anew from it
     Snapshot(snapshot::Arguments),
     /// Append to and read replicated op-logs
@@ -169,6 +172,7 @@ pub fn run() -> ExitCode {
         Verb::Shift(shift) => client().and_then(|client| shift::run(&client, &shift)),
         Verb::Cluster(cluster) => cluster::run(client, &cluster),
         Verb::Kv(kv) => client().and_then(|client| kv::run(&client, &kv)),
+        Verb::Services(services) => client().and_then(|client| services::run(&client, &services)),
         Verb::Snapshot(snapshot) => snapshot::run(client, &snapshot),
         Verb::Stream(stream) => client().and_then(|client| stream::run(&client, &stream)),
         Verb::Schema(schema) => schema::run(&schema),

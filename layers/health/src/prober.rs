@@ -15,8 +15,9 @@ use model::config::{ExecAction, HttpAction, Probe};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-pub use exec::{end_left_over, run as run_command};
-pub use http::{Answer, request};
+pub use exec::{end_left_over, judge as judge_command, run as run_command};
+pub use grpc::check as grpc_check;
+pub use http::{Answer, request, request_with};
 
 /// To end a command that did not end by itself.
 pub const ENDING: Duration = Duration::from_secs(3);

@@ -34,6 +34,8 @@ record! {
         sentinel: Option<Sentinel> = None,
         /// Hystrix'.
         hystrix: Option<Hystrix> = None,
+        /// A file of Consul's service definitions, registered with this node: as `discovery.definitions`.
+        consul: Option<FilePath> = None,
     }
 }
 
@@ -65,7 +67,7 @@ impl Decode for Include {
             Kind::Scalar { .. } => FilePath::decode(node, diagnostics).map(Self::File),
             Kind::Map(_) => Rules::decode(node, diagnostics).map(|rules| Self::Rules(Box::new(rules))),
             _ => {
-                wrong(node, "a file, or `sentinel: {…}` or `hystrix: {…}`", diagnostics);
+                wrong(node, "a file, or `sentinel: {…}`, `hystrix: {…}` or `consul: FILE`", diagnostics);
                 None
             }
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::decode::{Decode, Places};
 use super::foreign::{Target, Tool};
 use super::yaml::{self, Kind, Node};
-use super::{Config, Include, Rules, validate};
+use super::{Config, FilePath, Include, Rules, validate};
 use crate::diagnostic::{Diagnostics, Place, Sources};
 
 /// The most files one configuration may be made of.
@@ -137,7 +137,7 @@ impl Loader<'_> {
     /// An included file may not move this machine's listeners or its data.
     fn refuse_node_keys(&mut self, node: &Node) {
         let places = Places::of(node);
-        for key in ["node", "api", "gateway"] {
+        for key in ["node", "api", "discovery", "dns", "gateway"] {
             if places.has(key) {
                 let message = format!("`{key}` in an included file");
                 self.diagnostics.error(
@@ -171,6 +171,10 @@ impl Loader<'_> {
         }
         // Now all services are known.
         for (folder, rules) in rules.iter().take(MAX_FILES) {
+            if let Some(file) = &rules.consul {
+                let path = joined(folder, &file.path);
+                main.discovery.definitions.push(FilePath { path, at: file.at });
+            }
             for (file, tool) in rules.files() {
                 self.rules(main, &folder.join(&file.path), file.at, tool);
             }
@@ -218,11 +222,16 @@ impl Loader<'_> {
     }
 }
 
+/// Through its components, so that `./data` does not leave a `.` in every message.
+fn joined(folder: &Path, written: &str) -> String {
+    folder.join(written).components().collect::<PathBuf>().to_string_lossy().into_owned()
+}
+
 /// Relative paths are relative to the file they stand in; from here on they are relative to the process.
 fn resolve_paths(config: &mut Config, file: &Path) {
     let folder = file.parent().unwrap_or(Path::new(""));
-    // Through its components, so that `./data` does not leave a `.` in every message.
-    let join = |written: &str| folder.join(written).components().collect::<PathBuf>().to_string_lossy().into_owned();
+    let join = |written: &str| joined(folder, written);
+    config.discovery.definitions.iter_mut().for_each(|file| file.path = join(&file.path));
     config.node.data_dir = join(&config.node.data_dir);
     if let Some(cluster) = &mut config.cluster {
         cluster.tls.dir = join(&cluster.tls.dir);

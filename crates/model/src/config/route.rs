@@ -208,6 +208,16 @@ record! {
         version: Option<VersionName> = None,
         /// In a list: its share of the requests, beside the weights of the others; 0 gets none. 1 when absent.
         weight: Option<u32> = None,
+        /// `registry`: a service that no file declares; its instances are those that are registered and whose checks do not fail.
+        source: Option<Source> = None,
+    }
+}
+
+words! {
+    /// Where a service's instances come from.
+    Source {
+        /// They registered themselves, or somebody else did.
+        Registry = "registry",
     }
 }
 

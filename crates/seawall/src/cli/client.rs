@@ -125,7 +125,10 @@ impl Client {
         if let Some(report) = told["report"].as_str() {
             eprint!("{report}");
         }
-        let message = told["error"].as_str().map_or_else(|| format!("the API answered {status}"), str::to_owned);
+        // Consul's part of the API answers in plain text.
+        let plain = body.lines().next().filter(|line| !told.is_object() && !line.is_empty());
+        let unsaid = || plain.map_or_else(|| format!("the API answered {status}"), str::to_owned);
+        let message = told["error"].as_str().map_or_else(unsaid, str::to_owned);
         let cure =
             told["cure"].as_str().filter(|cure| !cure.is_empty()).map_or_else(String::new, |cure| format!("; {cure}"));
         let error = anyhow!("{message}{cure}");

@@ -125,6 +125,7 @@ fn the_served_description_names_every_route() {
         ("/api/v1/status", &["get"]),
         ("/api/v1/health", &["get"]),
         ("/api/v1/events", &["get"]),
+        ("/api/v1/sd/prometheus", &["get"]),
         ("/api/v1/kv", &["get"]),
         ("/api/v1/kv/{key}", &["get", "put", "delete"]),
         ("/api/v1/streams", &["get"]),

@@ -34,8 +34,22 @@ pub async fn run(
     working_dir: &Path,
     limit: Duration,
 ) -> Result<(), String> {
+    judge(command, env, working_dir, limit).await.map_err(|(_, why)| why)
+}
+
+/// The same; with what went wrong comes the exit code, if it ended with one.
+///
+/// # Errors
+/// See [`run`].
+pub async fn judge(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    working_dir: &Path,
+    limit: Duration,
+) -> Result<(), (Option<i32>, String)> {
+    let plain = |why: String| (None, why);
     static RUNS: AtomicU64 = AtomicU64::new(0);
-    let (program, arguments) = command.split_first().ok_or("an empty command")?;
+    let (program, arguments) = command.split_first().ok_or_else(|| plain("an empty command".to_owned()))?;
     let mut process = Command::new(platform::program::locate(program, working_dir, env));
     process.args(arguments).envs(env).current_dir(working_dir);
     process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -45,7 +59,8 @@ pub async fn run(
         std::process::id(),
         RUNS.fetch_add(1, Ordering::Relaxed)
     );
-    let mut tree = Tree::spawn(process, &marker).map_err(|error| format!("cannot start `{program}`: {error}"))?;
+    let mut tree =
+        Tree::spawn(process, &marker).map_err(|error| plain(format!("cannot start `{program}`: {error}")))?;
     let (_, _, errors) = tree.pipes();
     let waited = timeout(limit, tree.wait()).await;
     if waited.is_err() {
@@ -54,8 +69,8 @@ pub async fn run(
         let _ = timeout(Duration::from_secs(1), tree.wait()).await;
     }
     let _ = tree.end(Duration::from_millis(500)).await;
-    let status = waited.map_err(|_| format!("`{program}` did not end within {} ms", limit.as_millis()))?;
-    let status = status.map_err(|error| error.to_string())?;
+    let status = waited.map_err(|_| plain(format!("`{program}` did not end within {} ms", limit.as_millis())))?;
+    let status = status.map_err(|error| plain(error.to_string()))?;
     if status.success() {
         return Ok(());
     }
@@ -66,5 +81,6 @@ pub async fn run(
     let quote = String::from_utf8_lossy(&quote);
     let quote = quote.lines().next().unwrap_or_default().trim();
     let how = platform::process::describe_exit(status);
-    Err(if quote.is_empty() { format!("`{program}`: {how}") } else { format!("`{program}`: {how}: {quote}") })
+    let why = if quote.is_empty() { format!("`{program}`: {how}") } else { format!("`{program}`: {how}: {quote}") };
+    Err((status.code(), why))
 }

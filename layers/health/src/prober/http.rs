@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -31,10 +31,25 @@ pub async fn request(
     host: SocketAddr,
     headers: &[(&str, &str)],
 ) -> Result<Answer, String> {
-    request_within(stream, method, path, host, headers, MAX_BODY).await
+    request_with(stream, method, path, host, headers, Bytes::new()).await
 }
 
-/// The same, with `most` bytes of the body.
+/// The same with a body.
+///
+/// # Errors
+/// As [`request`].
+pub async fn request_with(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Result<Answer, String> {
+    send(stream, method, path, host, headers, (body, MAX_BODY)).await
+}
+
+/// The same without one, with `most` bytes of the answer's.
 ///
 /// # Errors
 /// As [`request`].
@@ -46,6 +61,17 @@ pub async fn request_within(
     headers: &[(&str, &str)],
     most: usize,
 ) -> Result<Answer, String> {
+    send(stream, method, path, host, headers, (Bytes::new(), most)).await
+}
+
+async fn send(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    host: SocketAddr,
+    headers: &[(&str, &str)],
+    (body, most): (Bytes, usize),
+) -> Result<Answer, String> {
     let mut request = hyper::Request::builder().method(method).uri(path).header("connection", "close");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         request = request.header("host", host.to_string());
@@ -56,7 +82,7 @@ pub async fn request_within(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| format!("not a request: {error}"))?;
+    let request = request.body(Full::new(body)).map_err(|error| format!("not a request: {error}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let connection = tokio::spawn(connection);
     let broken = |error: hyper::Error| format!("{method} {path}: {}", root(&error));

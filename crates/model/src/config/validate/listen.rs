@@ -22,6 +22,17 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
             "the API controls this machine: keep 127.0.0.1 (or [::1]) and reach it through an SSH tunnel",
         );
     }
+    if let Some(dns) = &config.dns {
+        address(&dns.listen, dns.at.field("listen"), diagnostics);
+        let label = |label: &str| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            !label.is_empty() && label.len() <= 63 && label.bytes().all(fits)
+        };
+        if dns.domain.len() > 200 || !dns.domain.trim_matches('.').split('.').all(label) {
+            let message = format!("`{}` is no domain", dns.domain);
+            diagnostics.error(dns.at.field("domain"), message, "e.g. `consul` or `shop.internal`");
+        }
+    }
     if config.gateway.listen.is_empty() {
         diagnostics.error(
             config.gateway.at.field("listen"),

@@ -1,7 +1,7 @@
 //! Rules of where a route leads: its destinations, their weights, and by what a client is told again.
 
 use super::route::is_token;
-use crate::config::{Config, Route, Target, Targets};
+use crate::config::{Config, Route, Source, Target, Targets};
 use crate::diagnostic::{Diagnostics, nearest};
 use crate::id::ServiceName;
 
@@ -51,12 +51,17 @@ pub fn check(route: &Route, targets: &Targets, config: &Config, diagnostics: &mu
 
 fn check_target(target: &Target, config: &Config, diagnostics: &mut Diagnostics) {
     let place = target.at.field("service");
+    if target.source == Some(Source::Registry) {
+        return check_registered(target, config, diagnostics);
+    }
     let Some(service) = config.services.get(&target.service) else {
         let names: Vec<&str> = config.services.keys().map(ServiceName::as_str).collect();
         let cure = match nearest(target.service.as_str(), names.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if names.is_empty() => "define it under `services`".into(),
-            None => format!("there are: {}", names.join(", ")),
+            None if names.is_empty() => {
+                "define it under `services`, or add `source: registry` if it registers itself".into()
+            }
+            None => format!("there are: {}; or add `source: registry` if it registers itself", names.join(", ")),
         };
         diagnostics.error(place, format!("a route to `{}`, which is no service", target.service), cure);
         return;
@@ -70,5 +75,22 @@ fn check_target(target: &Target, config: &Config, diagnostics: &mut Diagnostics)
             |near| format!("did you mean `{near}`?"),
         );
         diagnostics.error(target.at.field("version"), format!("`{}` has no version `{version}`", target.service), cure);
+    }
+}
+
+/// What registers itself is declared nowhere.
+fn check_registered(target: &Target, config: &Config, diagnostics: &mut Diagnostics) {
+    let name = &target.service;
+    if config.services.contains_key(name) {
+        let message = format!("`source: registry`, and `{name}` is declared under `services`");
+        diagnostics.error(target.at.field("source"), message, "leave `source` out, or route to another name");
+    }
+    if target.version.is_some() {
+        let message = "`version` with `source: registry`";
+        diagnostics.error(
+            target.at.field("version"),
+            message,
+            "what registers itself has no versions here: leave it out",
+        );
     }
 }

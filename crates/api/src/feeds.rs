@@ -1,0 +1,58 @@
+//! Feeds for programs that keep lists of targets: Prometheus' HTTP service discovery. Always the whole list, always 200, as
+//! its documentation wants. Deliberately absent: files, which whoever needs them writes from this.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use discovery::select::{self, Wanted};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::query::{Known, Parameters};
+
+/// Query parameters.
+#[derive(Debug, Default, Deserialize)]
+pub struct Targets {
+    /// This service alone.
+    service: Option<String>,
+}
+
+impl Known for Targets {
+    const NAMES: &'static [&'static str] = &["service"];
+}
+
+/// Every instance that is registered, whether it works or not: Prometheus itself finds out, and its labels say.
+pub async fn prometheus(State(context): State<Context>, Parameters(wanted): Parameters<Targets>) -> Json<Value> {
+    let catalog = context.discovery.read();
+    let mut groups = Vec::new();
+    for (name, _) in catalog.names().filter(|(name, _)| wanted.service.as_deref().is_none_or(|only| only == *name)) {
+        for instance in select::instances(&catalog, name, &Wanted::default()) {
+            let service = &instance.service.record;
+            let host = instance.address();
+            let target = if host.contains(':') {
+                format!("[{host}]:{}", service.port)
+            } else {
+                format!("{host}:{}", service.port)
+            };
+            let mut labels: BTreeMap<String, String> = [
+                ("service", name),
+                ("instance_id", instance.id),
+                ("node", instance.node_name),
+                ("region", context.discovery.datacenter()),
+                ("status", instance.status().as_str()),
+            ]
+            .map(|(key, value)| (format!("__meta_seawall_{key}"), value.to_owned()))
+            .into();
+            // With separators around each, as for Consul: a tag is matched whole by `.*,TAG,.*`.
+            labels.insert("__meta_seawall_tags".into(), format!(",{},", service.tags.join(",")));
+            for (key, value) in &service.meta {
+                let key: String = key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+                labels.insert(format!("__meta_seawall_service_metadata_{key}"), value.clone());
+            }
+            groups.push(json!({ "targets": [target], "labels": labels }));
+        }
+    }
+    Json(groups.into())
+}

@@ -1,0 +1,191 @@
+//! How one check is made, in Consul's meaning: 2xx passes, 429 warns; exit code 0 passes, 1 warns. What is said is bounded
+//! in time and size: an instance that answers ten megabytes costs ten kilobytes.
+//! Deliberately absent: redirects (an answer of its own here), TLS for anything but HTTP.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use discovery::record::{CheckDefinition, CheckStatus};
+use health::prober;
+use http::Uri;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use ureq::tls::TlsConfig;
+
+/// HTTPS checks under way at a time: each has a thread while it lasts.
+const HTTPS_AT_ONCE: usize = 4;
+/// The bytes of an HTTPS answer that are read.
+const MAX_BODY: u64 = 10 * 1024;
+
+/// What all checks share.
+pub struct Tools {
+    working_dir: PathBuf,
+    https: Arc<Semaphore>,
+}
+
+impl Tools {
+    /// Programs run in this folder.
+    pub fn new(working_dir: PathBuf) -> Self {
+        Self { working_dir, https: Arc::new(Semaphore::new(HTTPS_AT_ONCE)) }
+    }
+}
+
+/// A result with what was found.
+type Outcome = (CheckStatus, String);
+
+/// Makes a check once.
+pub async fn make(definition: &CheckDefinition, tools: &Tools) -> Outcome {
+    let limit = Duration::from_millis(definition.timeout_ms.max(1));
+    // A program has its own limit inside, and needs a moment more to be ended with its whole tree.
+    let patience = if definition.args.is_empty() { limit } else { limit + prober::ENDING };
+    let made = async {
+        if !definition.http.is_empty() {
+            return over_http(definition, tools, limit).await;
+        }
+        if !definition.args.is_empty() {
+            return run(definition, tools, limit).await;
+        }
+        let passed = if !definition.tcp.is_empty() {
+            connect(&definition.tcp).await.map(|_| format!("TCP connect {}: Success", definition.tcp))
+        } else if !definition.udp.is_empty() {
+            datagram(&definition.udp, limit).await
+        } else {
+            over_grpc(&definition.grpc).await
+        };
+        match passed {
+            Ok(output) => (CheckStatus::Passing, output),
+            Err(why) => (CheckStatus::Critical, why),
+        }
+    };
+    match timeout(patience, made).await {
+        Ok(result) => result,
+        Err(_) => (CheckStatus::Critical, format!("no answer within {} ms", limit.as_millis())),
+    }
+}
+
+async fn connect(address: &str) -> Result<TcpStream, String> {
+    TcpStream::connect(address).await.map_err(|error| format!("cannot connect to {address}: {error}"))
+}
+
+fn status_of(code: u16) -> CheckStatus {
+    match code {
+        200..300 => CheckStatus::Passing,
+        429 => CheckStatus::Warning,
+        _ => CheckStatus::Critical,
+    }
+}
+
+fn told(definition: &CheckDefinition, method: &str, code: u16, body: &[u8]) -> Outcome {
+    let reason = http::StatusCode::from_u16(code).ok().and_then(|code| code.canonical_reason()).unwrap_or_default();
+    let body = String::from_utf8_lossy(body);
+    (status_of(code), format!("HTTP {method} {}: {code} {reason} Output: {body}", definition.http))
+}
+
+async fn over_http(definition: &CheckDefinition, tools: &Tools, limit: Duration) -> Outcome {
+    let failed = |why: String| (CheckStatus::Critical, why);
+    let method = if definition.method.is_empty() { "GET" } else { &definition.method };
+    let Ok(uri) = definition.http.parse::<Uri>() else { return failed(format!("{} is no URL", definition.http)) };
+    if uri.scheme_str() == Some("https") {
+        return over_https(definition, method, tools, limit).await;
+    }
+    let Some(host) = uri.host() else { return failed(format!("{} names no host", definition.http)) };
+    let host = host.trim_matches(['[', ']']);
+    let stream = match TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await {
+        Ok(stream) => stream,
+        Err(error) => return failed(format!("{method} {}: {error}", definition.http)),
+    };
+    let peer = stream.peer_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
+    let mut headers: Vec<(&str, &str)> = definition
+        .header
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(move |value| (name.as_str(), value.as_str())))
+        .collect();
+    for (name, value) in [("host", authority.as_str()), ("user-agent", "Consul Health Check")] {
+        if !headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            headers.push((name, value));
+        }
+    }
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let body = Bytes::copy_from_slice(definition.body.as_bytes());
+    match prober::request_with(stream, method, path, peer, &headers, body).await {
+        Ok(answer) => told(definition, method, answer.status, &answer.body),
+        Err(why) => failed(why),
+    }
+}
+
+/// The client that does TLS here blocks its thread.
+async fn over_https(definition: &CheckDefinition, method: &str, tools: &Tools, limit: Duration) -> Outcome {
+    let Ok(place) = Arc::clone(&tools.https).acquire_owned().await else {
+        return (CheckStatus::Critical, "stopping".into());
+    };
+    let mut request = http::Request::builder().method(method).uri(&definition.http);
+    for (name, values) in &definition.header {
+        for value in values {
+            request = request.header(name, value);
+        }
+    }
+    let tls = TlsConfig::builder().disable_verification(definition.tls_skip_verify).build();
+    let agent = ureq::Agent::config_builder()
+        .tls_config(tls)
+        .timeout_global(Some(limit))
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .allow_non_standard_methods(true)
+        .build()
+        .new_agent();
+    let request = request.body(definition.body.clone());
+    let asked = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        let request = request.map_err(|error| error.to_string())?;
+        let answered = if request.body().is_empty() { agent.run(request.map(|_| ())) } else { agent.run(request) };
+        let mut answer = answered.map_err(|error| error.to_string())?;
+        let code = answer.status().as_u16();
+        let body = answer.body_mut().with_config().limit(MAX_BODY).read_to_vec().unwrap_or_default();
+        Ok::<_, String>((code, body))
+    });
+    match asked.await {
+        Ok(Ok((code, body))) => told(definition, method, code, &body),
+        Ok(Err(why)) => (CheckStatus::Critical, format!("{method} {}: {why}", definition.http)),
+        Err(error) => (CheckStatus::Critical, error.to_string()),
+    }
+}
+
+async fn run(definition: &CheckDefinition, tools: &Tools, limit: Duration) -> Outcome {
+    match prober::judge_command(&definition.args, &BTreeMap::new(), &tools.working_dir, limit).await {
+        Ok(()) => (CheckStatus::Passing, String::new()),
+        Err((Some(1), why)) => (CheckStatus::Warning, why),
+        Err((_, why)) => (CheckStatus::Critical, why),
+    }
+}
+
+/// A datagram that is refused comes back as an error; silence is no failure, as in Consul.
+async fn datagram(address: &str, limit: Duration) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("UDP {address}: {error}");
+    let target = tokio::net::lookup_host(address).await.map_err(failed)?.next();
+    let Some(target) = target else { return Err(format!("UDP {address}: no address")) };
+    let own: SocketAddr =
+        if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(own).await.map_err(failed)?;
+    socket.connect(target).await.map_err(failed)?;
+    socket.send(b"").await.map_err(failed)?;
+    let mut answer = [0; 16];
+    match timeout(limit / 2, socket.recv(&mut answer)).await {
+        Ok(Err(error)) => Err(failed(error)),
+        Ok(Ok(_)) | Err(_) => Ok(format!("UDP connect {address}: Success")),
+    }
+}
+
+/// `HOST:PORT[/SERVICE]`.
+async fn over_grpc(written: &str) -> Result<String, String> {
+    let (address, service) = written.split_once('/').unwrap_or((written, ""));
+    let stream = connect(address).await?;
+    let peer = stream.peer_addr().map_err(|error| error.to_string())?;
+    prober::grpc_check(stream, peer, service).await?;
+    Ok(format!("gRPC check {written}: success"))
+}

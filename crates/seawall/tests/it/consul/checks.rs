@@ -1,0 +1,223 @@
+//! Checks of what registers itself, and what follows from them: the catalog, the gateway, definition files.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use super::{done, ids, put};
+use crate::support::{Seawall, wait};
+
+/// A program that nobody here runs: it answers with a status that the test chooses.
+struct Program {
+    address: SocketAddr,
+    status: Arc<AtomicU16>,
+    asked: Arc<AtomicUsize>,
+    listener: TcpListener,
+}
+
+impl Program {
+    fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (status, asked) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicUsize::new(0)));
+        let (accepting, told, counted) = (listener.try_clone().unwrap(), Arc::clone(&status), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            for stream in accepting.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let status = told.load(Ordering::Relaxed);
+                if status == 0 {
+                    return;
+                }
+                let mut head = [0; 4096];
+                let read = stream.read(&mut head).unwrap_or(0);
+                if head[..read].starts_with(b"GET /health") {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+                let answer =
+                    format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{name}", name.len());
+                // Ignored: a check that only connects has gone.
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        Self { address, status, asked, listener }
+    }
+
+    fn answers(&self, status: u16) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// Ends as a process would: its port refuses.
+    fn die(self) {
+        self.answers(0);
+        drop(std::net::TcpStream::connect(self.address));
+        drop(self.listener);
+    }
+}
+
+fn standing(seawall: &Seawall, check: &str) -> String {
+    let checks = seawall.api("GET", "/v1/agent/checks", b"").json();
+    checks[check]["Status"].as_str().unwrap_or("none").to_owned()
+}
+
+fn stands(seawall: &Seawall, check: &str, status: &str) {
+    wait(&format!("{check} {status}"), || (standing(seawall, check) == status).then_some(()));
+}
+
+#[test]
+fn each_kind_of_check_is_made_and_judged() {
+    let seawall = Seawall::up("discovery: { remoteScriptChecks: true }\n");
+    let program = Program::start("a");
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = program.address;
+    let register = |id: &str, how: Value| {
+        let mut body = json!({ "Name": id, "Interval": "1s", "Timeout": "2s" });
+        body.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+        done(&put(&seawall, "/v1/agent/check/register", &body));
+    };
+    register("http", json!({ "HTTP": format!("http://{address}/health"), "Header": { "x-a": ["b"] } }));
+    register("tcp", json!({ "TCP": address.to_string() }));
+    register("udp", json!({ "UDP": udp.local_addr().unwrap().to_string() }));
+    register("args", json!({ "Args": ["/bin/sh", "-c", "exit 0"] }));
+    register("warns", json!({ "Args": ["/bin/sh", "-c", "exit 1"] }));
+    register("fails", json!({ "Args": ["/bin/sh", "-c", "exit 2"] }));
+    register("nobody", json!({ "TCP": "127.0.0.1:1" }));
+    register("word", json!({ "TTL": "1s" }));
+    register("alias", json!({ "AliasNode": "test" }));
+    for (id, status) in [
+        ("http", "passing"),
+        ("tcp", "passing"),
+        ("udp", "passing"),
+        ("args", "passing"),
+        ("warns", "warning"),
+        ("alias", "critical"),
+    ] {
+        stands(&seawall, id, status);
+    }
+    let checks = seawall.api("GET", "/v1/agent/checks", b"").json();
+    assert!(checks["http"]["Output"].as_str().unwrap().contains("200"), "{checks}");
+    assert_eq!((standing(&seawall, "fails").as_str(), standing(&seawall, "nobody").as_str()), ("critical", "critical"));
+    // 429 warns, anything else but 2xx fails.
+    program.answers(429);
+    stands(&seawall, "http", "warning");
+    program.answers(503);
+    stands(&seawall, "http", "critical");
+    // A word that does not come any more.
+    done(&seawall.api("PUT", "/v1/agent/check/pass/word", b""));
+    stands(&seawall, "word", "passing");
+    stands(&seawall, "word", "critical");
+    // A check that is taken out is made no more.
+    done(&seawall.api("PUT", "/v1/agent/check/deregister/http", b""));
+    wait("no more requests", || {
+        let before = program.asked.load(Ordering::Relaxed);
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        (program.asked.load(Ordering::Relaxed) == before).then_some(())
+    });
+}
+
+#[test]
+fn a_route_follows_what_is_registered() {
+    let seawall = Seawall::up("routes: [{ to: { service: web, source: registry } }]\n");
+    assert_eq!(seawall.get("/").status, 503);
+    let programs = [Program::start("one"), Program::start("two")];
+    for (id, program) in ["one", "two"].iter().zip(&programs) {
+        let body = json!({ "Name": "web", "ID": id, "Address": "localhost", "Port": program.address.port(),
+            "Check": { "HTTP": format!("http://{}/health", program.address), "Interval": "1s" } });
+        done(&put(&seawall, "/v1/agent/service/register", &body));
+    }
+    let answered = |seawall: &Seawall| {
+        let mut who: Vec<String> = (0..20)
+            .map(|_| seawall.get("/"))
+            .filter(|answer| answer.status == 200)
+            .map(|answer| answer.text())
+            .collect();
+        who.sort_unstable();
+        who.dedup();
+        who
+    };
+    wait("both behind the gateway", || (answered(&seawall) == ["one", "two"]).then_some(()));
+    let [one, two] = programs;
+    // It dies: it leaves the catalog and the gateway.
+    two.die();
+    let passing = || ids(&seawall.api("GET", "/v1/health/service/web?passing", b""));
+    wait("one in the catalog", || (passing() == ["one"]).then_some(()));
+    wait("one behind the gateway", || {
+        let answers: Vec<_> = (0..20).map(|_| seawall.get("/")).collect();
+        answers.iter().all(|answer| answer.text() == "one").then_some(())
+    });
+    done(&seawall.api("PUT", "/v1/agent/service/deregister/one", b""));
+    wait("nobody", || (seawall.get("/").status == 503).then_some(()));
+    drop(one);
+}
+
+/// The registration block of the document that the product is built from, as it stands there.
+const ORDER_SERVICE: &str = r#"{
+  "service": {
+    "name": "order-service",
+    "tags": ["v1"],
+    "address": "192.168.1.10",
+    "port": 8080,
+    "check": {
+      "http": "http://192.168.1.10:8080/health",
+      "interval": "10s"
+    }
+  }
+}"#;
+
+#[test]
+fn the_source_documents_registration_works_as_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("order-service.json");
+    std::fs::write(&file, ORDER_SERVICE).unwrap();
+    let body = format!(
+        "routes: [{{ to: {{ service: order-service, source: registry }} }}]\ninclude: [{{ consul: {file:?} }}]\n"
+    );
+    let seawall = Seawall::up(&body);
+    let shown = wait("order-service in the catalog", || {
+        let found = seawall.api("GET", "/v1/catalog/service/order-service?tag=v1", b"").json();
+        (!found[0].is_null()).then(|| found[0].clone())
+    });
+    assert_eq!((shown["ServiceAddress"].as_str(), shown["ServicePort"].as_u64()), (Some("192.168.1.10"), Some(8080)));
+    let check = seawall.api("GET", "/v1/agent/checks", b"").json()["service:order-service"].clone();
+    assert_eq!((check["Interval"].as_str(), check["Type"].as_str()), (Some("10s"), Some("http")), "{check}");
+    // With an address of this machine it is checked, found and routed to; then it dies.
+    let program = Program::start("order-service");
+    let adapted =
+        ORDER_SERVICE.replace("192.168.1.10:8080", &program.address.to_string()).replace("192.168.1.10", "127.0.0.1");
+    std::fs::write(&file, adapted.replace("8080", &program.address.port().to_string()).replace("10s", "1s")).unwrap();
+    seawall.apply(0, &body);
+    wait("order-service behind the gateway", || (seawall.get("/").text() == "order-service").then_some(()));
+    program.die();
+    wait("nobody behind the gateway", || (seawall.get("/").status == 503).then_some(()));
+    let passing = seawall.api("GET", "/v1/health/service/order-service?passing", b"");
+    assert!(ids(&passing).is_empty());
+    // A file that is not included any more takes its service with it.
+    seawall.apply(0, "routes: []\n");
+    wait("an empty catalog", || (seawall.api("GET", "/v1/catalog/services", b"").json() == json!({})).then_some(()));
+}
+
+#[test]
+fn a_definition_with_a_mistake_is_refused_with_file_line_and_key() {
+    let seawall = Seawall::up("");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.json");
+    let path = file.to_string_lossy().into_owned();
+    std::fs::write(&file, "{ \"service\": {\n  \"name\": \"web\",\n  \"prot\": 80 } }").unwrap();
+    let (_, told) = seawall.cli_exits(2, &["services", "register", &path]);
+    assert!(told.contains("web.json, line 3: `service.prot`"), "{told}");
+    let (_, told) = seawall.apply(2, &format!("include: [{{ consul: {path:?} }}]\n"));
+    assert!(told.contains("web.json, line 3: `service.prot`"), "{told}");
+    std::fs::write(
+        &file,
+        "{ \"services\": [{ \"name\": \"web\", \"port\": 80 }, { \"id\": \"b\", \"name\": \"web\" }] }",
+    )
+    .unwrap();
+    seawall.cli_exits(0, &["services", "register", &path]);
+    assert_eq!(ids(&seawall.api("GET", "/v1/health/service/web", b"")), ["b", "web"]);
+    seawall.cli_exits(0, &["services", "deregister", "b"]);
+    assert_eq!(ids(&seawall.api("GET", "/v1/health/service/web", b"")), ["web"]);
+    let (_, told) = seawall.cli_exits(2, &["services", "deregister", "b"]);
+    assert!(told.contains("Unknown service ID"), "{told}");
+}

@@ -1,0 +1,208 @@
+//! DNS: every form of a name, over both transports, as a client sees it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+
+use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use serde_json::json;
+
+use crate::support::{Seawall, wait};
+
+const CONFIG: &str = "dns: { listen: \"127.0.0.1:0\" }\n";
+
+fn server(seawall: &Seawall) -> SocketAddr {
+    seawall.ready()["dns"].as_str().expect("an address in the ready line").parse().unwrap()
+}
+
+fn question(name: &str, kind: RecordType, edns: Option<u16>) -> Vec<u8> {
+    let mut message = Message::query();
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    if let Some(size) = edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(size);
+        message.set_edns(edns);
+    }
+    message.to_vec().unwrap()
+}
+
+fn udp(at: SocketAddr, name: &str, kind: RecordType, edns: Option<u16>) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+    let mut answer = [0; 65_535];
+    // A datagram may be lost, as every client knows.
+    let length = wait(name, || {
+        socket.send_to(&question(name, kind, edns), at).unwrap();
+        socket.recv(&mut answer).ok()
+    });
+    Message::from_vec(&answer[..length]).unwrap()
+}
+
+fn tcp(at: SocketAddr, name: &str, kind: RecordType) -> Message {
+    let mut stream = TcpStream::connect(at).unwrap();
+    let bytes = question(name, kind, None);
+    stream.write_all(&u16::try_from(bytes.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).unwrap();
+    Message::from_vec(&answer).unwrap()
+}
+
+/// The data of all answers, sorted.
+fn data(message: &Message) -> Vec<String> {
+    let mut data: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();
+    data.sort_unstable();
+    data
+}
+
+fn register(seawall: &Seawall, id: &str, address: &str, tags: &[&str], status: &str) {
+    let body = json!({ "Name": "web", "ID": id, "Address": address, "Port": 80, "Tags": tags, "Check": { "TTL": "1h", "Status": status } });
+    let answer = seawall.api("PUT", "/v1/agent/service/register", body.to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn every_form_of_a_name_is_answered() {
+    let seawall = Seawall::up(CONFIG);
+    let at = server(&seawall);
+    register(&seawall, "web-1", "10.0.0.1", &["v1"], "passing");
+    register(&seawall, "web-2", "10.0.0.2", &["v2"], "passing");
+    register(&seawall, "web-3", "10.0.0.3", &["v2"], "critical");
+    register(&seawall, "web-6", "fd00::6", &["v6"], "passing");
+    let query = json!({ "Name": "newest", "Service": { "Service": "web", "Tags": ["v2"] }, "DNS": { "TTL": "7s" } });
+    assert_eq!(seawall.api("POST", "/v1/query", query.to_string().as_bytes()).status, 200);
+    for (name, expected) in [
+        ("web.service.consul.", vec!["10.0.0.1", "10.0.0.2"]),
+        ("WEB.Service.Local.CONSUL.", vec!["10.0.0.1", "10.0.0.2"]),
+        ("v2.web.service.consul.", vec!["10.0.0.2"]),
+        ("_web._v1.service.consul.", vec!["10.0.0.1"]),
+        ("_web._tcp.service.consul.", vec!["10.0.0.1", "10.0.0.2"]),
+        ("test.node.consul.", vec!["127.0.0.1"]),
+        ("0a000001.addr.local.consul.", vec!["10.0.0.1"]),
+        ("newest.query.consul.", vec!["10.0.0.2"]),
+        ("ns.consul.", vec!["127.0.0.1"]),
+    ] {
+        let answer = udp(at, name, RecordType::A, None);
+        assert_eq!(
+            (answer.metadata.response_code, data(&answer)),
+            (ResponseCode::NoError, expected.iter().map(|one| (*one).to_owned()).collect()),
+            "{name}"
+        );
+        assert!(answer.metadata.authoritative);
+        assert_eq!(data(&tcp(at, name, RecordType::A)), data(&answer), "{name}");
+    }
+    assert_eq!(udp(at, "newest.query.consul.", RecordType::A, None).answers[0].ttl, 7);
+    assert_eq!(data(&udp(at, "web.service.consul.", RecordType::AAAA, None)), ["fd00::6"]);
+    // SRV: names that resolve, with their addresses beside them.
+    let srv = udp(at, "_web._v2.service.consul.", RecordType::SRV, None);
+    let RData::SRV(found) = &srv.answers[0].data else { panic!("{srv:?}") };
+    assert_eq!((found.port, found.target.to_ascii().as_str()), (80, "0a000002.addr.local.consul."));
+    assert_eq!(srv.additionals[0].data.to_string(), "10.0.0.2");
+    assert_eq!(data(&udp(at, &found.target.to_ascii(), RecordType::A, None)), ["10.0.0.2"]);
+    // What is not there, and what has nothing of the type.
+    let soa = |message: &Message| matches!(message.authorities[0].data, RData::SOA(_));
+    for (name, kind, code) in [
+        ("none.service.consul.", RecordType::A, ResponseCode::NXDomain),
+        ("web.service.mars.consul.", RecordType::A, ResponseCode::NXDomain),
+        ("none.node.consul.", RecordType::A, ResponseCode::NXDomain),
+        ("v9.web.service.consul.", RecordType::A, ResponseCode::NXDomain),
+        ("test.node.consul.", RecordType::AAAA, ResponseCode::NoError),
+        ("consul.", RecordType::A, ResponseCode::NoError),
+    ] {
+        let answer = udp(at, name, kind, None);
+        assert_eq!(answer.metadata.response_code, code, "{name}");
+        assert!(answer.answers.is_empty() && soa(&answer), "{name}: {answer:?}");
+    }
+    assert!(matches!(udp(at, "consul.", RecordType::SOA, None).answers[0].data, RData::SOA(_)));
+    assert!(matches!(udp(at, "consul.", RecordType::NS, None).answers[0].data, RData::NS(_)));
+    assert_eq!(udp(at, "example.com.", RecordType::A, None).metadata.response_code, ResponseCode::Refused);
+}
+
+#[test]
+fn a_long_answer_is_cut_over_udp_and_whole_over_tcp() {
+    let seawall = Seawall::up(CONFIG);
+    let at = server(&seawall);
+    for n in 0..100 {
+        register(&seawall, &format!("web-{n}"), &format!("10.0.1.{n}"), &[], "passing");
+    }
+    let name = "web.service.consul.";
+    let cut = udp(at, name, RecordType::A, None);
+    assert!(cut.metadata.truncation && cut.answers.len() == 3, "{} answers", cut.answers.len());
+    assert_eq!(data(&tcp(at, name, RecordType::A)).len(), 100);
+    let larger = udp(at, name, RecordType::A, Some(4096));
+    assert!(larger.edns.is_some() && !larger.metadata.truncation);
+    assert_eq!(larger.answers.len(), 100);
+    let between = udp(at, name, RecordType::A, Some(1232));
+    assert!(between.metadata.truncation && between.answers.len() > 50);
+    assert!(between.to_vec().unwrap().len() <= 1232);
+    // Every instance has its turn.
+    let mut seen = std::collections::BTreeSet::new();
+    wait("many different answers", || {
+        seen.extend(data(&udp(at, name, RecordType::A, None)));
+        (seen.len() > 50).then_some(())
+    });
+    // Floods and rubbish do not stop it.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for n in 0..2000_u32 {
+        let rubbish: Vec<u8> = (0..n % 97).map(|byte| (byte * 31 + n) as u8).collect();
+        socket.send_to(&rubbish, at).unwrap();
+    }
+    assert_eq!(udp(at, name, RecordType::A, Some(4096)).answers.len(), 100);
+}
+
+#[test]
+fn what_seawall_runs_is_found_by_name_and_leaves_when_it_is_not_ready() {
+    let seawall = Seawall::up(&format!(
+        "{CONFIG}services: {{ shop: {{ command: [DEMO], replicas: 2, readinessProbe: {{ httpGet: {{ path: /ready }}, periodSeconds: 1 }} }} }}\n"
+    ));
+    let at = server(&seawall);
+    let ports = || {
+        let answer = udp(at, "shop.service.consul.", RecordType::SRV, Some(4096));
+        answer
+            .answers
+            .iter()
+            .filter_map(|record| if let RData::SRV(srv) = &record.data { Some(srv.port) } else { None })
+            .collect::<Vec<_>>()
+    };
+    wait("both instances", || (ports().len() == 2).then_some(()));
+    seawall.fault("shop-0", "unready");
+    wait("one instance", || (ports().len() == 1).then_some(()));
+}
+
+#[test]
+fn dig_reads_the_answers() {
+    let version = Command::new("dig").arg("-v").output();
+    if version.is_err() {
+        let _ = writeln!(std::io::stderr(), "skipped: dig is not here (Debian: dnsutils)");
+        return;
+    }
+    let seawall = Seawall::up(CONFIG);
+    let at = server(&seawall);
+    register(&seawall, "web-1", "10.0.0.1", &["v1"], "passing");
+    let dig = |arguments: &[&str]| {
+        let output = Command::new("dig")
+            .args([&format!("@{}", at.ip()), "-p", &at.port().to_string(), "+tries=1", "+time=5"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for transport in ["+notcp", "+tcp"] {
+        assert_eq!(dig(&[transport, "+short", "web.service.consul"]).trim(), "10.0.0.1");
+        assert_eq!(
+            dig(&[transport, "+short", "SRV", "_web._v1.service.consul"]).trim(),
+            "1 1 80 0a000001.addr.local.consul."
+        );
+        assert_eq!(dig(&[transport, "+short", "test.node.consul"]).trim(), "127.0.0.1");
+        let none = dig(&[transport, "none.service.consul"]);
+        assert!(
+            none.contains("status: NXDOMAIN")
+                && none.contains("SOA")
+                && !none.contains("WARNING: recursion requested but not available\n;; malformed"),
+            "{none}"
+        );
+    }
+}
