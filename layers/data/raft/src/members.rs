@@ -216,11 +216,9 @@ pub(crate) async fn admit(replica: &Replica, newcomer: AdmitV1) -> Result<Member
     let learners: BTreeSet<u64> = old.iter().filter(|member| !member.voter).map(|member| member.id).collect();
     if newcomer.voter || was_voter {
         caught_up(replica, newcomer.id).await?;
-        let mut voters: BTreeSet<u64> =
-            list(replica).members.iter().filter(|member| member.voter).map(|member| member.id).collect();
-        voters.retain(|id| !gone.contains(id));
-        voters.insert(newcomer.id);
-        changed(replica, ChangeMembers::ReplaceAllVoters(voters)).await?;
+        // Said as what changes, not as all voters: another may be let in meanwhile, and would lose its vote again.
+        let added = ChangeMembers::AddVoterIds(BTreeSet::from([newcomer.id]));
+        changed(replica, ChangeMembers::Batch(vec![added, ChangeMembers::RemoveVoters(gone)])).await?;
     }
     if !learners.is_empty() {
         changed(replica, ChangeMembers::RemoveNodes(learners)).await?;

@@ -335,8 +335,10 @@ async fn start_engine(shared: &Arc<Shared>) -> Result<Raft, OpenError> {
         Raft::new(id, config, network, log, Machine::new(shared.clone())).await.map_err(|error| engine(&error))?;
     if let Some(peers) = &shared.options.peers {
         let identity = Identity { id, store_id: shared.wal.superblock().store_id };
+        // Known before anybody is answered: whoever heard from a member that it is new would form a second cluster.
+        let is_member = raft.is_initialized().await.map_err(|error| engine(&error))?;
         let replica = Replica { raft: raft.clone(), shared: shared.clone() };
-        peers.attach(shared.options.group, identity, Arc::new(Group { replica }));
+        peers.attach(shared.options.group, (identity, is_member), Arc::new(Group { replica }));
         return Ok(raft);
     }
     if raft.is_initialized().await.map_err(|error| engine(&error))? {

@@ -184,8 +184,9 @@ impl Peers {
         }))
     }
 
-    /// Lets a group's calls in. The first group's identity is the node's; with it the doors are opened.
-    pub(crate) fn attach(&self, number: u16, identity: Identity, group: Arc<Group>) {
+    /// Lets a group's calls in. The first group's identity is the node's, as is whether it is a member already; with them
+    /// the doors are opened.
+    pub(crate) fn attach(&self, number: u16, (identity, is_member): (Identity, bool), group: Arc<Group>) {
         let inner = &self.0;
         let (disk, directory) = {
             let options = &group.replica.shared.options;
@@ -196,6 +197,7 @@ impl Peers {
         drop(groups);
         let fresh = inner.identity.set(identity).is_ok();
         if fresh {
+            inner.member.store(is_member, Ordering::Release);
             lock(&inner.book).keep_in(disk, &directory);
             inner.spawn(serve::accept(Arc::downgrade(inner)));
             inner.spawn(finder::find(Arc::downgrade(inner)));

@@ -241,6 +241,27 @@ async fn a_node_joins_and_one_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_that_join_at_once_all_keep_their_votes() {
+    for _ in 0..5 {
+        let mut cluster = Cluster::start(1, usual);
+        cluster.leader(&[0]).await;
+        (1..5).for_each(|place| cluster.start_node(place));
+        eventually("every one knows five voters", async || {
+            let mut all = true;
+            for place in 0..5 {
+                let members = cluster.node(place).members().await.members;
+                all &= members.len() == 5 && members.iter().all(|member| member.voter);
+            }
+            all
+        })
+        .await;
+        for place in 0..5 {
+            cluster.put(place, "key", "value").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_disk_comes_back_under_another_number() {
     let mut cluster = Cluster::start(3, usual);
     let leader = cluster.leader(&[0, 1, 2]).await;
