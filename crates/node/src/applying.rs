@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
 use gateway::{
-    Action, Coding, HeaderEdits, HostMatch, Match, Part, PathMatch, PathRewrite, Policy, Redirect, RetryPolicy, Route,
+    Action, Coding, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, RetryPolicy, Route,
     Scheme, Split, Sticky, Target, ValueMatch,
 };
 use model::config::{self, Decode as _};
@@ -109,25 +109,11 @@ fn action(config: &Config, route: &config::Route, shifts: &Shifts) -> Action {
 /// One destination, or several with their shares.
 fn forward(config: &Config, route: &config::Route, targets: &config::Targets, shifts: &Shifts) -> Action {
     let target = |to: &config::Target| Target { service: to.service.clone(), version: to.version.clone() };
-    let part = |to: &config::Target| Part { target: target(to), weight: to.weight.unwrap_or(1), tally: None };
-    let parts = match targets.single().map(target) {
-        Some(only) => match shifts.split(config, &only, true) {
-            Some(parts) => parts,
-            None => return Action::Forward(only),
-        },
-        None => {
-            let parts = targets.0.iter().map(part);
-            let replaced = parts.flat_map(|part| match shifts.split(config, &part.target, false) {
-                Some(parts) => {
-                    let whole: u32 = parts.iter().map(|part| part.weight).sum();
-                    let share = |own: Part| Part { weight: part.weight * 10_000 / whole.max(1) * own.weight, ..own };
-                    parts.into_iter().map(share).collect()
-                }
-                None => vec![Part { weight: part.weight * 10_000, ..part }],
-            });
-            replaced.collect()
-        }
-    };
+    let written: Vec<(Target, u32)> = targets.0.iter().map(|to| (target(to), to.weight.unwrap_or(1))).collect();
+    if let ([(only, _)], false) = (written.as_slice(), shifts.concern(&written)) {
+        return Action::Forward(only.clone());
+    }
+    let parts = shifts.shared(config, &written);
     let sticky = route.sticky.as_ref().and_then(|sticky| {
         let header = sticky.header.clone().map(Sticky::Header);
         header.or_else(|| sticky.cookie.clone().map(Sticky::Cookie))

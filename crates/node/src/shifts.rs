@@ -1,5 +1,5 @@
 //! Shifts: a service's requests moved to another version or service in steps. The store has each shift's record; the leader
-//! moves it (`shifts/moving.rs`), every node follows it to its gateway's routes and tells what its gateway has counted
+//! moves it (`shifts/moving.rs`), every node follows it to its gateway's routes (`shifts/sharing.rs`) and tells what its gateway has counted
 //! (`shifts/measuring.rs`), operators ask for changes (`shifts/verbs.rs`).
 //! Around the request walk: a step is another list of routes, so a request pays nothing for it. Deliberately absent: the
 //! judgement (`traffic::shift`).
@@ -8,6 +8,7 @@ mod backing;
 pub mod measuring;
 mod moving;
 pub mod record;
+mod sharing;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::view::ShiftView;
-use gateway::{Part, Tally, Target};
+use gateway::Tally;
 use model::config::Config;
 use model::{InstanceId, NodeName, Revision, ServiceName};
 use traffic::shift::Judge;
@@ -103,13 +104,6 @@ impl Shifts {
         }
     }
 
-    /// The destinations that take the place of one of a route's, if its requests are moved. Alone, every shift counts;
-    /// beside others, which have weights of their own, only what goes to a backup.
-    pub fn split(&self, config: &Config, to: &Target, alone: bool) -> Option<Vec<Part>> {
-        let shifting = self.0.get(&to.service)?;
-        parts(config, &shifting.record, &shifting.tally, to).filter(|_| alone || shifting.record.auto.is_some())
-    }
-
     /// As it is shown.
     pub fn view(&self, service: &ServiceName) -> Option<ShiftView> {
         let shifting = self.0.get(service).filter(|shifting| shifting.record.phase != Phase::Cleared)?;
@@ -131,42 +125,6 @@ impl Shifts {
             judged: shifting.judge.as_ref().map(|judge| judge.word.clone()).filter(|word| !word.is_empty()),
         })
     }
-}
-
-/// Where requests for a destination go by this record.
-fn parts(config: &Config, record: &ShiftRecord, tally: &Arc<Tally>, to: &Target) -> Option<Vec<Part>> {
-    if record.phase == Phase::Cleared || void(config, &to.service, record).is_some() {
-        return None;
-    }
-    let percent = record.percent.min(100);
-    let part =
-        |target: Target, weight: u32, counted: bool| Part { target, weight, tally: counted.then(|| Arc::clone(tally)) };
-    let elsewhere = |service: &ServiceName| Target { service: service.clone(), version: None };
-    let all = match (&record.to, &record.auto) {
-        (Goal::Service(backup), Some(auto)) => {
-            let there = if auto.back { 100 - percent } else { percent };
-            // What an operator's shift has left goes on among those that stay; nobody judges it now.
-            let under = auto.under.as_ref().and_then(|under| parts(config, under, &Arc::default(), to));
-            let stay = under.unwrap_or_else(|| vec![part(to.clone(), 100, false)]);
-            let whole: u32 = stay.iter().map(|part| part.weight).sum();
-            let stay = stay.into_iter().map(|stays| part(stays.target, stays.weight * (100 - there), auto.back));
-            stay.chain([part(elsewhere(backup), whole * there, !auto.back)]).collect::<Vec<_>>()
-        }
-        (Goal::Service(other), None) => {
-            vec![part(to.clone(), 100 - percent, false), part(elsewhere(other), percent, true)]
-        }
-        (Goal::Version(version), _) => {
-            if !to.version.as_ref().is_none_or(|version| record.captured.contains(version)) {
-                return None;
-            }
-            let of = |version: Option<&model::VersionName>| Target {
-                service: to.service.clone(),
-                version: version.cloned(),
-            };
-            vec![part(of(record.from.as_ref()), 100 - percent, false), part(of(Some(version)), percent, true)]
-        }
-    };
-    Some(all.into_iter().filter(|part| part.weight > 0).collect())
 }
 
 /// A shift in one line.

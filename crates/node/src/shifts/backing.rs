@@ -101,6 +101,7 @@ impl Controller {
             from: None,
             to: Goal::Service((*backup).clone()),
             captured: Vec::new(),
+            only_from: false,
             plan: shift.encode(),
             step: 0,
             percent: first.percent,

@@ -29,6 +29,9 @@ pub struct ShiftRecord {
     /// Versions whose requests are moved, in whichever route they are named: `from`, and those of shifts before it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub captured: Vec<VersionName>,
+    /// Where a route shares its requests among versions, only those of `from` move; otherwise all of them.
+    #[serde(default)]
+    pub only_from: bool,
     /// Steps and gates in the configuration's words.
     pub plan: Value,
     /// Which step, from 0.

@@ -3,7 +3,7 @@
 
 use api::{Refusal, RefusalKind, ShiftAsk};
 use model::config::validate::read_shift;
-use model::config::{Decode as _, Shift};
+use model::config::{Decode as _, Route, Shift, Target};
 use model::{EventKind, ServiceName, VersionName};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -54,24 +54,22 @@ impl Controller {
             )));
         }
         let known = known.filter(|known| known.phase != Phase::Cleared);
+        let only_from = from.is_some();
         let (from, to) = self.ends(name, to, from, known)?;
         let plan = self.plan(name, asked)?;
         let first = plan.plan().steps.first().cloned().ok_or_else(|| refused("a shift without a step".into()))?;
-        let routes = self.config.routes.iter().filter_map(|route| Some((route, route.to.as_ref()?)));
-        for (route, targets) in routes {
-            if targets.single().is_none() && targets.lead_to(name) {
-                return Err(refused(format!(
-                    "the route on line {} shares its requests by weights of its own: lead it to one destination, or change its weights by `seawall apply`",
-                    route.at.whole.line
-                )));
-            }
-        }
         let mut captured = known.map(|known| known.captured.clone()).unwrap_or_default();
         captured.extend(from.clone().filter(|from| !captured.contains(from)));
         let cause = self.shell.new_cause();
         let was = from.as_ref().map_or_else(|| name.to_string(), |from| format!("{name} {from}"));
+        let own = match self.own_share(name, &to) {
+            Some((share, line)) if known.is_none() && share > first.percent => {
+                format!("; by the weights of the route on line {line} {share} % of its requests do already")
+            }
+            _ => String::new(),
+        };
         let message = format!(
-            "{} % of the requests for {was} go to {to}, the first of {} steps",
+            "{} % of the requests for {was} go to {to}, the first of {} steps{own}",
             first.percent,
             plan.plan().steps.len()
         );
@@ -81,6 +79,7 @@ impl Controller {
             from,
             to,
             captured,
+            only_from,
             plan: plan.encode(),
             step: 0,
             percent: first.percent,
@@ -149,20 +148,47 @@ impl Controller {
         Ok((Some(from), Goal::Version(version)))
     }
 
-    /// The version that has a service's requests: the only one that routes name, or the only other one there is.
+    /// The version that has a service's requests: the only one that routes name, the one with most of the requests that a
+    /// route shares by weight, or the only other one there is.
     fn version_of(&self, name: &ServiceName, to: &VersionName) -> Result<VersionName, Refusal> {
-        let targets = self.config.routes.iter().filter_map(|route| route.to.as_ref()?.single());
-        let mut named: Vec<&VersionName> =
-            targets.filter(|target| target.service == *name).filter_map(|target| target.version.as_ref()).collect();
-        named.retain(|version| *version != to);
+        let routes = || self.config.routes.iter().filter_map(|route| route.to.as_ref());
+        let others = |target: &&Target| target.service == *name && target.version.as_ref() != Some(to);
+        let singles = routes().filter_map(|targets| targets.single()).filter(others);
+        let mut named: Vec<&VersionName> = singles.filter_map(|target| target.version.as_ref()).collect();
         named.sort();
         named.dedup();
+        let shared =
+            routes().filter(|targets| targets.single().is_none()).flat_map(|targets| &targets.0).filter(others);
+        let weight = |target: &&Target| target.weight.unwrap_or(1);
+        let heaviest = shared.filter(|target| target.version.is_some()).max_by_key(weight);
         let all = self.config.services.get(name).map(|service| service.versions.keys().collect::<Vec<_>>());
-        let others: Vec<&VersionName> = all.into_iter().flatten().filter(|version| *version != to).collect();
-        match (named.as_slice(), others.as_slice()) {
-            ([only], _) | ([], [only]) => Ok((*only).clone()),
-            _ => Err(refused(format!("several versions of {name} have its requests: say which with --from"))),
-        }
+        let known: Vec<&VersionName> = all.into_iter().flatten().filter(|version| *version != to).collect();
+        let only = match (named.as_slice(), known.as_slice()) {
+            ([only], _) => Some(*only),
+            ([], [only]) => Some(*only),
+            ([], _) => heaviest.and_then(|target| target.version.as_ref()),
+            _ => None,
+        };
+        let several = || refused(format!("several versions of {name} have its requests: say which with --from"));
+        only.cloned().ok_or_else(several)
+    }
+
+    /// The largest share, in hundredths, that a route's own weights give the new destination beside the old ones, and the
+    /// route's line.
+    fn own_share(&self, name: &ServiceName, to: &Goal) -> Option<(u32, u32)> {
+        let is_goal = |target: &Target| match to {
+            Goal::Version(version) => target.service == *name && target.version.as_ref() == Some(version),
+            Goal::Service(other) => target.service == *other && target.version.is_none(),
+        };
+        let share = |route: &Route| {
+            let targets = &route.to.as_ref().filter(|targets| targets.single().is_none())?.0;
+            let sum = |of: &dyn Fn(&Target) -> bool| {
+                targets.iter().filter(|target| of(target)).map(|target| target.weight.unwrap_or(1)).sum::<u32>()
+            };
+            let (own, others) = (sum(&is_goal), sum(&|target| target.service == *name && !is_goal(target)));
+            (own > 0 && others > 0).then(|| (own * 100 / (own + others), route.at.whole.line))
+        };
+        self.config.routes.iter().filter_map(share).max_by_key(|(share, _)| *share)
     }
 
     /// What was asked for, over what the service's `traffic.shift` says.

@@ -51,6 +51,65 @@ fn versions_share_a_route_by_weight_and_status_names_them() {
     assert!(first.contains(&"v1".to_owned()) && first.contains(&"v2".to_owned()), "{first:?}");
 }
 
+const CONTRACT: &str = r#"
+services:
+  orders: { command: [DEMO], versions: { v1: {}, v2: {} }, traffic: { shift: { minRequests: 10 } } }
+  stock: { command: [DEMO] }
+routes:
+  - match: { pathPrefix: /three }
+    to: [ { service: orders, version: v1, weight: 60 }, { service: orders, version: v2, weight: 20 }, { service: stock, weight: 20 } ]
+  - { to: [ { service: orders, version: v1, weight: 80 }, { service: orders, version: v2, weight: 20 } ] }
+"#;
+
+#[test]
+fn a_shift_takes_over_a_routes_own_weights_and_gives_them_back() {
+    let seawall = Seawall::up(CONTRACT);
+    seawall.wait_ready("orders");
+    seawall.wait_ready("stock");
+    let of = |path: &str| {
+        let ask = |_| {
+            let body: Value = serde_json::from_slice(&seawall.get(path).body).unwrap();
+            body["instance"].as_str().unwrap().to_owned()
+        };
+        let seen: Vec<String> = (0..100).map(ask).collect();
+        ["orders-v1", "orders-v2", "stock"].map(|who| seen.iter().filter(|name| name.starts_with(who)).count())
+    };
+    assert_eq!((of("/"), of("/three")), ([80, 20, 0], [60, 20, 20]));
+    // Its own share is more than the first step: nothing changes.
+    let begin = ["shift", "orders", "--to", "v2", "--steps", "10,50,100", "--every", "500ms", "--hold", "500ms"];
+    let (out, _) = seawall.cli_exits(0, &begin);
+    assert!(out.contains("10 % of the requests go to v2"), "{out}");
+    let started = seawall.event("shift-started", "orders");
+    assert!(started["message"].as_str().unwrap().contains("25 % of its requests do already"), "{started}");
+    assert_eq!((of("/"), of("/three")), ([80, 20, 0], [60, 20, 20]));
+    let at = |percent: u64| {
+        wait(&format!("{percent} %"), || {
+            (0..10).for_each(|_| drop(seawall.get("/")));
+            (shift(&seawall)["percent"] == percent).then_some(())
+        });
+    };
+    at(50);
+    seawall.cli_exits(0, &["shift", "orders", "pause"]);
+    assert_eq!((of("/"), of("/three")), ([50, 50, 0], [40, 40, 20]), "what goes elsewhere stays there");
+    seawall.cli_exits(0, &["shift", "orders", "resume"]);
+    at(100);
+    wait("it is done", || {
+        (0..10).for_each(|_| drop(seawall.get("/")));
+        (shift(&seawall)["state"] == "done").then_some(())
+    });
+    assert_eq!((of("/"), of("/three")), ([0, 100, 0], [0, 80, 20]));
+    seawall.cli_exits(0, &["shift", "orders", "abort"]);
+    assert_eq!((of("/"), of("/three")), ([80, 20, 0], [60, 20, 20]), "its own weights again");
+    // A bad version is taken back to the route's own weights, not further.
+    seawall.cli_exits(0, &["shift", "orders", "--to", "v2", "--steps", "50,100", "--every", "500ms"]);
+    assert_eq!(of("/"), [50, 50, 0]);
+    let bad = seawall.instance("orders-v2-0")["pid"].as_u64().unwrap();
+    processes::signal(bad, "KILL");
+    state_is(&seawall, "rolled-back");
+    seawall.wait_ready("orders");
+    assert_eq!(of("/"), [80, 20, 0]);
+}
+
 const SHOP: &str = r#"
 services:
   orders:
