@@ -70,6 +70,14 @@ impl Answer {
         Self::new(status, "redirect")
     }
 
+    /// For a request that gets a fault on purpose.
+    pub(crate) const fn fault(status: u16) -> Self {
+        Self::new(status, "fault")
+    }
+
+    /// For a route that has a fixed answer.
+    pub(crate) const FIXED: Self = Self::new(200, "fixed");
+
     /// For an authority that looks whether a name leads here.
     pub(crate) const CHALLENGE: Self = Self::new(200, "acme-challenge");
 

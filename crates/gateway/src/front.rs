@@ -39,6 +39,9 @@ pub(crate) trait Front: Source + Sink {
     /// Whether it is one stream among others on its connection, and serves one request.
     const MULTIPLEXED: bool;
 
+    /// Whether nobody waits for the answer: then nothing is done for it that others would have to wait for.
+    const DISCARDED: bool = false;
+
     /// Whether the client is gone; `None` if only reading tells.
     fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Option<Poll<()>> {
         None

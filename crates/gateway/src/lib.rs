@@ -60,7 +60,7 @@ pub use http1::Limits;
 pub use listen::Listener;
 pub use metrics::Metrics;
 pub use options::{Balance, ErrorPage, Options, Trailers};
-pub use policy::{HeaderEdits, PathRewrite, Policy, Redirect, is_own_field};
+pub use policy::{Fault, HeaderEdits, Mirror, PathRewrite, Policy, Redirect, is_own_field};
 pub use proxy_protocol::ProxyVersion;
 pub use record::AccessRecord;
 pub use routes::{

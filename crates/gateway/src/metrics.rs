@@ -3,6 +3,8 @@
 //! adds to atomics. Deliberately absent: the registry's endpoint and any log line.
 
 mod instances;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -53,6 +55,7 @@ struct Families {
     refused: Family<ReasonLabel, Counter>,
     records_dropped: Counter,
     signals_dropped: Counter,
+    mirrored: Family<ServiceReason, Counter>,
     unrouted: OnceLock<ServiceMetrics>,
 }
 
@@ -95,6 +98,9 @@ struct TlsLabel {
     resumed: &'static str,
 }
 
+/// What becomes of a copy of a request.
+const MIRRORED: [&str; 5] = ["answered", "failed", "too-many", "body-too-large", "body-cut"];
+
 impl Metrics {
     /// Registers every family, named `seawall_gateway_…`.
     pub fn register(registry: &mut Registry) -> Self {
@@ -121,6 +127,7 @@ impl Metrics {
         registry.register("connections", "Client connections open now", all.connections.clone());
         registry.register("connections_refused", "Client connections turned away, by reason", all.refused.clone());
         registry.register("tunnels", "TCP connections, by how they began", all.tunnels.clone());
+        registry.register("mirrored", "Copies of requests, by what became of them", all.mirrored.clone());
         registry.register("tls_handshakes", "TLS handshakes completed with clients", all.tls_handshakes.clone());
         registry.register("tls_handshakes_failed", "TLS handshakes that failed, by reason", all.tls_failures.clone());
         registry.register("access_records_dropped", "Access records nobody took in time", all.records_dropped.clone());
@@ -210,6 +217,9 @@ impl Metrics {
         for reason in ["reached", "unreachable"] {
             all.tunnels.remove(&ServiceReason { service: service.to_owned(), reason });
         }
+        for reason in MIRRORED {
+            all.mirrored.remove(&ServiceReason { service: service.to_owned(), reason });
+        }
         for reason in HOLD_ENDS {
             all.holds.remove(&ServiceReason { service: service.to_owned(), reason });
         }
@@ -218,6 +228,11 @@ impl Metrics {
     /// Forgets an instance that is gone, so that labels stay bounded.
     pub(crate) fn remove_instance(&self, key: u64) {
         self.0.instances.remove(key);
+    }
+
+    /// What became of a copy of a request: one of [`MIRRORED`].
+    pub(crate) fn mirrored(&self, service: &ServiceName, reason: &'static str) {
+        self.0.mirrored.get_or_create(&ServiceReason { service: service.to_string(), reason }).inc();
     }
 
     pub(crate) fn bad_request(&self, reason: &'static str) {
@@ -427,74 +442,5 @@ impl EncodeMetric for Histogram {
 
     fn metric_type(&self) -> MetricType {
         MetricType::Histogram
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Metrics;
-    use prometheus_client::encoding::text::encode;
-    use prometheus_client::registry::Registry;
-    use std::time::Duration;
-
-    #[test]
-    fn text_has_house_names_and_cumulative_buckets() {
-        let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
-        let service = metrics.service("order");
-        service.answered(200, Duration::from_millis(400));
-        service.answered(503, Duration::from_secs(60));
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
-        for line in [
-            "seawall_gateway_requests_total{service=\"order\",code=\"2xx\"} 1",
-            "seawall_gateway_requests_total{service=\"order\",code=\"5xx\"} 1",
-            "seawall_gateway_request_duration_seconds_bucket{le=\"0.25\",service=\"order\"} 0",
-            "seawall_gateway_request_duration_seconds_bucket{le=\"0.5\",service=\"order\"} 1",
-            "seawall_gateway_request_duration_seconds_bucket{le=\"+Inf\",service=\"order\"} 2",
-            "seawall_gateway_request_duration_seconds_count{service=\"order\"} 2",
-        ] {
-            assert!(text.contains(line), "{line} not in\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_removed_service_leaves_no_labels() {
-        let mut registry = Registry::default();
-        let table = crate::Table::new(Metrics::register(&mut registry));
-        table.service(&"order".into());
-        table.service(&"stock".into());
-        table.retain(|name| name.as_str() == "stock");
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
-        assert!(!text.contains("order") && text.contains("stock"), "{text}");
-    }
-
-    #[test]
-    fn an_instance_has_labels_from_its_first_request_until_it_is_removed() {
-        let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
-        let page = || {
-            let mut text = String::new();
-            encode(&mut text, &registry).unwrap();
-            text
-        };
-        let instance = metrics.instance(7, &"order".into(), &"order-1".into());
-        metrics.instance(8, &"order".into(), &"order-2".into());
-        assert!(!page().contains("order-1"), "nobody asked for it yet");
-        instance.taken();
-        instance.answered(200, Duration::from_millis(2));
-        for line in [
-            "seawall_gateway_instance_requests_total{service=\"order\",instance=\"order-1\",code=\"2xx\"} 1",
-            "_instance_request_duration_seconds_bucket{le=\"0.0025\",service=\"order\",instance=\"order-1\"} 1",
-            "seawall_gateway_in_flight_requests{service=\"order\",instance=\"order-1\"} 1",
-            "seawall_gateway_pool_connections{service=\"order\",instance=\"order-1\",state=\"busy\"} 0",
-        ] {
-            assert!(page().contains(line), "{line} not in\n{}", page());
-        }
-        assert!(!page().contains("order-2"), "{}", page());
-        metrics.remove_instance(7);
-        instance.answered(200, Duration::ZERO);
-        assert!(!page().contains("order-1"), "{}", page());
     }
 }

@@ -1,19 +1,23 @@
 //! The request walk on one page:
 //!
 //! ```text
-//! listen -> route -> guards (limit, breaker, places) -> balance -> forward (deadline, retry, hold) -> fallback -> record
+//! listen -> route -> (fault) -> guards (limit, breaker, places) -> (mirror) -> balance -> forward (deadline, retry, hold)
+//!        -> fallback -> record
 //! ```
 //!
 //! Each step is a call in [`run`] or in [`attempts`]; what a step decides comes from the layers as a value, what it
 //! does is I/O of this crate. Deliberately absent: bytes.
 
+mod answering;
+mod faults;
+mod mirroring;
 mod recording;
 
 use std::time::{Duration, Instant};
 
 use guard::{Attempts, Deadline, Failure, Verdict, is_idempotent};
 
-use crate::answer::{self, Answer, With};
+use crate::answer::Answer;
 use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
@@ -29,6 +33,8 @@ use crate::routes::{CompiledAction, CompiledRoute, Destination};
 use crate::service::Instance;
 use crate::signal::SignalKind;
 use crate::worker::Worker;
+use answering::fallback;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What becomes of the connection.
@@ -107,6 +113,18 @@ struct Walk {
 }
 
 impl Walk {
+    fn begin(begun: Instant) -> Self {
+        Self {
+            begun,
+            route: None,
+            chosen: 0,
+            hurried: false,
+            instance: None,
+            identity: Identity::default(),
+            took: None,
+        }
+    }
+
     /// Where it led, if to an instance.
     fn destination(&self) -> Option<&Destination> {
         self.route.as_ref()?.destination(self.chosen)
@@ -114,16 +132,8 @@ impl Walk {
 }
 
 /// One request, from a head that has been read (listen) to its record.
-pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> After {
-    let mut walk = Walk {
-        begun: client.request_end,
-        route: None,
-        chosen: 0,
-        hurried: false,
-        instance: None,
-        identity: Identity::default(),
-        took: None,
-    };
+pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -> After {
+    let mut walk = Walk::begin(client.request_end);
     let end = match (challenge(worker, client), route(worker, client)) {
         (Some(page), _) => End::Challenge(page),
         (None, Ok(route)) => {
@@ -135,20 +145,32 @@ pub(crate) async fn run<S: Front>(worker: &Worker, client: &mut Client<S>) -> Af
                     let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
                     let deadline = Deadline::begin(walk.begun, least);
                     walk.hurried = least != route.timeout;
-                    match guards::admit(worker, client, &to.service, deadline).await {
-                        Ok(admitted) => {
-                            let watched = admitted.is_some();
-                            let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
-                            if let Some(mut admitted) = admitted {
-                                let failed = end.failed().filter(|_| !walk.hurried || !end.is_late());
-                                admitted.ended(worker, failed, walk.took);
+                    let injected = match &route.fault {
+                        None => None,
+                        Some(fault) => Box::pin(faults::inject(worker, client, fault, deadline)).await,
+                    };
+                    match injected {
+                        Some(end) => *end,
+                        None => match guards::admit(worker, client, &to.service, deadline).await {
+                            Ok(admitted) => {
+                                let watched = admitted.is_some();
+                                let copies = mirroring::begin(worker, client, &route);
+                                let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
+                                if let Some(copies) = copies {
+                                    copies.finish(worker, client);
+                                }
+                                if let Some(mut admitted) = admitted {
+                                    let failed = end.failed().filter(|_| !walk.hurried || !end.is_late());
+                                    admitted.ended(worker, failed, walk.took);
+                                }
+                                end.or_fallback(to)
                             }
-                            end.or_fallback(to)
-                        }
-                        Err(Refusal::Answer(answer)) => End::Answer(answer).or_fallback(to),
-                        Err(Refusal::Gone) => End::Gone,
+                            Err(Refusal::Answer(answer)) => End::Answer(answer).or_fallback(to),
+                            Err(Refusal::Gone) => End::Gone,
+                        },
                     }
                 }
+                (None, CompiledAction::Respond(fixed)) => End::Fallback(Answer::FIXED, fixed.clone()),
                 (None, CompiledAction::Redirect(redirect)) => {
                     let (scheme, authority) = (client.scheme(), client.authority());
                     let prefix = route.matched_prefix(&client.head, scheme);
@@ -201,7 +223,10 @@ async fn attempts<S: Front>(
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
     (exchange.watched, exchange.hurried) = (watched, walk.hurried);
     let mut guard = Guard {
-        attempts: policy.map_or_else(|| Attempts::new(worker.options.max_attempts), Attempts::by),
+        attempts: match policy {
+            Some(policy) => Attempts::by(policy),
+            None => Attempts::new(if S::DISCARDED { 1 } else { worker.options.max_attempts }),
+        },
         repeated: 0,
         tried: Tried::default(),
         idempotent,
@@ -250,7 +275,8 @@ async fn attempts<S: Front>(
             Choice::Wait => None,
             Choice::WaitUntil(instance) => Some(instance),
         };
-        let Some(policy) = service.resolved().told.hold else { break End::Answer(Answer::NO_INSTANCE) };
+        let policy = service.resolved().told.hold.filter(|_| !S::DISCARDED);
+        let Some(policy) = policy else { break End::Answer(Answer::NO_INSTANCE) };
         guard.again = None;
         let begun = *held_since.get_or_insert(now);
         let terms = Wait { service, policy, seen, begun, deadline, probe };
@@ -416,45 +442,4 @@ fn again<S>(
     });
     guard.repeated += u32::from(verdict == Verdict::Again);
     Err(stale)
-}
-
-/// The gateway's own answer where no instance gave one; what becomes of the connection, and whether it was taken.
-async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, end: &End) -> (After, bool) {
-    match end {
-        End::Done(done) => (if done.keep { After::Keep } else { After::Close }, true),
-        End::Gone | End::Cut(_) => (After::Abort, false),
-        End::Challenge(page) => {
-            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, &Answer::CHALLENGE, With::Body(page), keep).await;
-            (closing(sent, keep), sent)
-        }
-        End::Redirect { status, location } => {
-            let answer = Answer::redirect(*status);
-            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, &answer, With::Location(location), keep).await;
-            (closing(sent, keep), sent)
-        }
-        End::Fallback(answer, fallback) => {
-            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, answer, With::Fallback(fallback), keep).await;
-            (closing(sent, keep), sent)
-        }
-        End::Answer(answer) => {
-            if matches!(answer.reason, "bad-request") {
-                worker.metrics.bad_request(answer.detail);
-            }
-            // A body not read would be taken for the next request.
-            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
-            let sent = answer::send(worker, client, answer, With::Words, keep).await;
-            (closing(sent, keep), sent)
-        }
-    }
-}
-
-fn closing(sent: bool, keep: bool) -> After {
-    match (sent, keep) {
-        (false, _) => After::Abort,
-        (true, true) => After::Keep,
-        (true, false) => After::Close,
-    }
 }

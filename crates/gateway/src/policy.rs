@@ -2,8 +2,11 @@
 //! Part of the forward step, towards either side; names as in the Kubernetes Gateway API's filters. Deliberately
 //! absent: fields that frame, route or fence a message; those are the gateway's own (`is_own_field`).
 
+use std::time::Duration;
+
 use crate::compress::Coding;
 use crate::http1::{Kind, RequestHead};
+use crate::routes::Target;
 use crate::text::push_decimal;
 
 /// A route's changes. The default changes nothing.
@@ -21,6 +24,28 @@ pub struct Policy {
     pub max_body_bytes: Option<u64>,
     /// Codings for answers that the instance has not coded, the first that the client takes.
     pub compress: Vec<Coding>,
+    /// Others that get a copy of its requests, and whose answers nobody sees.
+    pub mirrors: Vec<Mirror>,
+    /// What is done to its requests on purpose.
+    pub fault: Option<Fault>,
+}
+
+/// Somebody who gets a copy of requests (Istio's `mirrors`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Who.
+    pub target: Target,
+    /// Of how many requests, in millionths.
+    pub part: u32,
+}
+
+/// Faults injected into a route's requests, the delay first (Istio's `fault`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// How long a request waits before anything else, inside its time; and how many do, in millionths.
+    pub delay: Option<(Duration, u32)>,
+    /// The status with which the gateway answers itself; and how many it answers, in millionths.
+    pub abort: Option<(u16, u32)>,
 }
 
 /// Changes to fields, in this order: removed, set, added.
@@ -60,6 +85,8 @@ pub enum PathRewrite {
     Full(String),
     /// In place of the prefix by which the route matched: `/a` to `/b` makes `/a/x` `/b/x`.
     Prefix(String),
+    /// In place of the bytes by which the route matched, wherever segments end: `/a` to `/b` makes `/ax` `/bx`.
+    Start(String),
 }
 
 impl PathRewrite {
@@ -68,7 +95,8 @@ impl PathRewrite {
         match (self, prefix) {
             (Self::Full(full), _) => out.extend_from_slice(full.as_bytes()),
             (Self::Prefix(new), Some(old)) => {
-                let rest = path.strip_prefix(old.trim_end_matches('/').as_bytes()).unwrap_or(path);
+                // By its length: the case of its letters may have been ignored.
+                let rest = path.get(old.trim_end_matches('/').len()..).unwrap_or_default();
                 let new = new.trim_end_matches('/');
                 out.extend_from_slice(new.as_bytes());
                 if rest.first() != Some(&b'/') && (new.is_empty() || !rest.is_empty()) {
@@ -76,7 +104,11 @@ impl PathRewrite {
                 }
                 out.extend_from_slice(rest);
             }
-            (Self::Prefix(_), None) => out.extend_from_slice(path),
+            (Self::Start(new), Some(old)) => {
+                out.extend_from_slice(new.as_bytes());
+                out.extend_from_slice(path.get(old.len()..).unwrap_or_default());
+            }
+            (Self::Prefix(_) | Self::Start(_), None) => out.extend_from_slice(path),
         }
     }
 }
@@ -177,6 +209,8 @@ mod tests {
             ("/a/x", prefix("/"), "/a/", "/x"),
             ("/x", prefix("/b"), "/", "/b/x"),
             ("/?q", prefix("/b/"), "/", "/b/?q"),
+            ("/ax?q", PathRewrite::Start("/b/".into()), "/a", "/b/x?q"),
+            ("/x", PathRewrite::Start("/b".into()), "/", "/bx"),
             ("/a/x?q", PathRewrite::Full("/c".into()), "/a", "/c?q"),
         ] {
             let mut out = Vec::new();

@@ -58,6 +58,8 @@ pub(crate) struct Pump {
     keep_bytes: usize,
     /// What is kept is of use only until the first byte has left.
     keep_unwritten: bool,
+    /// A copy of the body for somebody else, as long as it is not too large. Outlives [`Pump::begin`].
+    copy: Option<Box<Copied>>,
     /// Any byte was taken by the sink.
     pub(crate) wrote: bool,
     written: u64,
@@ -80,6 +82,7 @@ impl Pump {
             kept: None,
             keep_bytes: 0,
             keep_unwritten: false,
+            copy: None,
             wrote: false,
             written: 0,
             blocked: Blocked::No,
@@ -118,6 +121,20 @@ impl Pump {
             self.kept = Some(if unwritten || expected > bytes { Vec::new() } else { Vec::with_capacity(expected) });
             (self.keep_bytes, self.keep_unwritten) = (bytes, unwritten);
         }
+    }
+
+    /// Copies the next body, up to so many bytes.
+    pub(crate) fn copy(&mut self, most: usize) {
+        self.copy = Some(Box::new(Copied { bytes: Vec::new(), most, whole: true }));
+    }
+
+    /// The copy, if the body has come to its end and was not too large.
+    ///
+    /// # Errors
+    /// Whether it was too large.
+    pub(crate) fn take_copy(&mut self) -> Result<Vec<u8>, bool> {
+        let Some(copy) = self.copy.take() else { return Err(false) };
+        if copy.whole && self.decoder.ended() { Ok(copy.bytes) } else { Err(!copy.whole) }
     }
 
     /// Keeps bytes taken from the source, unless they are too many.
@@ -235,6 +252,7 @@ impl Pump {
         let piece = self.decoder.next(&look[..count]).map_err(PumpError::Bad)?;
         debug_assert_eq!((piece.skip, piece.data), (0, count));
         self.passed += count as u64;
+        Copied::add(&mut self.copy, &look[..count]);
         Self::keep_data(&mut self.kept, self.keep_bytes, &look[..count]);
         self.note_written(count);
         input.consume(count);
@@ -272,6 +290,7 @@ impl Pump {
                     push_data(&mut self.staged, self.chunked, &coded);
                 }
             }
+            Copied::add(&mut self.copy, data);
             Self::keep_data(&mut self.kept, self.keep_bytes, data);
             input.consume(piece.skip + piece.data);
             self.finish_if_ended();
@@ -323,9 +342,28 @@ impl Pump {
 
     /// Gives back what has grown, for the time until the next request.
     pub(crate) fn shrink(&mut self) {
-        self.kept = None;
+        (self.kept, self.copy) = (None, None);
         if self.staged.capacity() > 4_096 {
             self.staged = Vec::new();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Copied {
+    bytes: Vec<u8>,
+    most: usize,
+    /// Nothing was left out.
+    whole: bool,
+}
+
+impl Copied {
+    fn add(copy: &mut Option<Box<Self>>, data: &[u8]) {
+        let Some(copy) = copy else { return };
+        if copy.whole && copy.bytes.len() + data.len() <= copy.most {
+            copy.bytes.extend_from_slice(data);
+        } else {
+            (copy.whole, copy.bytes) = (false, Vec::new());
         }
     }
 }

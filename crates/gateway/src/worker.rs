@@ -115,6 +115,8 @@ pub(crate) struct Worker {
     tasks: RefCell<Vec<Option<Waker>>>,
     free_slots: RefCell<Vec<usize>>,
     random: Cell<u64>,
+    /// Copies of requests under way.
+    pub(crate) copies: Cell<usize>,
 }
 
 impl std::ops::Deref for Worker {
@@ -144,6 +146,7 @@ impl Worker {
             tasks: RefCell::default(),
             free_slots: RefCell::default(),
             random: Cell::new(RandomState::new().hash_one(index)),
+            copies: Cell::new(0),
             shared,
         }
     }

@@ -6,11 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
-use gateway::{
-    Action, Coding, HeaderEdits, HostMatch, Match, PathMatch, PathRewrite, Policy, Redirect, RetryPolicy, Route,
-    Scheme, Split, Sticky, Target, ValueMatch,
-};
-use model::config::{self, Decode as _};
+use model::config::Decode as _;
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
 use runtime::plan;
 use tokio::sync::oneshot;
@@ -18,9 +14,9 @@ use tokio::sync::oneshot;
 use crate::controller::Controller;
 use crate::discovering::Asked;
 use crate::instance::{After, Instance, Stage};
+use crate::routes::{is_routed, routes};
 use crate::service::{RollKind, Service};
 use crate::shell::Subject;
-use crate::shifts::Shifts;
 
 /// A configuration being put in force: rolls that still run, and who waits.
 #[derive(Debug)]
@@ -49,137 +45,6 @@ pub fn save_effective(config: &Config) {
     if let Err(error) = written {
         tracing::error!(path = %path.display(), %error, "the configuration in force cannot be kept; a crash of the node process would read the file given to `up` again");
     }
-}
-
-/// The routes as the gateway takes them.
-pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
-    let route = |(index, route): (usize, &model::config::Route)| {
-        let written = &route.matches;
-        let exact = written.path.clone().map(PathMatch::Exact);
-        let prefix = || written.path_prefix.clone().map(PathMatch::Prefix);
-        let regex = || written.path_regex.clone().map(PathMatch::Regex);
-        let path = exact.or_else(prefix).or_else(regex);
-        let headers: Vec<(String, ValueMatch)> =
-            written.headers.iter().map(|(name, value)| (name.clone(), ValueMatch::Exact(value.clone()))).collect();
-        let scheme = written.scheme.map(|scheme| match scheme {
-            config::RequestScheme::Http => Scheme::Http,
-            config::RequestScheme::Https => Scheme::Https,
-        });
-        let one = |method: Option<String>| Match { scheme, path: path.clone(), method, headers: headers.clone() };
-        let matches = if written.methods.0.is_empty() {
-            vec![one(None)]
-        } else {
-            written.methods.0.iter().cloned().map(Some).map(one).collect()
-        };
-        Route {
-            name: format!("routes[{index}] on line {}", route.at.whole.line),
-            series: route.name.clone(),
-            hosts: written.host.iter().map(|host| HostMatch::parse(host)).collect(),
-            matches,
-            action: action(config, route, shifts),
-            timeout: route.timeout,
-            retry: route.retry.as_ref().map(retry),
-            policy: Policy {
-                request: edits(&route.request_headers),
-                response: edits(&route.response_headers),
-                path: new_path(route.rewrite.path.as_ref(), route.rewrite.prefix.as_ref()),
-                host: route.rewrite.host.clone(),
-                max_body_bytes: route.max_body_bytes,
-                compress: route.compress.iter().map(|coding| coding_of(*coding)).collect(),
-            },
-        }
-    };
-    config.routes.iter().enumerate().map(route).collect()
-}
-
-fn action(config: &Config, route: &config::Route, shifts: &Shifts) -> Action {
-    match (&route.to, &route.redirect) {
-        (Some(targets), _) => forward(config, route, targets, shifts),
-        (None, Some(redirect)) => Action::Redirect(Redirect {
-            status: redirect.status,
-            scheme: redirect.scheme.clone(),
-            host: redirect.host.clone(),
-            port: redirect.port,
-            path: new_path(redirect.path.as_ref(), redirect.prefix.as_ref()),
-        }),
-        (None, None) => unreachable!("validation has refused a route that leads nowhere"),
-    }
-}
-
-/// One destination, or several with their shares.
-fn forward(config: &Config, route: &config::Route, targets: &config::Targets, shifts: &Shifts) -> Action {
-    let target = |to: &config::Target| Target { service: to.service.clone(), version: to.version.clone() };
-    let written: Vec<(Target, u32)> = targets.0.iter().map(|to| (target(to), to.weight.unwrap_or(1))).collect();
-    if let ([(only, _)], false) = (written.as_slice(), shifts.concern(&written)) {
-        return Action::Forward(only.clone());
-    }
-    let parts = shifts.shared(config, &written);
-    let sticky = route.sticky.as_ref().and_then(|sticky| {
-        let header = sticky.header.clone().map(Sticky::Header);
-        header.or_else(|| sticky.cookie.clone().map(Sticky::Cookie))
-    });
-    Action::Split(Split { parts, sticky })
-}
-
-/// What is repeated, by the tools' meaning of their words.
-fn retry(written: &config::Retry) -> RetryPolicy {
-    use config::RetryOn as On;
-    let has = |words: &[On]| written.on.iter().any(|on| words.contains(on));
-    // No answer is a 5xx to whoever asked for one.
-    let none = [On::ServerError, On::GatewayError];
-    let status = |on: &On| match on {
-        On::GatewayError => vec![502, 503, 504],
-        On::Retriable4xx => vec![409],
-        On::Http500 => vec![500],
-        On::Http502 => vec![502],
-        On::Http503 => vec![503],
-        On::Http504 => vec![504],
-        On::Http403 => vec![403],
-        On::Http404 => vec![404],
-        On::Http429 => vec![429],
-        _ => Vec::new(),
-    };
-    RetryPolicy {
-        total: written.attempts.saturating_add(1),
-        connect: has(&[On::Connect, On::ConnectFailure, On::Error]) || has(&none),
-        reset: has(&[On::Reset, On::RefusedStream, On::Error]) || has(&none),
-        timeout: has(&[On::Timeout]) || has(&none),
-        garbage: has(&[On::InvalidHeader]) || has(&none),
-        statuses: written.on.iter().flat_map(status).collect(),
-        server_errors: has(&[On::ServerError]),
-        non_idempotent: has(&[On::NonIdempotent]),
-        per_try: written.per_try_timeout,
-        backoff: written.backoff,
-    }
-}
-
-fn coding_of(written: config::Coding) -> Coding {
-    match written {
-        config::Coding::Gzip => Coding::Gzip,
-        config::Coding::Br => Coding::Brotli,
-        config::Coding::Zstd => Coding::Zstd,
-    }
-}
-
-fn new_path(path: Option<&String>, prefix: Option<&String>) -> Option<PathRewrite> {
-    path.cloned().map(PathRewrite::Full).or_else(|| prefix.cloned().map(PathRewrite::Prefix))
-}
-
-fn edits(written: &config::Headers) -> HeaderEdits {
-    let pairs = |fields: &BTreeMap<String, String>| fields.clone().into_iter().collect();
-    HeaderEdits { remove: written.remove.clone(), set: pairs(&written.set), add: pairs(&written.add) }
-}
-
-/// Whether a route or a TCP listener leads to `service`.
-pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
-    let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
-    config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.lead_to(service)))
-        || config.gateway.listen.iter().any(by_tcp)
-        || config
-            .services
-            .values()
-            .filter_map(|other| other.traffic.as_ref())
-            .any(|other| other.backup.contains(service))
 }
 
 impl Controller {

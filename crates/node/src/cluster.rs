@@ -224,7 +224,7 @@ impl Controller {
 
     /// What the cluster has agreed on is put in force on this node.
     pub fn put_in_force_here(&mut self, new: Config, now: Instant) {
-        if let Err(error) = self.shell.table.set_routes(crate::applying::routes(&new, &self.shifts)) {
+        if let Err(error) = self.shell.table.set_routes(crate::routes::routes(&new, &self.shifts)) {
             tracing::error!(%error, "routes of the cluster's configuration cannot be put in force here");
         }
         let cause = self.shell.new_cause();

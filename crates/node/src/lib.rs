@@ -20,6 +20,7 @@ mod link;
 mod loading;
 pub mod offline;
 mod ports;
+mod routes;
 mod service;
 mod shell;
 mod shifts;
@@ -150,7 +151,7 @@ impl Start {
         metrics.node_starts.set(i64::from(self.node_starts));
         let table = gateway::Table::new(gateway_metrics.clone());
         let shifts = shifts::Shifts::load(&data_dir);
-        table.set_routes(applying::routes(&self.config, &shifts)).map_err(|error| CannotStart(error.to_string()))?;
+        table.set_routes(routes::routes(&self.config, &shifts)).map_err(|error| CannotStart(error.to_string()))?;
         table.set_unknown(self.config.cluster.is_some() && self.config.routes.is_empty());
         let host = cluster::host(&self.config).map_err(CannotStart)?;
         let (inputs, received) = mpsc::channel(INPUTS);
@@ -303,7 +304,7 @@ impl Start {
         let mut ports = Ports::new(self.config.node.instance_ports);
         ports.keep_fixed(&self.config);
         let new = |(name, definition): (&ServiceName, &model::Service)| {
-            let routed = applying::is_routed(&self.config, name);
+            let routed = routes::is_routed(&self.config, name);
             (name.clone(), Service::new(name.clone(), definition.clone(), routed, shell.own.as_ref()))
         };
         let mut services: BTreeMap<ServiceName, Service> = self.config.services.iter().map(new).collect();

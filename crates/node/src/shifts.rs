@@ -195,7 +195,7 @@ impl Controller {
 
     /// Puts the routes in force as configuration and shifts have them.
     pub fn tell_routes(&self) {
-        if let Err(error) = self.shell.table.set_routes(crate::applying::routes(&self.config, &self.shifts)) {
+        if let Err(error) = self.shell.table.set_routes(crate::routes::routes(&self.config, &self.shifts)) {
             tracing::error!(%error, "routes cannot be put in force");
         }
     }

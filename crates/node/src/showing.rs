@@ -116,13 +116,14 @@ impl Controller {
         let mut hints = vec![String::new()];
         for route in &self.config.routes {
             let written = &route.matches;
-            let path = written.path.as_ref().or(written.path_prefix.as_ref()).map_or("/", String::as_str);
-            let host = written
-                .host
-                .as_ref()
-                .map_or_else(String::new, |host| format!(" -H 'Host: {}'", host.replace('*', "any")));
+            let path = written.path.as_ref().or(written.path_prefix.as_ref()).or(written.path_start.as_ref());
+            let path = path.map_or("/", String::as_str);
+            let host = written.hosts.0.first();
+            let host = host.map_or_else(String::new, |host| format!(" -H 'Host: {}'", host.replace('*', "any")));
             let first = route.to.as_ref().and_then(|to| to.0.first());
-            let goal = first.map_or("a redirect", |to| to.service.as_str());
+            let goal = first.map_or(if route.respond.is_some() { "a fixed answer" } else { "a redirect" }, |to| {
+                to.service.as_str()
+            });
             hints.push(format!("  try    curl{host} {scheme}://{gateway}{path}    ({goal})"));
         }
         let running = |service: &Service| {

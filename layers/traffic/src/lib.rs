@@ -5,6 +5,7 @@
 mod keys;
 pub mod limit;
 mod pace;
+mod portion;
 pub mod shift;
 mod tally;
 mod warm_up;
@@ -13,5 +14,6 @@ mod window;
 
 pub use keys::Keys;
 pub use limit::{Behaviour, Decision, LimitPolicy, Limiter};
+pub use portion::Portion;
 pub use tally::{CLASSES, Tally, Totals};
 pub use weights::Turns;

@@ -206,7 +206,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, stream
 
 /// Serves one stream after the other.
 async fn slot(streams: Rc<Streams>, number: u64) {
-    let worker = &*streams.worker;
+    let worker = &streams.worker;
     let mut kept: Option<Client<Stream>> = None;
     let mut text = Vec::new();
     while let Some((request, respond)) = poll_fn(|cx| streams.poll_next(cx, number)).await {

@@ -57,6 +57,8 @@ pub(super) fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &
 fn count(tally: &Tally, chains: &Chains, traceparent: &[u8], end: &End, status: u16, took: Duration) {
     let failed = match end {
         End::Gone | End::Challenge(_) | End::Redirect { .. } => return,
+        // Done on purpose: it says nothing of the destination.
+        End::Answer(answer) if answer.reason == Answer::fault(0).reason => return,
         End::Done(_) | End::Answer(_) if status == 0 => return,
         End::Done(_) | End::Answer(_) => status >= 500,
         End::Fallback(..) | End::Cut(_) => true,

@@ -248,6 +248,7 @@ mod tests {
             text().prop_map(PathMatch::Exact),
             text().prop_map(PathMatch::Prefix),
             text().prop_map(PathMatch::Prefix),
+            text().prop_map(PathMatch::Start),
             select(vec!["/x.*", "/[xy]/y", ".*z"]).prop_map(|text| PathMatch::Regex(text.to_owned())),
         ]
     }
@@ -257,10 +258,10 @@ mod tests {
         let method = proptest::option::weighted(0.2, Just("PUT".to_owned()));
         let header = proptest::option::weighted(0.2, Just(("X-A".to_owned(), ValueMatch::Present)));
         (path, method, header).prop_map(|(path, method, header)| Match {
-            scheme: None,
             path,
             method,
             headers: header.into_iter().collect(),
+            ..Match::default()
         })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::decode::{Decode, OneOrMany, record, words};
+use super::decode::{Decode, OneOrMany, record, text, words, wrong};
 use super::node::default_of;
 use super::yaml::{Kind, Node};
 use crate::diagnostic::Diagnostics;
@@ -24,6 +24,12 @@ record! {
         sticky: Option<Sticky> = None,
         /// Instead of `to`: the client is sent elsewhere.
         redirect: Option<Redirect> = None,
+        /// Instead of `to`: the gateway answers itself, always the same.
+        respond: Option<Respond> = None,
+        /// Who gets a copy of its requests, one or a list. Nobody sees the answers, and nobody waits for them; `-shadow` stands behind the host. Left out are upgrades, bodies of more than 64 KiB, and copies beyond 128 under way in a worker.
+        mirror: Mirrors = Mirrors::default(),
+        /// What is done to its requests on purpose, to see whether callers bear it. Limits and breakers see no request that is answered here.
+        fault: Option<Fault> = None,
         /// The instance gets another path or host than the client named.
         rewrite: Rewrite = Rewrite::default(),
         /// Changes to the fields an instance gets.
@@ -130,7 +136,7 @@ record! {
         port: Option<u16> = None,
         /// The whole path; the query stays.
         path: Option<String> = None,
-        /// In place of the `pathPrefix` that matched.
+        /// In place of the `pathPrefix` or `pathStart` that matched.
         prefix: Option<String> = None,
         /// 301, 302, 303, 307 or 308.
         status: u16 = 302,
@@ -142,7 +148,7 @@ record! {
     Rewrite as "`rewrite`" {
         /// The whole path; the query stays.
         path: Option<String> = None,
-        /// In place of the `pathPrefix` that matched: `/api` to `/` makes `/api/x` `/x`.
+        /// In place of the `pathPrefix` or `pathStart` that matched: `/api` to `/` makes `/api/x` `/x`.
         prefix: Option<String> = None,
         /// The host.
         host: Option<String> = None,
@@ -176,20 +182,28 @@ impl Default for Headers {
 record! {
     /// Conditions, all of which must hold.
     Match as "`match`" {
-        /// The host without port; `*.example.com` matches any one or more labels in front.
-        host: Option<String> = None,
+        /// The host without port, or a list of which one matches; `*.example.com` matches any one or more labels in front. Any when absent.
+        ["host"] hosts: OneOrMany = OneOrMany::default(),
         /// The path, whole, as it is sent: percent-encoded and without query.
         path: Option<String> = None,
         /// The path's beginning, on a segment's boundary: `/orders` matches `/orders` and `/orders/7`, not `/orders7`.
         path_prefix: Option<String> = None,
+        /// The path's first characters, wherever segments end: `/orders` matches `/orders7`, too. Istio's `prefix`, nginx' `location`.
+        path_start: Option<String> = None,
+        /// Whether the case of letters does not matter in `path`, `pathPrefix` and `pathStart`.
+        ignore_path_case: bool = false,
         /// A regular expression that must match the whole path.
         path_regex: Option<String> = None,
         /// `http` or `https`: how the client came to this gateway, or to a proxy of `gateway.trustedProxies` in front of it.
         scheme: Option<RequestScheme> = None,
         /// A method or a list of them, not an empty one; any when absent.
         ["method"] methods: OneOrMany = OneOrMany::default(),
-        /// Headers and their exact values.
-        headers: BTreeMap<String, String> = BTreeMap::new(),
+        /// Headers and their exact values, or one of `{ prefix: … }`, `{ regex: … }` and `{ present: true }`.
+        headers: BTreeMap<String, Condition> = BTreeMap::new(),
+        /// Headers that must not be so.
+        without_headers: BTreeMap<String, Condition> = BTreeMap::new(),
+        /// Parameters of the query, as they are written, and their values in the same words.
+        query: BTreeMap<String, Condition> = BTreeMap::new(),
     }
 }
 
@@ -262,5 +276,141 @@ impl Decode for Targets {
     fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
         let one = Target::schema(definitions);
         json!({ "oneOf": [one.clone(), { "type": "array", "items": one }] })
+    }
+}
+
+/// What a value must be like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Condition {
+    /// This, whole.
+    Exact(String),
+    /// It begins so.
+    Prefix(String),
+    /// The expression matches all of it.
+    Regex(String),
+    /// It is there.
+    Present,
+}
+
+impl Decode for Condition {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        const EXPECTED: &str = "a value, or one of { prefix: … }, { regex: … }, { present: true }";
+        let Kind::Map(pairs) = &node.kind else {
+            return text(node, EXPECTED, diagnostics).map(|exact| Self::Exact(exact.to_owned()));
+        };
+        let said = match pairs.as_slice() {
+            [(key, value)] => match (key.name.as_str(), &value.kind) {
+                ("exact", Kind::Scalar { text, .. }) => Some(Self::Exact(text.clone())),
+                ("prefix", Kind::Scalar { text, .. }) => Some(Self::Prefix(text.clone())),
+                ("regex", Kind::Scalar { text, .. }) => Some(Self::Regex(text.clone())),
+                ("present", Kind::Scalar { text, quoted: false }) if text == "true" => Some(Self::Present),
+                _ => None,
+            },
+            _ => None,
+        };
+        if said.is_none() {
+            wrong(node, EXPECTED, diagnostics);
+        }
+        said
+    }
+
+    fn encode(&self) -> Value {
+        match self {
+            Self::Exact(text) => text.as_str().into(),
+            Self::Prefix(text) => json!({ "prefix": text }),
+            Self::Regex(text) => json!({ "regex": text }),
+            Self::Present => json!({ "present": true }),
+        }
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        let one = |key: &str, value: Value| json!({ "type": "object", "required": [key], "properties": { key: value }, "additionalProperties": false });
+        json!({ "oneOf": [
+            { "type": ["string", "number", "boolean"] },
+            one("exact", json!({ "type": "string" })),
+            one("prefix", json!({ "type": "string" })),
+            one("regex", json!({ "type": "string" })),
+            one("present", json!({ "const": true })),
+        ] })
+    }
+}
+
+record! {
+    /// A fixed answer of the gateway's own.
+    Respond as "`respond`" {
+        /// Its status.
+        status: u16,
+        /// Its body.
+        body: String = String::new(),
+        /// Its fields, `content-type` among them.
+        headers: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+record! {
+    /// Who gets a copy of a route's requests.
+    Mirror as "`mirror`" {
+        /// The service.
+        service: ServiceName,
+        /// Only instances of this version.
+        version: Option<VersionName> = None,
+        /// Of so many of a hundred requests.
+        percent: f64 = 100.0,
+    }
+}
+
+/// All who get copies: one, or a list.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Mirrors(pub Vec<Mirror>);
+
+impl Decode for Mirrors {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.kind {
+            Kind::Map(_) => Mirror::decode(node, diagnostics).map(|mirror| Self(vec![mirror])),
+            _ => Vec::decode(node, diagnostics).map(Self),
+        }
+    }
+
+    fn encode(&self) -> Value {
+        match self.0.as_slice() {
+            [] => Value::Null,
+            [one] => one.encode(),
+            all => all.iter().map(Mirror::encode).collect(),
+        }
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        let one = Mirror::schema(definitions);
+        json!({ "oneOf": [one.clone(), { "type": "array", "items": one }] })
+    }
+}
+
+record! {
+    /// Faults injected into a route's requests: the delay first, then the abort.
+    Fault as "`fault`" {
+        /// They wait before anything else, inside the route's `timeout`.
+        delay: Option<FaultDelay> = None,
+        /// The gateway answers itself, with the reason `fault`.
+        abort: Option<FaultAbort> = None,
+    }
+}
+
+record! {
+    /// How long requests wait.
+    FaultDelay as "`delay`" {
+        /// So long.
+        ["for"] wait: Duration,
+        /// So many of a hundred.
+        percent: f64 = 100.0,
+    }
+}
+
+record! {
+    /// What requests are answered.
+    FaultAbort as "`abort`" {
+        /// The status, 400 to 599.
+        status: u16,
+        /// So many of a hundred.
+        percent: f64 = 100.0,
     }
 }

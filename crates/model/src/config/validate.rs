@@ -3,6 +3,7 @@
 mod acme;
 mod cluster;
 mod listen;
+mod matches;
 mod node;
 mod probe;
 mod route;

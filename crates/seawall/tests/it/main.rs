@@ -25,6 +25,7 @@ mod primary;
 mod quota;
 mod refusals;
 mod rolling;
+mod routes;
 mod shift;
 mod start;
 mod stop;

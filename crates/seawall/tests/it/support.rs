@@ -4,6 +4,7 @@ pub mod http;
 pub mod load;
 pub mod pebble;
 pub mod processes;
+pub mod recorder;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};

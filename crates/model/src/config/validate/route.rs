@@ -1,11 +1,9 @@
-//! Rules of routes: what they match, where they lead, and whether they can be reached.
+//! Rules of routes: where they lead, what they change, what is done on purpose. What they match: `matches.rs`.
 
 use std::collections::BTreeMap;
 
-use regex_lite::Regex;
-
-use super::targets;
-use crate::config::{Config, Match, Redirect, Retry, Route};
+use super::{matches, targets};
+use crate::config::{Config, Redirect, Respond, Retry, Route};
 use crate::diagnostic::{Diagnostics, Place};
 
 /// Checks every route of a configuration.
@@ -14,7 +12,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         check_route(route, config, diagnostics);
     }
     same_names(config, diagnostics);
-    shadowed_routes(config, diagnostics);
+    matches::shadowed(config, diagnostics);
 }
 
 fn same_names(config: &Config, diagnostics: &mut Diagnostics) {
@@ -33,54 +31,7 @@ fn same_names(config: &Config, diagnostics: &mut Diagnostics) {
 }
 
 fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
-    let matches = &route.matches;
-    let paths = [("path", &matches.path), ("pathPrefix", &matches.path_prefix), ("pathRegex", &matches.path_regex)];
-    if paths.iter().filter(|(_, path)| path.is_some()).count() > 1 {
-        diagnostics.error(matches.at.whole, "a route with more than one of path, pathPrefix, pathRegex", "keep one");
-    }
-    for (field, path) in &paths[..2] {
-        if let Some(path) = path
-            && let Some((problem, cure)) = path_problem(path)
-        {
-            diagnostics.error(matches.at.field(field), format!("`{path}` {problem}"), cure);
-        }
-    }
-    if let Some(expression) = &matches.path_regex
-        && let Some((problem, cure)) = expression_problem(expression)
-    {
-        diagnostics.error(matches.at.field("pathRegex"), problem, cure);
-    }
-    if matches.methods.0.is_empty() && matches.at.has("method") {
-        diagnostics.error(
-            matches.at.field("method"),
-            "no method matches",
-            "name some, e.g. [GET, POST], or leave `method` out for any",
-        );
-    }
-    if let Some(host) = &matches.host
-        && (host.is_empty() || host.contains(['/', ':', ' ']) || host.trim_start_matches("*.").contains('*'))
-    {
-        diagnostics.error(
-            matches.at.field("host"),
-            format!("`{host}` is not a host"),
-            "write a name without port or path; `*.` may stand in front",
-        );
-    }
-    for name in matches.headers.keys() {
-        if !is_token(name) {
-            let message = format!("`{name}` is not the name of a header field");
-            diagnostics.error(matches.at.field("headers"), message, "letters, digits and `-`");
-        }
-    }
-    for method in &matches.methods.0 {
-        if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
-            diagnostics.error(
-                matches.at.field("method"),
-                format!("`{method}` is not a method"),
-                "methods are upper-case words such as GET",
-            );
-        }
-    }
+    matches::check(&route.matches, diagnostics);
     if route.timeout.is_some_and(|timeout| timeout.is_zero()) {
         diagnostics.error(
             route.at.field("timeout"),
@@ -92,21 +43,100 @@ fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
         check_retry(retry, diagnostics);
     }
     check_changes(route, diagnostics);
-    match (&route.to, &route.redirect) {
-        (Some(targets), None) => targets::check(route, targets, config, diagnostics),
-        (None, Some(redirect)) => check_redirect(route, redirect, config, diagnostics),
+    check_on_purpose(route, config, diagnostics);
+    let ways =
+        [("to", route.to.is_some()), ("redirect", route.redirect.is_some()), ("respond", route.respond.is_some())];
+    let mut written = ways.iter().filter(|(_, is)| *is);
+    match (written.next(), written.next()) {
+        (Some((first, _)), Some((second, _))) => {
+            let message = format!("a route with both `{first}` and `{second}`");
+            diagnostics.error(route.at.field(second), message, "keep one");
+        }
+        (Some(_), None) => {
+            if let Some(targets) = &route.to {
+                targets::check(route, targets, config, diagnostics);
+            }
+            if let Some(redirect) = &route.redirect {
+                check_redirect(route, redirect, config, diagnostics);
+            }
+            if let Some(respond) = &route.respond {
+                check_respond(respond, diagnostics);
+            }
+        }
         // One that was written and cannot be read has been told already.
-        (None, None) if route.at.has("to") || route.at.has("redirect") => {}
-        (None, None) => {
+        (None, _) if ways.iter().any(|(name, _)| route.at.has(name)) => {}
+        (None, _) => {
             diagnostics.error(
                 route.at.whole,
                 "a route that leads nowhere",
-                "add `to: { service: … }` or `redirect: { … }`",
+                "add `to: { service: … }`, `redirect: { … }` or `respond: { … }`",
             );
         }
-        (Some(_), Some(_)) => {
-            diagnostics.error(route.at.field("redirect"), "a route with both `to` and `redirect`", "keep one");
+    }
+}
+
+/// The most who get copies of a route's requests.
+const MOST_MIRRORS: usize = 8;
+
+/// Rules of mirrors and faults.
+fn check_on_purpose(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
+    let is_alone = route.to.is_none() && !route.at.has("to");
+    for key in ["mirror", "fault"] {
+        if route.at.has(key) && is_alone {
+            let message = format!("`{key}` on a route that leads to no service");
+            diagnostics.error(route.at.field(key), message, "add `to`, or leave it out");
         }
+    }
+    if route.mirror.0.len() > MOST_MIRRORS {
+        let message = format!("{} copies of each request", route.mirror.0.len());
+        diagnostics.error(route.at.field("mirror"), message, format!("at most {MOST_MIRRORS}"));
+    }
+    for mirror in &route.mirror.0 {
+        targets::check_named(&mirror.service, mirror.version.as_ref(), &mirror.at, config, diagnostics);
+        check_percent(mirror.percent, mirror.at.field("percent"), diagnostics);
+    }
+    let Some(fault) = &route.fault else { return };
+    if let Some(delay) = &fault.delay {
+        check_percent(delay.percent, delay.at.field("percent"), diagnostics);
+    }
+    if let Some(abort) = &fault.abort {
+        check_percent(abort.percent, abort.at.field("percent"), diagnostics);
+        if !(400..=599).contains(&abort.status) {
+            let message = format!("{} is no status of a failure", abort.status);
+            diagnostics.error(abort.at.field("status"), message, "400 to 599, e.g. 503");
+        }
+    }
+    if fault.delay.is_none() && fault.abort.is_none() && !fault.at.has("delay") && !fault.at.has("abort") {
+        diagnostics.error(
+            fault.at.whole,
+            "a fault that does nothing",
+            "add delay: { for: 2s } or abort: { status: 503 }",
+        );
+    }
+}
+
+fn check_percent(percent: f64, place: Place, diagnostics: &mut Diagnostics) {
+    if percent > 100.0 {
+        diagnostics.error(place, format!("{percent} of a hundred"), "0 to 100, e.g. percent: 10");
+    }
+}
+
+/// The longest body of a fixed answer, in bytes.
+const LONGEST_BODY: usize = 65_536;
+
+fn check_respond(respond: &Respond, diagnostics: &mut Diagnostics) {
+    let place = respond.at.field("headers");
+    if !(200..=599).contains(&respond.status) || matches!(respond.status, 205 | 304) {
+        let message = format!("a fixed answer cannot have status {}", respond.status);
+        diagnostics.error(respond.at.field("status"), message, "200 to 599, but for 205 and 304");
+    }
+    if (respond.status == 204 && !respond.body.is_empty()) || respond.body.len() > LONGEST_BODY {
+        let message = "a body that is too long, or one of a 204, which has none";
+        diagnostics.error(respond.at.field("body"), message, "at most 65536 bytes; it is kept in memory");
+    }
+    for (name, value) in &respond.headers {
+        check_field_name(name, place, diagnostics);
+        check_field_value(name, value, place, diagnostics);
     }
 }
 
@@ -210,7 +240,7 @@ fn check_new_path(
             );
         }
     }
-    if prefix.is_some() && route.matches.path_prefix.is_none() {
+    if prefix.is_some() && route.matches.path_prefix.is_none() && route.matches.path_start.is_none() {
         diagnostics.error(
             at.field("prefix"),
             "`prefix` without a `pathPrefix` to stand in place of",
@@ -276,76 +306,4 @@ fn check_redirect(route: &Route, redirect: &Redirect, config: &Config, diagnosti
             diagnostics.error(redirect.at.field("scheme"), message, format!("add match: {{ scheme: {other} }}"));
         }
     }
-}
-
-/// Why no request can have this path, and what to write instead.
-fn path_problem(path: &str) -> Option<(&'static str, String)> {
-    if !path.starts_with('/') {
-        return Some(("does not start with `/`", format!("write `/{path}`")));
-    }
-    let bare = path.split(['?', '#']).next().unwrap_or_default();
-    if bare.len() < path.len() {
-        return Some((
-            "has a `?` or `#`: a route sees the path alone",
-            format!("write `{bare}`; what stands behind it is not matched"),
-        ));
-    }
-    if path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return None;
-    }
-    let encoded = path.bytes().fold(String::new(), |text, byte| {
-        if byte.is_ascii_graphic() {
-            text + char::from(byte).encode_utf8(&mut [0; 4])
-        } else {
-            format!("{text}%{byte:02X}")
-        }
-    });
-    Some(("has characters that no request's path has", format!("write it as it is sent: `{encoded}`")))
-}
-
-/// Why the gateway could not use the expression. Alone as well as in the form that matches whole paths: `a)|(b` is
-/// only the latter.
-fn expression_problem(expression: &str) -> Option<(String, &'static str)> {
-    if expression.is_empty() {
-        return Some(("an empty expression matches no path".into(), "leave `pathRegex` out to match every path"));
-    }
-    let compiled = Regex::new(expression).and_then(|_| Regex::new(&format!("^(?:{expression})$")));
-    let error = compiled.err()?;
-    let cure = "write `\\` before a character that is meant as it stands, e.g. `/v1\\.0/.*`";
-    Some((format!("`{expression}` is no regular expression: {error}"), cure))
-}
-
-/// A route behind one that matches everything it could match is dead: almost always a mistake of order.
-fn shadowed_routes(config: &Config, diagnostics: &mut Diagnostics) {
-    for (index, route) in config.routes.iter().enumerate() {
-        let shadow = config.routes[..index].iter().find(|earlier| covers(earlier, route));
-        if let Some(shadow) = shadow {
-            let message =
-                format!("this route is never reached: the one on line {} matches first", shadow.at.whole.line);
-            diagnostics.warning(route.at.whole, message, "routes are tried in order: put the narrower one first");
-        }
-    }
-}
-
-fn covers(wide: &Route, narrow: &Route) -> bool {
-    let (wide, narrow) = (&wide.matches, &narrow.matches);
-    let host =
-        (wide.host.is_none() || wide.host == narrow.host) && (wide.scheme.is_none() || wide.scheme == narrow.scheme);
-    let methods = wide.methods.0.is_empty() || wide.methods == narrow.methods;
-    let headers = wide.headers.iter().all(|(name, value)| narrow.headers.get(name) == Some(value));
-    host && methods && headers && covers_path(wide, narrow)
-}
-
-fn covers_path(wide: &Match, narrow: &Match) -> bool {
-    if let Some(prefix) = &wide.path_prefix {
-        let inside = |path: &String| {
-            prefix == "/" || path == prefix || path.starts_with(&format!("{}/", prefix.trim_end_matches('/')))
-        };
-        return narrow.path.as_ref().is_some_and(inside)
-            || narrow.path_prefix.as_ref().is_some_and(inside)
-            || prefix == "/";
-    }
-    wide.path.is_none() && wide.path_regex.is_none()
-        || (wide.path.is_some() && wide.path == narrow.path)
-        || (wide.path_regex.is_some() && wide.path_regex == narrow.path_regex)
 }

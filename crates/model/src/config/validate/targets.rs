@@ -1,9 +1,10 @@
 //! Rules of where a route leads: its destinations, their weights, and by what a client is told again.
 
 use super::route::is_token;
+use crate::config::decode::Places;
 use crate::config::{Config, Route, Source, Target, Targets};
 use crate::diagnostic::{Diagnostics, nearest};
-use crate::id::ServiceName;
+use crate::id::{ServiceName, VersionName};
 
 /// The most destinations of a route.
 const MOST: usize = 32;
@@ -50,31 +51,40 @@ pub fn check(route: &Route, targets: &Targets, config: &Config, diagnostics: &mu
 }
 
 fn check_target(target: &Target, config: &Config, diagnostics: &mut Diagnostics) {
-    let place = target.at.field("service");
     if target.source == Some(Source::Registry) {
         return check_registered(target, config, diagnostics);
     }
-    let Some(service) = config.services.get(&target.service) else {
+    check_named(&target.service, target.version.as_ref(), &target.at, config, diagnostics);
+}
+
+/// A service, and perhaps one of its versions, must be there.
+pub(super) fn check_named(
+    name: &ServiceName,
+    version: Option<&VersionName>,
+    at: &Places,
+    config: &Config,
+    diagnostics: &mut Diagnostics,
+) {
+    let place = at.field("service");
+    let Some(service) = config.services.get(name) else {
         let names: Vec<&str> = config.services.keys().map(ServiceName::as_str).collect();
-        let cure = match nearest(target.service.as_str(), names.iter().copied()) {
+        let cure = match nearest(name.as_str(), names.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if names.is_empty() => {
                 "define it under `services`, or add `source: registry` if it registers itself".into()
             }
             None => format!("there are: {}; or add `source: registry` if it registers itself", names.join(", ")),
         };
-        diagnostics.error(place, format!("a route to `{}`, which is no service", target.service), cure);
+        diagnostics.error(place, format!("a route to `{name}`, which is no service"), cure);
         return;
     };
-    if let Some(version) = &target.version
+    if let Some(version) = version
         && !service.versions.contains_key(version)
     {
         let names: Vec<&str> = service.versions.keys().map(|name| name.as_str()).collect();
-        let cure = nearest(version.as_str(), names.iter().copied()).map_or_else(
-            || format!("`{}` has: {}", target.service, names.join(", ")),
-            |near| format!("did you mean `{near}`?"),
-        );
-        diagnostics.error(target.at.field("version"), format!("`{}` has no version `{version}`", target.service), cure);
+        let cure = nearest(version.as_str(), names.iter().copied())
+            .map_or_else(|| format!("`{name}` has: {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+        diagnostics.error(at.field("version"), format!("`{name}` has no version `{version}`"), cure);
     }
 }
 
