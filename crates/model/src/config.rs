@@ -25,7 +25,7 @@ pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
 pub use discovery::{Discovery, Dns};
-pub use foreign::{Hystrix, Include, Includes, Rules, Sentinel};
+pub use foreign::{Hystrix, Include, Includes, Istio, IstioFiles, Rules, Sentinel};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
     MinVersion, ProxyVersion, Tcp,
@@ -47,7 +47,7 @@ pub use traffic::{
 };
 
 use crate::id::ServiceName;
-use decode::record;
+use decode::{OneOrMany, record};
 
 record! {
     /// One file says which programs to run and how traffic reaches them.

@@ -1,9 +1,10 @@
-//! Rules in the files of other tools, put in force for services as if they had been written there: Sentinel's JSON lists
-//! and Hystrix' properties. Every mistake points into the tool's own file, and what has no counterpart here is refused by
+//! Rules in the files of other tools, put in force for services as if they had been written there: Sentinel's JSON lists,
+//! Hystrix' properties, Istio's objects. Every mistake points into the tool's own file, and what has no counterpart here is refused by
 //! its name. Read after all of Seawall's own files, before the rules over several keys (`validate`).
 //! Deliberately absent: what the rules do (`traffic.rs`), and reading files (`load.rs`).
 
 mod hystrix;
+mod istio;
 mod sentinel;
 
 use std::collections::BTreeMap;
@@ -11,10 +12,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::decode::{Decode, FilePath, record, text, wrong};
+use super::decode::{Decode, FilePath, Places, record, text, wrong};
 use super::node::default_of;
 use super::yaml::{Kind, Node};
-use super::{CircuitBreaker, Concurrency, Config, RateLimit, Traffic};
+use super::{CircuitBreaker, Concurrency, Config, Outlier, RateLimit, Traffic};
 use crate::diagnostic::{Diagnostics, Place, nearest};
 use crate::id::ServiceName;
 
@@ -34,6 +35,8 @@ record! {
         sentinel: Option<Sentinel> = None,
         /// Hystrix'.
         hystrix: Option<Hystrix> = None,
+        /// Istio's VirtualServices and DestinationRules.
+        istio: Option<Istio> = None,
         /// A file of Consul's service definitions, registered with this node: as `discovery.definitions`.
         consul: Option<FilePath> = None,
     }
@@ -61,13 +64,51 @@ record! {
     }
 }
 
+record! {
+    /// Files of Istio's objects, whose routes come after Seawall's own.
+    IstioFiles as "`istio`" {
+        /// The files; in each several objects may stand.
+        files: Vec<FilePath>,
+        /// Which service each host of a destination is. One that is not named here has the service's own name, alone or in front of `.NAMESPACE.svc.cluster.local`.
+        hosts: BTreeMap<String, ServiceName> = BTreeMap::new(),
+    }
+}
+
+/// Istio's files: a list, or a mapping that also says what hosts are.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Istio(pub IstioFiles);
+
+impl Decode for Istio {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let files = match &node.kind {
+            Kind::Map(_) => return IstioFiles::decode(node, diagnostics).map(Self),
+            Kind::Scalar { .. } => vec![FilePath::decode(node, diagnostics)?],
+            _ => Vec::decode(node, diagnostics)?,
+        };
+        Some(Self(IstioFiles { files, hosts: BTreeMap::new(), at: Places::of(node) }))
+    }
+
+    fn encode(&self) -> Value {
+        self.0.encode()
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        let file = FilePath::schema(definitions);
+        json!({ "oneOf": [file.clone(), { "type": "array", "items": file }, IstioFiles::schema(definitions)] })
+    }
+}
+
 impl Decode for Include {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         match &node.kind {
             Kind::Scalar { .. } => FilePath::decode(node, diagnostics).map(Self::File),
             Kind::Map(_) => Rules::decode(node, diagnostics).map(|rules| Self::Rules(Box::new(rules))),
             _ => {
-                wrong(node, "a file, or `sentinel: {…}`, `hystrix: {…}` or `consul: FILE`", diagnostics);
+                wrong(
+                    node,
+                    "a file, or `sentinel: {…}`, `hystrix: {…}`, `istio: [FILE]` or `consul: FILE`",
+                    diagnostics,
+                );
                 None
             }
         }
@@ -161,6 +202,7 @@ enum Guard {
     Limit(RateLimit),
     Concurrency(Concurrency),
     Breaker(CircuitBreaker),
+    Outlier(Outlier),
 }
 
 /// Where rules go, and where their mistakes are told.
@@ -177,6 +219,11 @@ impl Target<'_> {
             Tool::Degrade(names) => sentinel::degrade(self, names, text, file),
             Tool::Hystrix(names) => hystrix::properties(self, names, text, file),
         }
+    }
+
+    /// Puts Istio's objects in force: all files together, as rules in one say what names in another mean.
+    pub(super) fn put_istio(&mut self, hosts: &BTreeMap<String, ServiceName>, texts: &[(u16, String)]) {
+        istio::put(self, hosts, texts);
     }
 
     /// The service that a tool means by a name of its own.
@@ -207,6 +254,7 @@ impl Target<'_> {
         let taken = match &guard {
             Guard::Limit(_) => traffic.rate_limit.as_ref().map(|has| ("rateLimit", has.at.whole)),
             Guard::Concurrency(_) => traffic.concurrency.as_ref().map(|has| ("concurrency", has.at.whole)),
+            Guard::Outlier(_) => traffic.outlier.as_ref().map(|has| ("outlier", has.at.whole)),
             Guard::Breaker(_) => traffic.circuit_breaker.as_ref().map(|has| ("circuitBreaker", has.at.whole)),
         };
         if let Some((key, at)) = taken {
@@ -218,6 +266,7 @@ impl Target<'_> {
             Guard::Limit(limit) => traffic.rate_limit = Some(limit),
             Guard::Concurrency(concurrency) => traffic.concurrency = Some(concurrency),
             Guard::Breaker(breaker) => traffic.circuit_breaker = Some(breaker),
+            Guard::Outlier(outlier) => traffic.outlier = Some(outlier),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::decode::{Decode, Places};
 use super::foreign::{Target, Tool};
 use super::yaml::{self, Kind, Node};
-use super::{Config, FilePath, Include, Rules, validate};
+use super::{Config, FilePath, Include, Istio, Rules, validate};
 use crate::diagnostic::{Diagnostics, Place, Sources};
 
 /// The most files one configuration may be made of.
@@ -178,28 +178,45 @@ impl Loader<'_> {
             for (file, tool) in rules.files() {
                 self.rules(main, &folder.join(&file.path), file.at, tool);
             }
+            if let Some(istio) = &rules.istio {
+                self.istio(main, folder, istio);
+            }
         }
     }
 
     /// Puts the rules of another tool's file in force.
     fn rules(&mut self, main: &mut Config, path: &Path, place: Place, tool: Tool<'_>) {
+        let Some(file) = self.rules_file(path, place) else { return };
+        let mut target = Target { config: main, diagnostics: &mut self.diagnostics };
+        target.put(tool, self.sources.text(file), file);
+    }
+
+    /// Puts Istio's objects of several files in force.
+    fn istio(&mut self, main: &mut Config, folder: &Path, istio: &Istio) {
+        let files = istio.0.files.iter().take(MAX_FILES);
+        let read: Vec<u16> = files.filter_map(|file| self.rules_file(&folder.join(&file.path), file.at)).collect();
+        let texts: Vec<(u16, String)> = read.iter().map(|file| (*file, self.sources.text(*file).to_owned())).collect();
+        let mut target = Target { config: main, diagnostics: &mut self.diagnostics };
+        target.put_istio(&istio.0.hosts, &texts);
+    }
+
+    /// Reads another tool's file.
+    fn rules_file(&mut self, path: &Path, place: Place) -> Option<u16> {
         if self.sources.contains(path) {
             self.diagnostics.error(place, format!("{} is read twice", path.display()), "name each file once");
-            return;
+            return None;
         }
         match (self.read)(path) {
             Ok(text) if text.len() > yaml::MAX_BYTES => {
                 let message = format!("{} has {} bytes; the limit is {}", path.display(), text.len(), yaml::MAX_BYTES);
                 self.diagnostics.error(place, message, "leave out what no service needs");
+                None
             }
-            Ok(text) => {
-                let file = self.sources.add(path, text);
-                let mut target = Target { config: main, diagnostics: &mut self.diagnostics };
-                target.put(tool, self.sources.text(file), file);
-            }
+            Ok(text) => Some(self.sources.add(path, text)),
             Err(error) => {
                 let message = format!("cannot read {}: {error}", path.display());
                 self.diagnostics.error(place, message, "check the path and its permissions");
+                None
             }
         }
     }

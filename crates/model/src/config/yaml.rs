@@ -76,6 +76,25 @@ pub fn parse(text: &str, file: u16, diagnostics: &mut Diagnostics) -> Option<Nod
     reader.document()
 }
 
+/// Parses all documents of `text`; those without anything are left out. `None` as with [`parse`].
+pub fn parse_all(text: &str, file: u16, diagnostics: &mut Diagnostics) -> Option<Vec<Node>> {
+    let mut reader =
+        Reader { parser: Parser::new_from_str(text), file, anchors: HashMap::new(), nodes: 0, diagnostics };
+    let mut nodes = Vec::new();
+    loop {
+        match reader.next()? {
+            (Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd, _) => {}
+            (Event::StreamEnd, _) => return Some(nodes),
+            (event, span) => {
+                let node = reader.node(event, span, 0)?;
+                if !matches!(node.kind, Kind::Null) {
+                    nodes.push(node);
+                }
+            }
+        }
+    }
+}
+
 struct Reader<'a, 'd> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     file: u16,

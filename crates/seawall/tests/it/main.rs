@@ -17,6 +17,7 @@ mod dns;
 mod faults;
 mod foreign;
 mod guards;
+mod istio;
 mod ledger;
 mod listeners;
 mod lost;

@@ -1,0 +1,463 @@
+//! Istio's objects as they are written: `networking.istio.io` `v1`, `v1beta1` and `v1alpha3` have the same fields.
+//! Fields read as [`Ignored`] are known to Istio; whether they are refused is said where they would be used.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::super::super::Condition;
+use super::super::super::decode::{Decode, record, wrong};
+use super::super::super::yaml::{Kind, Node};
+use super::super::Ignored;
+use crate::diagnostic::Diagnostics;
+
+/// `exact`, `prefix` or `regex`; of a header an empty one means that it is there.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct StringMatch(pub Condition);
+
+impl Decode for StringMatch {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.kind {
+            Kind::Null => Some(Self(Condition::Present)),
+            Kind::Map(pairs) if pairs.is_empty() => Some(Self(Condition::Present)),
+            Kind::Map(pairs) if pairs.iter().all(|(key, _)| key.name != "present") => {
+                Condition::decode(node, diagnostics).map(Self)
+            }
+            _ => {
+                wrong(node, "one of { exact: … }, { prefix: … }, { regex: … }", diagnostics);
+                None
+            }
+        }
+    }
+
+    fn encode(&self) -> Value {
+        self.0.encode()
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        Condition::schema(definitions)
+    }
+}
+
+record! {
+    /// An object of either kind.
+    VirtualService as "a VirtualService" {
+        /// Which version of Istio's interface.
+        api_version: String,
+        /// `VirtualService`.
+        kind: String,
+        /// Its name, which means nothing here.
+        metadata: Option<Ignored> = None,
+        /// What it says.
+        spec: Spec,
+        /// What a cluster says of it.
+        status: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Routes of hosts.
+    Spec as "`spec` of a VirtualService" {
+        /// For which hosts.
+        hosts: Vec<String>,
+        /// At which gateways: this one is all of them.
+        gateways: Option<Ignored> = None,
+        /// The routes.
+        http: Vec<HttpRoute> = Vec::new(),
+        /// Refused.
+        tls: Option<Ignored> = None,
+        /// Refused.
+        tcp: Option<Ignored> = None,
+        /// Refused.
+        export_to: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// A route.
+    HttpRoute as "`http` of a VirtualService" {
+        /// Under which it is counted.
+        name: Option<String> = None,
+        /// Any of these.
+        ["match"] matches: Vec<HttpMatch> = Vec::new(),
+        /// Where to.
+        route: Vec<HttpDestination> = Vec::new(),
+        /// Elsewhere.
+        redirect: Option<HttpRedirect> = None,
+        /// A fixed answer.
+        direct_response: Option<DirectResponse> = None,
+        /// Refused.
+        delegate: Option<Ignored> = None,
+        /// Another target.
+        rewrite: Option<HttpRewrite> = None,
+        /// 0 is none.
+        timeout: Option<Duration> = None,
+        /// What is repeated.
+        retries: Option<HttpRetries> = None,
+        /// What is done on purpose.
+        fault: Option<HttpFault> = None,
+        /// One copy.
+        mirror: Option<DestinationRef> = None,
+        /// Several.
+        mirrors: Vec<HttpMirror> = Vec::new(),
+        /// Of `mirror`.
+        mirror_percentage: Option<Percent> = None,
+        /// The same, of before.
+        mirror_percent: Option<f64> = None,
+        /// Refused.
+        cors_policy: Option<Ignored> = None,
+        /// Changes to fields.
+        headers: Option<HeaderOperations> = None,
+    }
+}
+
+record! {
+    /// Conditions that all must hold.
+    HttpMatch as "`match` of a VirtualService" {
+        /// Of itself.
+        name: Option<Ignored> = None,
+        /// The path.
+        uri: Option<StringMatch> = None,
+        /// http or https.
+        scheme: Option<StringMatch> = None,
+        /// The method.
+        method: Option<StringMatch> = None,
+        /// The host, with its port.
+        authority: Option<StringMatch> = None,
+        /// Fields.
+        headers: BTreeMap<String, StringMatch> = BTreeMap::new(),
+        /// Fields that must not be so.
+        without_headers: BTreeMap<String, StringMatch> = BTreeMap::new(),
+        /// Parameters.
+        query_params: BTreeMap<String, StringMatch> = BTreeMap::new(),
+        /// Of `uri`.
+        ignore_uri_case: bool = false,
+        /// Refused.
+        port: Option<Ignored> = None,
+        /// Refused.
+        source_labels: Option<Ignored> = None,
+        /// Refused.
+        source_namespace: Option<Ignored> = None,
+        /// Refused.
+        gateways: Option<Ignored> = None,
+        /// Refused.
+        stat_prefix: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Who.
+    DestinationRef as "a destination" {
+        /// The service.
+        host: String,
+        /// Its subset.
+        subset: Option<String> = None,
+        /// A service has one port here.
+        port: Option<Port> = None,
+    }
+}
+
+record! {
+    /// A port.
+    Port as "`port`" {
+        /// Its number.
+        number: u16,
+    }
+}
+
+record! {
+    /// A share.
+    HttpDestination as "`route` of a VirtualService" {
+        /// Who.
+        destination: DestinationRef,
+        /// How much.
+        weight: Option<u32> = None,
+        /// Changes to fields of this share.
+        headers: Option<HeaderOperations> = None,
+    }
+}
+
+record! {
+    /// A copy.
+    HttpMirror as "`mirrors` of a VirtualService" {
+        /// Who.
+        destination: DestinationRef,
+        /// How many.
+        percentage: Option<Percent> = None,
+    }
+}
+
+record! {
+    /// A part.
+    Percent as "a percentage" {
+        /// Of a hundred.
+        value: f64 = 0.0,
+    }
+}
+
+record! {
+    /// Elsewhere.
+    HttpRedirect as "`redirect` of a VirtualService" {
+        /// The whole path.
+        uri: Option<String> = None,
+        /// Host, or host and port.
+        authority: Option<String> = None,
+        /// The port.
+        port: Option<u16> = None,
+        /// Refused.
+        derive_port: Option<Ignored> = None,
+        /// http or https.
+        scheme: Option<String> = None,
+        /// The status.
+        redirect_code: u16 = 301,
+    }
+}
+
+record! {
+    /// A fixed answer.
+    DirectResponse as "`directResponse` of a VirtualService" {
+        /// Its status.
+        status: u16,
+        /// Its body.
+        body: Option<DirectBody> = None,
+    }
+}
+
+record! {
+    /// A body.
+    DirectBody as "`body` of a `directResponse`" {
+        /// As text.
+        string: String = String::new(),
+        /// Refused.
+        bytes: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Another target.
+    HttpRewrite as "`rewrite` of a VirtualService" {
+        /// In place of the prefix that matched, or of the whole path.
+        uri: Option<String> = None,
+        /// The host.
+        authority: Option<String> = None,
+        /// Refused.
+        uri_regex_rewrite: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// What is repeated.
+    HttpRetries as "`retries` of a VirtualService" {
+        /// So many more.
+        attempts: u32 = 0,
+        /// Of each.
+        per_try_timeout: Option<Duration> = None,
+        /// Envoy's words.
+        retry_on: Option<String> = None,
+        /// Refused.
+        retry_remote_localities: Option<Ignored> = None,
+        /// Always so here.
+        retry_ignore_previous_hosts: bool = true,
+        /// The first pause.
+        backoff: Duration = Duration::from_millis(25),
+    }
+}
+
+record! {
+    /// What is done on purpose.
+    HttpFault as "`fault` of a VirtualService" {
+        /// Waiting.
+        delay: Option<HttpDelay> = None,
+        /// Answering.
+        abort: Option<HttpAbort> = None,
+    }
+}
+
+record! {
+    /// Waiting.
+    HttpDelay as "`delay` of a VirtualService" {
+        /// So long.
+        fixed_delay: Duration,
+        /// How many; none when absent.
+        percentage: Option<Percent> = None,
+        /// The same, of before.
+        percent: Option<f64> = None,
+        /// Refused.
+        exponential_delay: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Answering.
+    HttpAbort as "`abort` of a VirtualService" {
+        /// With this.
+        http_status: Option<u16> = None,
+        /// How many; none when absent.
+        percentage: Option<Percent> = None,
+        /// Refused.
+        grpc_status: Option<Ignored> = None,
+        /// Refused.
+        http2_error: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Changes to fields.
+    HeaderOperations as "`headers` of a VirtualService" {
+        /// Towards the service.
+        request: Option<Operations> = None,
+        /// Towards the client.
+        response: Option<Operations> = None,
+    }
+}
+
+record! {
+    /// Changes in one direction.
+    Operations as "changes to headers" {
+        /// In place of others.
+        set: BTreeMap<String, String> = BTreeMap::new(),
+        /// Besides others.
+        add: BTreeMap<String, String> = BTreeMap::new(),
+        /// Left behind.
+        remove: Vec<String> = Vec::new(),
+    }
+}
+
+record! {
+    /// How a service is used.
+    DestinationRule as "a DestinationRule" {
+        /// Which version of Istio's interface.
+        api_version: String,
+        /// `DestinationRule`.
+        kind: String,
+        /// Its name, which means nothing here.
+        metadata: Option<Ignored> = None,
+        /// What it says.
+        spec: RuleSpec,
+        /// What a cluster says of it.
+        status: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// How a service is used.
+    RuleSpec as "`spec` of a DestinationRule" {
+        /// Which.
+        host: String,
+        /// Its parts.
+        subsets: Vec<Subset> = Vec::new(),
+        /// For all of it.
+        traffic_policy: Option<TrafficPolicy> = None,
+        /// Refused.
+        export_to: Option<Ignored> = None,
+        /// Refused.
+        workload_selector: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// A part of a service.
+    Subset as "`subsets` of a DestinationRule" {
+        /// Its name.
+        name: String,
+        /// What its instances have.
+        labels: BTreeMap<String, String> = BTreeMap::new(),
+        /// Refused.
+        traffic_policy: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Bounds.
+    TrafficPolicy as "`trafficPolicy` of a DestinationRule" {
+        /// How many at once.
+        connection_pool: Option<ConnectionPool> = None,
+        /// Who is left alone.
+        outlier_detection: Option<OutlierDetection> = None,
+        /// Refused.
+        load_balancer: Option<Ignored> = None,
+        /// Refused.
+        tls: Option<Ignored> = None,
+        /// Refused.
+        port_level_settings: Option<Ignored> = None,
+        /// Refused.
+        tunnel: Option<Ignored> = None,
+        /// Refused.
+        proxy_protocol: Option<Ignored> = None,
+        /// Refused.
+        retry_budget: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// How many at once.
+    ConnectionPool as "`connectionPool` of a DestinationRule" {
+        /// Connections.
+        tcp: Option<TcpPool> = None,
+        /// Requests.
+        http: Option<HttpPool> = None,
+    }
+}
+
+record! {
+    /// Connections.
+    TcpPool as "`tcp` of a `connectionPool`" {
+        /// With HTTP/1 that many requests.
+        max_connections: Option<u32> = None,
+        /// Refused.
+        connect_timeout: Option<Ignored> = None,
+        /// Refused.
+        tcp_keepalive: Option<Ignored> = None,
+        /// Refused.
+        max_connection_duration: Option<Ignored> = None,
+        /// Refused.
+        idle_timeout: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Requests.
+    HttpPool as "`http` of a `connectionPool`" {
+        /// That wait.
+        http1_max_pending_requests: Option<u32> = None,
+        /// At once.
+        http2_max_requests: Option<u32> = None,
+        /// Refused.
+        max_requests_per_connection: Option<Ignored> = None,
+        /// Refused.
+        max_retries: Option<Ignored> = None,
+        /// Refused.
+        idle_timeout: Option<Ignored> = None,
+        /// Refused.
+        h2_upgrade_policy: Option<Ignored> = None,
+        /// Refused.
+        use_client_protocol: Option<Ignored> = None,
+        /// Refused.
+        max_concurrent_streams: Option<Ignored> = None,
+    }
+}
+
+record! {
+    /// Who is left alone.
+    OutlierDetection as "`outlierDetection` of a DestinationRule" {
+        /// In a row; 0 is never.
+        consecutive_5xx_errors: Option<u32> = None,
+        /// The same, of before.
+        consecutive_errors: Option<u32> = None,
+        /// How often it is looked.
+        interval: Option<Duration> = None,
+        /// How long, the first time.
+        base_ejection_time: Duration = Duration::from_secs(30),
+        /// How many at a time.
+        max_ejection_percent: u32 = 10,
+        /// Below that nobody is.
+        min_health_percent: u32 = 0,
+        /// Refused.
+        consecutive_gateway_errors: Option<Ignored> = None,
+        /// Refused.
+        consecutive_local_origin_failures: Option<Ignored> = None,
+        /// Refused.
+        split_external_local_origin_errors: Option<Ignored> = None,
+    }
+}
