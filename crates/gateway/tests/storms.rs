@@ -172,8 +172,15 @@ fn the_rate_is_kept_within_one_percent_over_ten_seconds() {
 }
 
 fn ejecting(eject_for: Duration) -> Traffic {
-    let outlier =
-        OutlierPolicy { consecutive_errors: 3, eject_for, max_ejected: WHOLE / 2, panic_threshold: WHOLE / 2 };
+    let outlier = OutlierPolicy {
+        consecutive_errors: 3,
+        eject_for,
+        max_ejected: WHOLE / 2,
+        panic_threshold: WHOLE / 2,
+        within: None,
+        server_errors: true,
+        growing: true,
+    };
     Traffic { outlier: Some(outlier), ..Traffic::default() }
 }
 

@@ -39,7 +39,7 @@ pub use route::{
     Coding, Condition, Fault, FaultAbort, FaultDelay, Headers, Match, Mirror, Mirrors, Redirect, RequestScheme,
     Respond, Retry, RetryOn, Rewrite, Route, Source, Sticky, Target, Targets,
 };
-pub use service::{Backoff, Hold, Mode, RestartPolicy, Service, Version};
+pub use service::{Backoff, BalanceBy, EndpointOptions, Hold, Mode, RestartPolicy, Service, Version};
 pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
 pub use traffic::{
     Behaviour, BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey, Outlier,

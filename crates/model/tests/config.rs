@@ -83,6 +83,7 @@ fn a_configuration_survives_being_written_and_read() {
         let extension = path.extension().and_then(|extension| extension.to_str());
         Ok(match extension {
             Some("json") => "[]",
+            Some("conf") => "",
             _ if path.ends_with("istio.yaml") => "# nothing yet",
             Some("properties") => "hystrix.command.default.circuitBreaker.enabled=false",
             _ => FULL,

@@ -18,6 +18,12 @@ pub struct OutlierPolicy {
     pub max_ejected: Millionths,
     /// With fewer instances than this ready and not ejected, ejections are not heeded: few would be overrun.
     pub panic_threshold: Millionths,
+    /// Failures are counted within this time, whatever succeeds between them (nginx' `fail_timeout`); in a row when absent.
+    pub within: Option<Duration>,
+    /// Whether an answer of 500 or more is a failure.
+    pub server_errors: bool,
+    /// Whether an ejection lasts longer each time.
+    pub growing: bool,
 }
 
 /// The longest ejection, unless `eject_for` itself is longer: Envoy's `max_ejection_time`.
@@ -65,7 +71,8 @@ impl Outlier {
         self.step_back(now);
         self.times = self.times.saturating_add(1);
         let longest = LONGEST.max(policy.eject_for);
-        let length = policy.eject_for.saturating_mul(self.times).min(longest);
+        let times = if policy.growing { self.times } else { 1 };
+        let length = policy.eject_for.saturating_mul(times).min(longest);
         self.until = now.checked_add(length);
         length
     }
@@ -108,6 +115,9 @@ mod tests {
         eject_for: Duration::from_secs(30),
         max_ejected: WHOLE / 2,
         panic_threshold: WHOLE / 2,
+        within: None,
+        server_errors: true,
+        growing: true,
     };
 
     #[test]
@@ -149,6 +159,9 @@ mod tests {
         }
         now += STEP_BACK * 11;
         assert_eq!(outlier.eject(&POLICY, now), POLICY.eject_for * 2, "12 less 11, and one more");
+        let even = OutlierPolicy { growing: false, ..POLICY };
+        let mut outlier = Outlier::default();
+        assert_eq!([outlier.eject(&even, now), outlier.eject(&even, now)], [POLICY.eject_for; 2]);
         let long = OutlierPolicy { eject_for: LONGEST * 2, ..POLICY };
         assert_eq!(Outlier::default().eject(&long, now), LONGEST * 2);
     }

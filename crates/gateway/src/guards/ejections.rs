@@ -21,6 +21,8 @@ use crate::worker::Worker;
 pub(crate) struct Row {
     /// Failures since the last success.
     errors: AtomicU32,
+    /// Milliseconds at which the first of them was, where they are counted within a time.
+    first_ms: AtomicU64,
     /// Milliseconds (of [`millis`]) until which it is ejected; zero: it is not.
     until_ms: AtomicU64,
 }
@@ -65,13 +67,26 @@ struct Held {
 /// A request at `instance` has ended, by the service's fault if `failure` says how.
 pub(crate) fn judge(worker: &Worker, service: &Service, instance: &Arc<Instance>, failure: Option<&'static str>) {
     let Some(why) = failure else {
-        if instance.row.errors.load(Ordering::Relaxed) != 0 {
+        if instance.row.errors.load(Ordering::Relaxed) != 0 && !counts_within_a_time(service) {
             instance.row.errors.store(0, Ordering::Relaxed);
         }
         return;
     };
     let Some(guards) = service.guards.load_full() else { return };
     let (Some(policy), Some(ejections)) = (&guards.told.outlier, &guards.ejections) else { return };
+    if why == SERVER_ERROR && !policy.server_errors {
+        return;
+    }
+    if let Some(within) = policy.within {
+        let now_ms = millis(Instant::now());
+        let begun = instance.row.first_ms.load(Ordering::Relaxed);
+        if instance.row.errors.load(Ordering::Relaxed) == 0
+            || u128::from(now_ms - begun.min(now_ms)) > within.as_millis()
+        {
+            instance.row.errors.store(0, Ordering::Relaxed);
+            instance.row.first_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
     let errors = instance.row.errors.fetch_add(1, Ordering::Relaxed).saturating_add(1);
     if errors < policy.consecutive_errors.max(1) {
         return;
@@ -108,6 +123,15 @@ pub(crate) fn judge(worker: &Worker, service: &Service, instance: &Arc<Instance>
     service.notes.add(Note::Ejected(known.view.clone()));
     drop(held);
     worker.tell_guarded(service);
+}
+
+/// What is said of an answer of 500 or more.
+const SERVER_ERROR: &str = "5xx";
+
+/// A success does not make good what came before it.
+fn counts_within_a_time(service: &Service) -> bool {
+    let guards = service.guards.load();
+    guards.as_ref().and_then(|guards| guards.told.outlier.as_ref()).is_some_and(|policy| policy.within.is_some())
 }
 
 /// Who is there, by the endpoints in force.

@@ -5,6 +5,7 @@
 
 mod hystrix;
 mod istio;
+mod nginx;
 mod sentinel;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ record! {
         hystrix: Option<Hystrix> = None,
         /// Istio's VirtualServices and DestinationRules.
         istio: Option<Istio> = None,
+        /// Files of nginx' `upstream` and `location` blocks; each upstream is a service, its routes come after Seawall's own.
+        nginx: Vec<FilePath> = Vec::new(),
         /// A file of Consul's service definitions, registered with this node: as `discovery.definitions`.
         consul: Option<FilePath> = None,
     }
@@ -106,7 +109,7 @@ impl Decode for Include {
             _ => {
                 wrong(
                     node,
-                    "a file, or `sentinel: {…}`, `hystrix: {…}`, `istio: [FILE]` or `consul: FILE`",
+                    "a file, or `sentinel: {…}`, `hystrix: {…}`, `istio: [FILE]`, `nginx: [FILE]` or `consul: FILE`",
                     diagnostics,
                 );
                 None
@@ -224,6 +227,11 @@ impl Target<'_> {
     /// Puts Istio's objects in force: all files together, as rules in one say what names in another mean.
     pub(super) fn put_istio(&mut self, hosts: &BTreeMap<String, ServiceName>, texts: &[(u16, String)]) {
         istio::put(self, hosts, texts);
+    }
+
+    /// Puts nginx' blocks in force, those of all files together.
+    pub(super) fn put_nginx(&mut self, texts: &[(u16, String)]) {
+        nginx::put(self, texts);
     }
 
     /// The service that a tool means by a name of its own.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::decode::{Decode, Places};
 use super::foreign::{Target, Tool};
 use super::yaml::{self, Kind, Node};
-use super::{Config, FilePath, Include, Istio, Rules, validate};
+use super::{Config, FilePath, Include, Rules, validate};
 use crate::diagnostic::{Diagnostics, Place, Sources};
 
 /// The most files one configuration may be made of.
@@ -178,8 +178,12 @@ impl Loader<'_> {
             for (file, tool) in rules.files() {
                 self.rules(main, &folder.join(&file.path), file.at, tool);
             }
+            // Upstreams are services that others may name.
+            let texts = self.texts(folder, &rules.nginx);
+            Target { config: main, diagnostics: &mut self.diagnostics }.put_nginx(&texts);
             if let Some(istio) = &rules.istio {
-                self.istio(main, folder, istio);
+                let texts = self.texts(folder, &istio.0.files);
+                Target { config: main, diagnostics: &mut self.diagnostics }.put_istio(&istio.0.hosts, &texts);
             }
         }
     }
@@ -191,13 +195,11 @@ impl Loader<'_> {
         target.put(tool, self.sources.text(file), file);
     }
 
-    /// Puts Istio's objects of several files in force.
-    fn istio(&mut self, main: &mut Config, folder: &Path, istio: &Istio) {
-        let files = istio.0.files.iter().take(MAX_FILES);
+    /// The texts of several files of another tool that are read together.
+    fn texts(&mut self, folder: &Path, files: &[FilePath]) -> Vec<(u16, String)> {
+        let files = files.iter().take(MAX_FILES);
         let read: Vec<u16> = files.filter_map(|file| self.rules_file(&folder.join(&file.path), file.at)).collect();
-        let texts: Vec<(u16, String)> = read.iter().map(|file| (*file, self.sources.text(*file).to_owned())).collect();
-        let mut target = Target { config: main, diagnostics: &mut self.diagnostics };
-        target.put_istio(&istio.0.hosts, &texts);
+        read.into_iter().map(|file| (file, self.sources.text(file).to_owned())).collect()
     }
 
     /// Reads another tool's file.

@@ -31,6 +31,10 @@ record! {
         ports: Vec<u16> = Vec::new(),
         /// Addresses (`host:port`) of instances that run elsewhere; instead of `command`.
         endpoints: Vec<String> = Vec::new(),
+        /// What is special about some of the `endpoints`, by the text they are written with.
+        endpoint_options: BTreeMap<String, EndpointOptions> = BTreeMap::new(),
+        /// How its requests are shared among its instances.
+        balance: BalanceBy = BalanceBy::LeastRequests,
         /// Decides whether an instance is alive; one that is not is restarted.
         liveness_probe: Option<Probe> = None,
         /// Decides whether an instance gets traffic.
@@ -79,6 +83,28 @@ words! {
         ActiveActive = "active-active",
         /// One, chosen by promotion; the others stand by.
         PrimaryStandby = "primary-standby",
+    }
+}
+
+words! {
+    /// How requests are shared among instances.
+    BalanceBy {
+        /// The one of two that has the fewest under way, for its weight.
+        LeastRequests = "leastRequests",
+        /// In turn, each as often as its weight.
+        RoundRobin = "roundRobin",
+    }
+}
+
+record! {
+    /// One of the `endpoints`, beside the others.
+    EndpointOptions as "`endpointOptions`" {
+        /// Its share beside those of the others.
+        weight: u32 = 1,
+        /// It gets requests only when none of the others can take them.
+        backup: bool = false,
+        /// It gets none.
+        down: bool = false,
     }
 }
 

@@ -263,6 +263,12 @@ record! {
         max_ejected: Ratio = Ratio::percent(50),
         /// With fewer instances than this ready and not ejected, ejections are not heeded, so that few are not overrun.
         panic_threshold: Ratio = Ratio::percent(50),
+        /// Failures are counted within this time, whatever succeeds between them, as nginx does; in a row when absent.
+        within: Option<Duration> = None,
+        /// Whether an answer of 500 or more is a failure.
+        server_errors: bool = true,
+        /// Whether each ejection is longer than the one before.
+        growing: bool = true,
     }
 }
 

@@ -126,6 +126,19 @@ impl Checker<'_> {
                 "a name is not empty and has no `=`",
             );
         }
+        for (name, options) in &service.endpoint_options {
+            if !service.endpoints.contains(name) {
+                let message = format!("`{name}` is none of its endpoints");
+                self.error("endpointOptions", message, "write it as under `endpoints`");
+            }
+            if options.weight == 0 || options.weight > 10_000 {
+                self.error(
+                    "endpointOptions",
+                    format!("`{name}` has weight {}", options.weight),
+                    "1 to 10000, or down: true",
+                );
+            }
+        }
         for endpoint in &service.endpoints {
             let valid = endpoint
                 .rsplit_once(':')

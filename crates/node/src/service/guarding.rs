@@ -256,6 +256,9 @@ fn traffic(written: &config::Traffic) -> Traffic {
             eject_for: outlier.eject_for,
             max_ejected: outlier.max_ejected.0,
             panic_threshold: outlier.panic_threshold.0,
+            within: outlier.within,
+            server_errors: outlier.server_errors,
+            growing: outlier.growing,
         }),
         retry_budget: RetryBudget {
             part: written.retry_budget.part.0,

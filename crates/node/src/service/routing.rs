@@ -1,14 +1,14 @@
 //! What the gateway is told of a service. Last link of the failure walk: the swap that moves traffic.
 
 use gateway::{Balance, Endpoint, Endpoints, HoldPolicy, Readiness, Selection};
-use model::config::Mode;
+use model::config::{BalanceBy, Mode};
 use observe::metrics::InstanceLabels;
 
 use super::Service;
 use crate::instance::{Instance, Stage};
 use crate::shell::Shell;
 
-/// Every instance has the same share until weights come.
+/// Every instance has the same share unless the service says otherwise.
 pub(super) const WEIGHT: u32 = 100;
 
 impl Service {
@@ -32,19 +32,30 @@ impl Service {
     }
 
     fn endpoints(&self) -> Endpoints {
+        let options = &self.definition.endpoint_options;
+        let usual = if options.is_empty() { WEIGHT } else { 1 };
+        let has_backup = options.values().any(|option| option.backup);
         let endpoint = |instance: &Instance| {
             let readiness = match instance.stage {
                 Stage::Running if instance.is_ready() => Readiness::Ready,
                 Stage::Draining(..) => Readiness::Draining,
                 _ => Readiness::NotReady,
             };
+            let named =
+                usize::try_from(instance.plan.index).ok().and_then(|index| self.definition.endpoints.get(index));
+            let option = named.and_then(|name| options.get(name));
             Some(Endpoint {
                 id: instance.id().clone(),
                 address: instance.address?,
                 version: instance.plan.version.clone(),
                 readiness,
-                weight: WEIGHT,
-                local: instance.elsewhere.is_none(),
+                weight: option.map_or(usual, |option| if option.down { 0 } else { option.weight }),
+                // Where some come last, the others are the near ones, wherever all of them are.
+                local: if has_backup {
+                    !option.is_some_and(|option| option.backup)
+                } else {
+                    instance.elsewhere.is_none()
+                },
             })
         };
         let selection = match self.definition.mode {
@@ -68,7 +79,10 @@ impl Service {
             hold: (!hold.max_wait.is_zero())
                 .then_some(HoldPolicy { max_wait: hold.max_wait, max_requests: hold.max_requests as usize }),
             replay_limit: self.definition.replay_limit_bytes as usize,
-            balance: Balance::LeastRequests,
+            balance: match self.definition.balance {
+                BalanceBy::LeastRequests => Balance::LeastRequests,
+                BalanceBy::RoundRobin => Balance::RoundRobin,
+            },
             upstream: self.upstream.clone().unwrap_or_default(),
         }
     }

@@ -21,6 +21,7 @@ mod istio;
 mod ledger;
 mod listeners;
 mod lost;
+mod nginx;
 mod placed;
 mod primary;
 mod quota;

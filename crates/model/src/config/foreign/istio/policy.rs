@@ -152,6 +152,9 @@ fn outlier(target: &mut Target<'_>, written: &OutlierDetection) -> Option<Outlie
         eject_for: written.base_ejection_time,
         max_ejected: Ratio::percent(written.max_ejection_percent.min(100)),
         panic_threshold: Ratio::percent(written.min_health_percent.min(100)),
+        within: None,
+        server_errors: true,
+        growing: true,
         at: written.at.renamed(&[("consecutive5xxErrors", "consecutiveErrors"), ("baseEjectionTime", "ejectFor")]),
     })
 }

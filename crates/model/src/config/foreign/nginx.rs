@@ -1,0 +1,190 @@
+//! nginx' `upstream` and `location` blocks. What each directive means is read from the reference of nginx'
+//! `ngx_http_upstream_module`, `ngx_http_proxy_module`, `ngx_http_core_module`, `ngx_http_limit_req_module` and
+//! `ngx_http_limit_conn_module`. An upstream is a service; locations are routes, in the order in which nginx would choose.
+//! Deliberately absent: `server` and everything else of a whole configuration, variables, and what works on files.
+
+mod limits;
+mod location;
+mod parse;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::decode::{Places, Ratio, dns_label};
+use super::super::node::default_of;
+use super::super::{BalanceBy, EndpointOptions, Outlier, Service};
+use super::Target;
+use crate::diagnostic::{Diagnostics, Place};
+use crate::id::ServiceName;
+use limits::Zones;
+use parse::{Directive, Word, time};
+
+/// An upstream by the name that `proxy_pass` has for it.
+struct Upstream {
+    service: ServiceName,
+    /// That are not backups and not down.
+    servers: usize,
+}
+
+/// Puts the blocks of some files in force.
+pub(super) fn put(target: &mut Target<'_>, texts: &[(u16, String)]) {
+    let mut directives = Vec::new();
+    for (file, text) in texts {
+        directives.extend(parse::parse(text, *file, target.diagnostics).unwrap_or_default());
+    }
+    let mut upstreams: BTreeMap<String, Upstream> = BTreeMap::new();
+    let mut zones = Zones::default();
+    let mut locations = Vec::new();
+    for directive in &directives {
+        match directive.name.as_str() {
+            "upstream" => upstream(target, directive, &mut upstreams),
+            "limit_req_zone" | "limit_conn_zone" => zones.add(directive, target.diagnostics),
+            "location" => locations.push(directive),
+            _ => unknown(
+                directive,
+                "upstream, location, limit_req_zone and limit_conn_zone are read",
+                target.diagnostics,
+            ),
+        }
+    }
+    location::put(target, &locations, &upstreams, &zones);
+}
+
+fn unknown(directive: &Directive, cure: &str, diagnostics: &mut Diagnostics) {
+    diagnostics.error(directive.at, format!("`{}` has no counterpart here", directive.name), cure);
+}
+
+/// The value of `name=value`.
+fn value<'w>(word: &'w Word, name: &str) -> Option<&'w str> {
+    word.text.strip_prefix(name)?.strip_prefix('=')
+}
+
+fn upstream(target: &mut Target<'_>, block: &Directive, known: &mut BTreeMap<String, Upstream>) {
+    let [name] = block.words.as_slice() else {
+        target.diagnostics.error(block.at, "an upstream has one name", "upstream backend { … }");
+        return;
+    };
+    // nginx' names are wider than those of services.
+    let service = name.text.to_ascii_lowercase().replace(['_', '.'], "-");
+    if let Err(rule) = dns_label(&service) {
+        target.diagnostics.error(name.at, format!("`{}` cannot be the name of a service", name.text), rule);
+        return;
+    }
+    let service = ServiceName::from(service.as_str());
+    if known.contains_key(&name.text) || target.config.services.contains_key(&service) {
+        let message = format!("there is a service `{service}` already");
+        target.diagnostics.error(name.at, message, "rename or remove one of the two");
+        return;
+    }
+    let mut endpoints = Vec::new();
+    let mut options = BTreeMap::new();
+    let mut bans: Vec<(Ban, Place)> = Vec::new();
+    let mut balance = BalanceBy::RoundRobin;
+    for directive in block.inside.iter().flatten() {
+        match directive.name.as_str() {
+            "server" => {
+                if let Some((address, option, ban)) = server(directive, target.diagnostics) {
+                    bans.extend((!option.down).then_some((ban, directive.at)));
+                    if options.insert(address.clone(), option).is_some() {
+                        target.diagnostics.error(
+                            directive.at,
+                            format!("`{address}` stands twice"),
+                            "give one the weight of both",
+                        );
+                        continue;
+                    }
+                    endpoints.push(address);
+                }
+            }
+            "least_conn" => balance = BalanceBy::LeastRequests,
+            // Connections to instances are kept anyway.
+            "keepalive" | "keepalive_timeout" | "keepalive_requests" | "keepalive_time" | "zone" => {}
+            _ => unknown(directive, "an upstream has server, least_conn, keepalive and zone", target.diagnostics),
+        }
+    }
+    if endpoints.is_empty() {
+        target.diagnostics.error(block.at, "an upstream without a server", "add server 10.0.0.7:8080;");
+        return;
+    }
+    let servers = options.values().filter(|option: &&EndpointOptions| !option.backup && !option.down).count();
+    let at = Places::from_parts(block.at, std::iter::empty());
+    let mut definition = Service { endpoints, endpoint_options: options, balance, at, ..default_of() };
+    if let Some(((ban, at), others)) = bans.split_first() {
+        if let Some((_, place)) = others.iter().find(|(other, _)| other != ban) {
+            let message =
+                format!("`max_fails` and `fail_timeout` as on line {} for all servers of an upstream", at.line);
+            target.diagnostics.error(*place, message, "write the same for each, or none for any");
+        }
+        // nginx heeds neither where there is nobody else.
+        if ban.max_fails > 0 && bans.len() > 1 {
+            let traffic = definition.traffic.get_or_insert_with(default_of);
+            traffic.outlier = Some(Outlier {
+                consecutive_errors: ban.max_fails,
+                eject_for: ban.fail_timeout,
+                max_ejected: Ratio::WHOLE,
+                panic_threshold: Ratio(0),
+                within: Some(ban.fail_timeout),
+                // Only where `proxy_next_upstream` says so.
+                server_errors: false,
+                growing: false,
+                at: Places::from_parts(*at, std::iter::empty()),
+            });
+        }
+    }
+    target.config.services.insert(service.clone(), definition);
+    known.insert(name.text.clone(), Upstream { service, servers });
+}
+
+/// When a server is left alone: the same time is the window and the ban.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ban {
+    max_fails: u32,
+    fail_timeout: Duration,
+}
+
+fn server(directive: &Directive, diagnostics: &mut Diagnostics) -> Option<(String, EndpointOptions, Ban)> {
+    let (address, words) = directive.words.split_first().or_else(|| {
+        diagnostics.error(directive.at, "a server without an address", "server 10.0.0.7:8080;");
+        None
+    })?;
+    let mut option = EndpointOptions {
+        weight: 1,
+        backup: false,
+        down: false,
+        at: Places::from_parts(directive.at, std::iter::empty()),
+    };
+    let mut ban = Ban { max_fails: 1, fail_timeout: Duration::from_secs(10) };
+    for word in words {
+        let number = |text: &str| text.parse::<u32>().ok();
+        let read = match word.text.as_str() {
+            "backup" => {
+                option.backup = true;
+                Some(())
+            }
+            "down" => {
+                option.down = true;
+                Some(())
+            }
+            _ if let Some(text) = value(word, "weight") => number(text).map(|weight| option.weight = weight),
+            _ if let Some(text) = value(word, "max_fails") => number(text).map(|fails| ban.max_fails = fails),
+            _ if let Some(text) = value(word, "fail_timeout") => time(text).map(|time| ban.fail_timeout = time),
+            // No bound.
+            "max_conns=0" => Some(()),
+            _ => None,
+        };
+        if read.is_none() {
+            let message = format!("`{}` of a server has no counterpart here, or cannot be read", word.text);
+            let cure = "weight=2, backup, down, max_fails=1 and fail_timeout=10s; for max_conns `limit_conn`";
+            diagnostics.error(word.at, message, cure);
+        }
+    }
+    // nginx' port is 80 where none is written.
+    let text = &address.text;
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { text.clone() } else { format!("{text}:80") };
+    if text.starts_with("unix:") {
+        diagnostics.error(directive.at, "`unix:` has no counterpart here", "an address and a port");
+        return None;
+    }
+    Some((address, option, ban))
+}

@@ -1,0 +1,177 @@
+//! nginx' `upstream` and `location` blocks, seen through the gateway: what is observed is what the reference of nginx' modules
+//! (`ngx_http_upstream_module`, `_proxy_module`, `_core_module`, `_limit_req_module`, `_limit_conn_module`) says.
+
+use std::time::{Duration, Instant};
+
+use crate::support::http::{self, Answer};
+use crate::support::recorder::Recorder;
+use crate::support::{Seawall, configuration, wait};
+
+fn up(text: &str) -> Seawall {
+    let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    std::fs::write(folder.path().join("nginx.conf"), text).unwrap();
+    let body = configuration("include: { nginx: [nginx.conf] }\n");
+    std::fs::write(folder.path().join("seawall.yaml"), body).unwrap();
+    Seawall::up_in(folder)
+}
+
+fn who(answer: &Answer) -> String {
+    answer.header("x-answered-by").unwrap_or("nobody").to_owned()
+}
+
+/// How many of so many requests each answered.
+fn shares<const N: usize>(seawall: &Seawall, path: &str, of: usize, names: [&str; N]) -> [usize; N] {
+    let seen: Vec<String> = (0..of).map(|_| who(&seawall.get(path))).collect();
+    names.map(|name| seen.iter().filter(|who| *who == name).count())
+}
+
+/// The source document's fragment, with servers that are there.
+#[test]
+fn the_source_documents_upstream_weighs_and_has_a_backup() {
+    let [east, north, spare] = ["east", "north", "spare"].map(Recorder::start);
+    let seawall = up(&format!(
+        "upstream backend_region {{
+    server {} weight=5;   # one region
+    server {} weight=3;   # another one
+    server {} backup;     # when none of them is there
+}}
+
+location / {{
+    proxy_pass http://backend_region;
+    proxy_next_upstream error timeout;
+}}
+",
+        east.address, north.address, spare.address
+    ));
+    seawall.wait_ready("backend-region");
+    let names = ["east", "north", "spare"];
+    assert_eq!(shares(&seawall, "/a?b", 80, names), [50, 30, 0]);
+    let seen = east.take().pop().unwrap();
+    assert_eq!((seen.target.as_str(), seen.headers["host"].as_str()), ("/a?b", "backend_region"), "nginx' $proxy_host");
+    // `proxy_next_upstream` without http_500: such an answer is passed on, and says nothing against a server.
+    east.answer(500);
+    let answers: Vec<u16> = (0..16).map(|_| seawall.get("/").status).collect();
+    assert_eq!(answers.iter().filter(|status| **status == 500).count(), 10);
+}
+
+const FAILING: &str = "
+upstream failing { server GOOD; server BAD max_fails=1 fail_timeout=10s; }
+upstream counted { server GOOD max_fails=3 fail_timeout=2s; server BAD max_fails=3 fail_timeout=2s; }
+upstream spared { server BAD max_fails=2 fail_timeout=60s; server GOOD backup max_fails=2 fail_timeout=60s; server GONE down; }
+upstream slow { server SLOW; server GOOD; }
+location /next { proxy_pass http://failing; proxy_next_upstream error timeout http_500; }
+location /tries { proxy_pass http://failing; proxy_next_upstream http_500; proxy_next_upstream_tries 1; }
+location /post { proxy_pass http://failing; proxy_next_upstream error timeout http_500 non_idempotent; }
+location /counted { proxy_pass http://counted; proxy_next_upstream http_500; proxy_next_upstream_tries 1; }
+location /spared { proxy_pass http://spared; proxy_next_upstream http_500; proxy_next_upstream_tries 1; }
+location /slow { proxy_pass http://slow; proxy_read_timeout 300ms; }
+";
+
+#[test]
+fn failures_go_to_the_next_server_and_servers_that_fail_are_left_alone() {
+    let [good, bad, slow, gone] = ["good", "bad", "slow", "gone"].map(Recorder::start);
+    let mut text = FAILING.to_owned();
+    for (name, recorder) in [("GOOD", &good), ("BAD", &bad), ("SLOW", &slow), ("GONE", &gone)] {
+        text = text.replace(name, &recorder.address.to_string());
+    }
+    let seawall = up(&text);
+    for service in ["failing", "counted", "slow"] {
+        seawall.wait_ready(service);
+    }
+    bad.answer(500);
+    // Each client gets an answer of the good one, and after one failure the bad one is left alone.
+    assert!((0..20).all(|_| seawall.get("/next").status == 200));
+    assert_eq!(bad.take().len(), 1, "max_fails=1");
+    assert_eq!(seawall.event("instance-ejected", "failing")["instance"], "failing-1");
+
+    // A server with `max_fails=3` is asked until then, whatever the other one answers.
+    let failed = (0..20).filter(|_| seawall.get("/counted").status == 500).count();
+    assert_eq!((failed, bad.take().len()), (3, 3));
+    let ejected = Instant::now();
+    wait("it is asked again", || (seawall.get("/counted").status == 500).then_some(()));
+    assert!(ejected.elapsed() > Duration::from_secs(1), "not before fail_timeout: {:?}", ejected.elapsed());
+    bad.take();
+
+    // The backup takes over when all others are left alone; who is down is never asked.
+    let answers: Vec<String> = (0..10).map(|_| who(&seawall.get("/spared"))).collect();
+    assert_eq!(answers[..2], ["bad", "bad"], "{answers:?}");
+    assert!(answers[2..].iter().all(|name| name == "good"), "{answers:?}");
+    assert_eq!((bad.take().len(), gone.take().len()), (2, 0));
+
+    // No answer in time: the next one.
+    slow.slow(Duration::from_secs(20));
+    let begun = Instant::now();
+    assert!((0..4).all(|_| who(&seawall.get("/slow")) == "good"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(slow.take().len(), 1);
+}
+
+const LOCATIONS: &str = "
+upstream a { server A; } upstream b { server B; }
+limit_req_zone $binary_remote_addr zone=each:10m rate=2r/s;
+limit_req_zone $http_x_client zone=client:10m rate=1r/s;
+limit_conn_zone $server_name zone=all:10m;
+upstream limited { server A; } upstream queued { server A; } upstream few { server B; }
+location = /exact { proxy_pass http://a/other; }
+location /images/ { proxy_pass http://a; }
+location ^~ /strong { proxy_pass http://a; }
+location ~ \\.(gif|jpg)$ { proxy_pass http://b; }
+location ~* ^/loud { proxy_pass http://b; }
+location /part/ { proxy_pass http://a/; proxy_set_header Host $host; proxy_set_header X-Set 1; }
+location /part/long { proxy_pass http://b; }
+location / { proxy_pass http://b; }
+location /limited { proxy_pass http://limited; limit_req zone=client burst=2 nodelay; limit_req_status 429; }
+location /queued { proxy_pass http://queued; limit_req zone=each burst=4; limit_req_status 429; }
+location /few { proxy_pass http://few; limit_conn all 2; }
+";
+
+#[test]
+fn locations_are_chosen_as_nginx_does_and_limits_are_kept() {
+    let [a, b] = ["a", "b"].map(Recorder::start);
+    let seawall = up(&LOCATIONS
+        .replace("server A", &format!("server {}", a.address))
+        .replace("server B", &format!("server {}", b.address)));
+    for service in ["a", "b", "limited", "queued", "few"] {
+        seawall.wait_ready(service);
+    }
+    for (path, want, target) in [
+        ("/exact?q", "a", "/other?q"),
+        ("/exact/", "b", "/exact/"),
+        ("/images/x", "a", "/images/x"),
+        ("/images/x.gif", "b", "/images/x.gif"),
+        ("/strong/x.gif", "a", "/strong/x.gif"),
+        ("/LOUDER", "b", "/LOUDER"),
+        ("/part/x?q", "a", "/x?q"),
+        ("/part/longer", "b", "/part/longer"),
+        ("/none", "b", "/none"),
+    ] {
+        a.take();
+        b.take();
+        let answer = http::request(seawall.gateway, "GET", path, &[("Host", "shop.test")], b"").unwrap();
+        let seen = [a.take(), b.take()].concat().remove(0);
+        assert_eq!((who(&answer).as_str(), seen.target.as_str()), (want, target), "{path}");
+        if path.starts_with("/part/x") {
+            assert_eq!((seen.headers["host"].as_str(), seen.headers["x-set"].as_str()), ("shop.test", "1"));
+        }
+    }
+    // One, and `burst` more at once; each client for itself.
+    let ask = |client: &str| {
+        let answer = http::request(seawall.gateway, "GET", "/limited", &[("X-Client", client)], b"").unwrap();
+        answer.status
+    };
+    let one: Vec<u16> = (0..5).map(|_| ask("one")).collect();
+    assert_eq!(one, [200, 200, 200, 429, 429]);
+    assert_eq!(ask("two"), 200);
+    // Without `nodelay` they wait for their turn.
+    let begun = Instant::now();
+    assert!((0..3).all(|_| seawall.get("/queued").status == 200));
+    assert!(begun.elapsed() >= Duration::from_millis(900), "two a second: {:?}", begun.elapsed());
+    // Two at once.
+    b.slow(Duration::from_secs(3));
+    std::thread::scope(|scope| {
+        let first = [(); 2].map(|()| scope.spawn(|| seawall.get("/few").status));
+        wait("two are under way", || (seawall.service("few")["traffic"]["concurrency"]["active"] == 2).then_some(()));
+        assert_eq!(seawall.get("/few").status, 503);
+        assert!(first.into_iter().all(|first| first.join().unwrap() == 200));
+    });
+}
