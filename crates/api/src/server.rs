@@ -28,9 +28,11 @@ pub struct Server {
     task: JoinHandle<()>,
 }
 
-/// Connections at a time; a further one waits in the system's backlog. Few: the API is for operators and their tools,
-/// and must never take the descriptors that the gateway and the probes need.
-const MAX_CONNECTIONS: usize = 512;
+/// Connections at a time; a further one waits in the system's backlog. Every blocking query of a Consul client has one,
+/// and 512 are for all others.
+const MAX_CONNECTIONS: usize = crate::MAX_WAITING + 512;
+/// Where the process may have few files open, so many all the same.
+const LEAST_CONNECTIONS: usize = 512;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way on one connection of HTTP/2.
@@ -45,12 +47,14 @@ struct Bounds {
     head: Duration,
 }
 
-/// Starts serving `answers` on `listener`.
+/// Starts serving `answers` on `listener`. Of the files that this process may have open the API takes two thirds at most: the
+/// gateway and the probes need the rest.
 ///
 /// # Errors
 /// The operating system's.
-pub fn serve(listener: TcpListener, answers: Answers) -> io::Result<Server> {
-    serve_within(listener, answers, Bounds { connections: MAX_CONNECTIONS, head: HEAD_TIMEOUT })
+pub fn serve(listener: TcpListener, answers: Answers, open_files: usize) -> io::Result<Server> {
+    let connections = (open_files / 3 * 2).clamp(LEAST_CONNECTIONS, MAX_CONNECTIONS);
+    serve_within(listener, answers, Bounds { connections, head: HEAD_TIMEOUT })
 }
 
 fn serve_within(listener: TcpListener, answers: Answers, bounds: Bounds) -> io::Result<Server> {
@@ -90,7 +94,7 @@ async fn accept(
             }
         }
     }
-    let all = u32::try_from(bounds.connections).expect("a small number");
+    let all = u32::try_from(bounds.connections).expect("a few thousand");
     // Ignored: nobody closes the semaphore.
     let _ = places.acquire_many(all).await;
 }
@@ -386,6 +390,6 @@ mod tests {
 
     #[test]
     fn the_bounds_of_the_product_are_those_of_its_documentation() {
-        assert_eq!((MAX_CONNECTIONS, HEAD_TIMEOUT), (512, Duration::from_secs(10)));
+        assert_eq!((MAX_CONNECTIONS, HEAD_TIMEOUT), (20_512, Duration::from_secs(10)));
     }
 }
