@@ -113,7 +113,8 @@ async fn connection(
     };
     match spoken {
         Ok(Ok((Speaks::Http1, stream))) => http1(stream, peer, answers, head, stopped).await,
-        Ok(Ok((Speaks::Http2, stream))) => http2(stream, peer, answers, head, stopped).await,
+        // Larger, and rare: others need not have room for it.
+        Ok(Ok((Speaks::Http2, stream))) => Box::pin(http2(stream, peer, answers, head, stopped)).await,
         // It said nothing in time, or went away.
         Ok(Err(_)) | Err(_) => {}
     }
@@ -121,8 +122,8 @@ async fn connection(
 
 async fn http1(stream: Begun, peer: Peer, answers: Answers, head: Duration, mut stopped: watch::Receiver<bool>) {
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (answers, peer) = (answers.clone(), peer.clone());
-        boxed(async move { Ok::<_, Infallible>(answers.answer(&peer, request.map(Body::new)).await) })
+        let answering = answers.answer(&peer, request.map(Body::new));
+        async move { Ok::<_, Infallible>(answering.await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head).half_close(true);
@@ -141,16 +142,17 @@ async fn http2(stream: Begun, peer: Peer, answers: Answers, idle: Duration, mut 
     let asked = Arc::new(Asked::default());
     let counted = Arc::clone(&asked);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let (answers, peer, under_way) = (answers.clone(), peer.clone(), Asked::begin(&counted));
-        boxed(async move {
-            // What HTTP/1.1 says in a field that is checked against foreign sites.
-            let authority = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
-            if let Some(host) = authority.filter(|_| request.version() == Version::HTTP_2) {
-                request.headers_mut().insert(header::HOST, host);
-            }
-            let answer = answers.answer(&peer, request.map(Body::new)).await;
+        let under_way = Asked::begin(&counted);
+        // What HTTP/1.1 says in a field that is checked against foreign sites.
+        let authority = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+        if let Some(host) = authority.filter(|_| request.version() == Version::HTTP_2) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let answering = answers.answer(&peer, request.map(Body::new));
+        async move {
+            let answer = answering.await;
             Ok::<_, Infallible>(answer.map(|body| Body::new(Counted { body, _under_way: under_way })))
-        })
+        }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD_BYTES);
@@ -172,11 +174,6 @@ async fn http2(stream: Begun, peer: Peer, answers: Answers, idle: Duration, mut 
     served.as_mut().graceful_shutdown();
     // A client that opens nothing and closes nothing is not waited for.
     while tokio::time::timeout(idle, served.as_mut()).await.is_err() && asked.now.load(Ordering::Relaxed) > 0 {}
-}
-
-/// It has room for every way of answering, and hyper moves it several times before it runs: its address is cheaper.
-fn boxed<F: Future>(answering: F) -> Pin<Box<F>> {
-    Box::pin(answering)
 }
 
 /// Requests of a connection.
