@@ -60,6 +60,9 @@ fn a_flow_rule_becomes_a_limit_by_its_grade_and_behaviour() {
     assert_eq!(limit(r#", "controlBehavior": 1, "warmUpPeriodSec": 20"#).warm_up_period, Duration::from_secs(20));
     let queue = limit(r#", "controlBehavior": 2, "maxQueueingTimeMs": 1500"#);
     assert_eq!((queue.behaviour, queue.max_queueing_time), (Behaviour::Queue, Duration::from_millis(1500)));
+    let both = limit(r#", "controlBehavior": 3, "warmUpPeriodSec": 20, "maxQueueingTimeMs": 1500"#);
+    assert_eq!((both.behaviour, both.warm_up_period), (Behaviour::WarmUpQueue, Duration::from_secs(20)));
+    assert_eq!(both.max_queueing_time, Duration::from_millis(1500));
     let config = taken(FLOW, r#"[{"resource": "stock", "grade": 0, "count": 20}, {"resource": "stock", "count": 5}]"#);
     let both = traffic(&config, "stock");
     let concurrency = both.concurrency.as_ref().unwrap();
@@ -129,7 +132,7 @@ fn what_has_no_counterpart_is_refused_by_name_line_and_column() {
     for (rule, column, said) in [
         ("\"strategy\": 1", 37, "`strategy: 1`"),
         ("\"limitApp\": \"app-a\"", 37, "`limitApp: app-a`"),
-        ("\"controlBehavior\": 3", 37, "`controlBehavior: 3`"),
+        ("\"controlBehavior\": 4", 37, "there is no such `controlBehavior`"),
         ("\"clusterMode\": true", 37, "`clusterMode: true`"),
         ("\"regex\": true", 37, "`regex: true`"),
         ("\"grade\": 7", 37, "there is no such `grade`"),

@@ -1,6 +1,6 @@
 //! A rate limit: so many requests a second, evenly. After route and before the breaker in the request walk.
 //! The ways to meet a request that is too early are Sentinel's control behaviours: rejected (0), let through more slowly
-//! while cold (1), made to wait (2). One atomic decides; a request that is refused writes nothing.
+//! while cold (1), made to wait (2), or both (3). One atomic decides; a request that is refused writes nothing.
 //! Deliberately absent: what a key is made of, and the waiting itself.
 
 use std::sync::atomic::AtomicU64;
@@ -42,6 +42,16 @@ pub enum Behaviour {
     },
     /// It waits for its turn, if that comes within this time. Without a burst.
     Queue(Duration),
+    /// Both: it waits for its turn within `longest`, and after a pause turns come more slowly (Sentinel's
+    /// `WarmUpRateLimiterController`). Without a burst.
+    WarmUpQueue {
+        /// How long it takes under load until the whole rate is let through.
+        period: Duration,
+        /// At first one part in so many; at least 2.
+        cold_factor: u32,
+        /// How long one waits at most.
+        longest: Duration,
+    },
 }
 
 /// What a limiter says to a request.
@@ -73,13 +83,15 @@ impl Limiter {
     pub fn new(policy: &LimitPolicy) -> Self {
         let qps = policy.qps.max(1);
         let warm_up = match policy.behaviour {
-            Behaviour::WarmUp { period, cold_factor } if policy.keys.is_none() => {
+            Behaviour::WarmUp { period, cold_factor } | Behaviour::WarmUpQueue { period, cold_factor, .. }
+                if policy.keys.is_none() =>
+            {
                 Some(WarmUp::new(qps, period, cold_factor))
             }
             _ => None,
         };
         let queue = match policy.behaviour {
-            Behaviour::Queue(longest) => Some(nanos(longest)),
+            Behaviour::Queue(longest) | Behaviour::WarmUpQueue { longest, .. } => Some(nanos(longest)),
             _ => None,
         };
         Self {

@@ -215,11 +215,11 @@ record! {
         max_keys: u32 = 10_000,
         /// What becomes of a request that comes too early.
         behaviour: Behaviour = Behaviour::Reject,
-        /// With `warmUp`: how long it takes, under load, until the whole rate is let through.
+        /// With `warmUp` and `warmUpQueue`: how long it takes, under load, until the whole rate is let through.
         warm_up_period: Duration = Duration::from_secs(10),
-        /// With `warmUp`: after a pause the rate begins at one part in so many.
+        /// With `warmUp` and `warmUpQueue`: after a pause the rate begins at one part in so many.
         cold_factor: u32 = 3,
-        /// With `queue`: a request whose turn comes later than this is refused. Inside the route's timeout.
+        /// With `queue` and `warmUpQueue`: a request whose turn comes later than this is refused. Inside the route's timeout.
         max_queueing_time: Duration = Duration::from_millis(500),
     }
 }
@@ -235,6 +235,8 @@ words! {
         WarmUp = "warmUp",
         /// It waits for its turn.
         Queue = "queue",
+        /// Both: it waits for its turn, and after a pause turns come more slowly.
+        WarmUpQueue = "warmUpQueue",
     }
 }
 

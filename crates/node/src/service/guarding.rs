@@ -291,6 +291,11 @@ fn rate_limit(written: &config::RateLimit) -> RateLimit {
                 Behaviour::WarmUp { period: written.warm_up_period, cold_factor: written.cold_factor }
             }
             config::Behaviour::Queue => Behaviour::Queue(written.max_queueing_time),
+            config::Behaviour::WarmUpQueue => Behaviour::WarmUpQueue {
+                period: written.warm_up_period,
+                cold_factor: written.cold_factor,
+                longest: written.max_queueing_time,
+            },
         },
         keys: key.as_ref().map(|_| written.max_keys as usize),
     };

@@ -63,6 +63,25 @@ fn sentinels_default_controller_lets_all_of_a_second_come_at_once() {
     assert_eq!(seawall.get("/stock").status, 200, "another resource");
 }
 
+/// `WarmUpRateLimiterController`: cold, turns come at a third of the rate, and who comes too early waits for his.
+#[test]
+fn sentinels_control_behaviour_3_queues_and_is_slow_while_cold() {
+    let rule = r#"[{"resource": "stock", "grade": 1, "count": 30, "controlBehavior": 3, "warmUpPeriodSec": 60, "maxQueueingTimeMs": 400}]"#;
+    let seawall = up("{ sentinel: { flow: flow.json } }", "flow.json", rule);
+    let begun = Instant::now();
+    let answers: Vec<u16> = (0..11).map(|_| seawall.get("/stock").status).collect();
+    let took = begun.elapsed();
+    assert_eq!(answers, [200; 11], "they wait");
+    // Ten turns of a tenth of a second, not of a thirtieth.
+    assert!(took >= Duration::from_millis(900), "{took:?}");
+    // More at once than have a turn within 400 ms are refused.
+    let refused = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..16).map(|_| scope.spawn(|| seawall.get("/stock").status)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).filter(|status| *status == 429).count()
+    });
+    assert!((1..16).contains(&refused), "{refused} of 16");
+}
+
 #[test]
 fn sentinels_grade_0_counts_what_is_under_way() {
     let rule = r#"[{"resource": "stock", "grade": 0, "count": 1}]"#;

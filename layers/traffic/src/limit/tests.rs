@@ -149,3 +149,29 @@ fn a_pause_makes_it_cold_again() {
     let cold = admitted(&limiter, 600, Duration::from_secs(200), 1)[0];
     assert!(warm >= 297 && cold <= 120, "{warm}, then {cold}");
 }
+
+#[test]
+fn a_queue_that_warms_up_begins_with_a_third_of_the_rate_and_ends_with_all_of_it() {
+    let longest = Duration::from_millis(500);
+    let behaviour = Behaviour::WarmUpQueue { period: Duration::from_secs(10), cold_factor: 3, longest };
+    let limiter = Limiter::new(&LimitPolicy { behaviour, burst: 1, ..policy(90) });
+    // Who is told to wait has his turn: it counts when it comes.
+    let mut counts = [0_u32; 40];
+    for request in 0..40 * 360 {
+        let at = Duration::from_nanos(request * 1_000_000_000 / 360);
+        let turn = match limiter.ask(0, Duration::from_secs(100) + at) {
+            Decision::Admitted => at,
+            Decision::Wait(wait) => {
+                assert!(wait <= longest, "{wait:?}");
+                at + wait
+            }
+            Decision::Refused(_) => continue,
+        };
+        if let Some(count) = counts.get_mut(turn.as_secs() as usize) {
+            *count += 1;
+        }
+    }
+    assert!((28..=34).contains(&counts[1]), "{counts:?}");
+    assert!(counts[30..].iter().all(|count| (88..=92).contains(count)), "{counts:?}");
+    assert!(counts.windows(2).all(|pair| pair[1] + 3 >= pair[0]), "it only grows: {counts:?}");
+}

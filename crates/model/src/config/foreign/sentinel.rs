@@ -1,5 +1,5 @@
 //! Sentinel's rules. What each field means is read from `FlowRule`, `DegradeRule` and the classes that check them
-//! (`DefaultController`, `WarmUpController`, `ThrottlingController`, `ResponseTimeCircuitBreaker`,
+//! (`DefaultController`, `WarmUpController`, `ThrottlingController`, `WarmUpRateLimiterController`, `ResponseTimeCircuitBreaker`,
 //! `ExceptionCircuitBreaker`) of Sentinel 1.8.
 
 use std::collections::BTreeMap;
@@ -103,13 +103,9 @@ pub(super) fn flow(target: &mut Target<'_>, names: &Names, text: &str, file: u16
             (1, 0) => Some(Behaviour::Window),
             (1, 1) => Some(Behaviour::WarmUp),
             (1, 2) => Some(Behaviour::Queue),
-            (1, 3) => {
-                let what = "`controlBehavior: 3` (warm-up and queue in one) has no counterpart here";
-                refuse("controlBehavior", what, "1 for warm-up, or 2 for a queue");
-                continue;
-            }
+            (1, 3) => Some(Behaviour::WarmUpQueue),
             (1, _) => {
-                refuse("controlBehavior", "there is no such `controlBehavior`", "0 reject, 1 warm-up, 2 queue");
+                refuse("controlBehavior", "there is no such `controlBehavior`", "0 reject, 1 warm-up, 2 queue, 3 both");
                 continue;
             }
             _ => {
@@ -137,6 +133,9 @@ fn limit(rule: &FlowRule, qps: u32, behaviour: Behaviour) -> RateLimit {
     match behaviour {
         Behaviour::WarmUp => names.push(("warmUpPeriodSec", "warmUpPeriod")),
         Behaviour::Queue => names.push(("maxQueueingTimeMs", "maxQueueingTime")),
+        Behaviour::WarmUpQueue => {
+            names.extend([("warmUpPeriodSec", "warmUpPeriod"), ("maxQueueingTimeMs", "maxQueueingTime")]);
+        }
         Behaviour::Reject | Behaviour::Window => {}
     }
     RateLimit {

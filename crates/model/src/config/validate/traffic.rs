@@ -161,6 +161,8 @@ fn check_concurrency(concurrency: &Concurrency, error: Report<'_>) {
 
 fn check_limit(limit: &RateLimit, error: Report<'_>) {
     let at = &limit.at;
+    let warms_up = matches!(limit.behaviour, Behaviour::WarmUp | Behaviour::WarmUpQueue);
+    let queues = matches!(limit.behaviour, Behaviour::Queue | Behaviour::WarmUpQueue);
     if limit.qps == 0 || limit.qps > MOST_QPS {
         error(at.field("qps"), "a rate of 0, or of more than 1000000", "1 to 1000000 requests a second");
     }
@@ -174,10 +176,10 @@ fn check_limit(limit: &RateLimit, error: Report<'_>) {
             let cure = "one of header: NAME, query: NAME, address: true, pathSegment: 1";
             error(key.at.whole, "a key is one thing", cure);
         }
-        if limit.behaviour == Behaviour::WarmUp {
+        if warms_up {
             error(
                 at.field("behaviour"),
-                "`warmUp` with a `key`",
+                "a warm-up with a `key`",
                 "keys have no warm-up of their own: `reject` or `queue`",
             );
         }
@@ -185,20 +187,20 @@ fn check_limit(limit: &RateLimit, error: Report<'_>) {
     if !(8..=MOST_KEYS).contains(&limit.max_keys) {
         error(at.field("maxKeys"), "room for fewer than 8 keys, or for more than 1000000", "e.g. maxKeys: 10000");
     }
-    if limit.behaviour == Behaviour::WarmUp && (limit.warm_up_period < Duration::from_secs(1) || limit.cold_factor < 2)
-    {
+    if warms_up && (limit.warm_up_period < Duration::from_secs(1) || limit.cold_factor < 2) {
         let cure = "e.g. warmUpPeriod: 10s, coldFactor: 3";
         error(at.field("behaviour"), "a warm-up of less than 1s, or with a `coldFactor` of less than 2", cure);
     }
     for (field, behaviour) in
         [("warmUpPeriod", Behaviour::WarmUp), ("coldFactor", Behaviour::WarmUp), ("maxQueueingTime", Behaviour::Queue)]
     {
-        if at.has(field) && limit.behaviour != behaviour {
+        let is = if behaviour == Behaviour::Queue { queues } else { warms_up };
+        if at.has(field) && !is {
             let message = format!("`{field}` means nothing with `behaviour: {}`", limit.behaviour.as_str());
             error(at.field(field), &message, &format!("add behaviour: {}, or remove it", behaviour.as_str()));
         }
     }
-    if limit.behaviour == Behaviour::Queue && limit.burst.is_some() {
+    if queues && limit.burst.is_some() {
         error(at.field("burst"), "`burst` with `queue`", "remove it: requests in a queue pass one after the other");
     }
     if limit.behaviour == Behaviour::Window && limit.burst.is_some() {
@@ -209,7 +211,7 @@ fn check_limit(limit: &RateLimit, error: Report<'_>) {
     {
         error(key.at.whole, "`window` with a `key`", "keys have no window of their own: `reject` or `queue`");
     }
-    if limit.behaviour == Behaviour::Queue && limit.max_queueing_time > Duration::from_secs(60) {
+    if queues && limit.max_queueing_time > Duration::from_secs(60) {
         error(at.field("maxQueueingTime"), "requests would wait for more than a minute", "e.g. maxQueueingTime: 500ms");
     }
 }
