@@ -58,7 +58,10 @@ fn what_seawall_runs_and_what_registers_itself_are_found_in_the_same_way() {
     assert_eq!(ids(&of("web")), ["web-2"], "the other one has not spoken up yet");
     done(&seawall.api("PUT", "/v1/agent/check/pass/service:web-1?note=fine", b""));
     assert_eq!(ids(&of("web")), ["web-1", "web-2"]);
-    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({ "shop": [], "web": ["v1"] }));
+    assert_eq!(
+        seawall.api("GET", "/v1/catalog/services", b"").json(),
+        json!({ "consul": [], "shop": [], "web": ["v1"] })
+    );
     // A filter, a tag, maintenance.
     let filtered = seawall.api("GET", "/v1/health/service/web?filter=Service.Port%20%3D%3D%2081", b"");
     assert_eq!(ids(&filtered), ["web-2"]);
@@ -148,7 +151,7 @@ fn machines_without_a_seawall_are_written_into_the_catalog() {
     // The machine of a Seawall that is alive stays.
     assert_eq!(put(&seawall, "/v1/catalog/deregister", &json!({ "Node": "test" })).status, 403);
     done(&put(&seawall, "/v1/catalog/deregister", &json!({ "Node": "db-host" })));
-    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({}));
+    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({ "consul": [] }));
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn bad_input_changes_nothing_and_is_told_why() {
     ] {
         assert_eq!(seawall.api("GET", path, b"").status, status, "{path}");
     }
-    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({}));
+    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({ "consul": [] }));
     assert_eq!(seawall.api("GET", "/v1/agent/checks", b"").json(), json!({}));
 }
 
