@@ -46,6 +46,8 @@ impl Own {
         // What was written last, under which lease, and when.
         let mut last: Option<(Wanted, Option<LeaseId>, Instant)> = None;
         loop {
+            // So that it is known since when there is no leader, whether somebody asks or not.
+            self.registry.leaderless();
             let wanted = self.wanted(&status.borrow_and_update());
             let lease_now = lease.borrow_and_update().filter(|_| self.leased);
             let mut pause = LOOK;

@@ -3,6 +3,7 @@
 
 mod go_consul;
 mod node_consul;
+mod prometheus;
 mod py_consul;
 mod traefik;
 
@@ -76,6 +77,13 @@ fn fetch(command: &mut Command) -> Result<(), String> {
         (true, _) => Ok(()),
         (false, said) => Err(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it failed").to_owned()),
     }
+}
+
+/// Tells apart what is made of this from what is made of something else.
+fn digest(of: &impl std::hash::Hash) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    of.hash(&mut hasher);
+    format!("{:x}", std::hash::Hasher::finish(&hasher))
 }
 
 /// A process of a client; killed when dropped.

@@ -58,6 +58,11 @@ fn data(message: &Message) -> Vec<String> {
     data
 }
 
+/// The addresses of a name, sorted; none if it is not there.
+pub fn addresses(at: SocketAddr, name: &str) -> Vec<String> {
+    data(&udp(at, name, RecordType::A, None))
+}
+
 fn register(seawall: &Seawall, id: &str, address: &str, tags: &[&str], status: &str) {
     let body = json!({ "Name": "web", "ID": id, "Address": address, "Port": 80, "Tags": tags, "Check": { "TTL": "1h", "Status": status } });
     let answer = seawall.api("PUT", "/v1/agent/service/register", body.to_string().as_bytes());

@@ -21,10 +21,7 @@ fn make(folder: &Path) -> Result<(), String> {
 
 #[test]
 fn what_programs_in_go_do_with_consuls_own_client_works() {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    (MAIN, MODULE).hash(&mut hasher);
-    let Some(folder) = obtained(&format!("go-consul-api-{:x}", hasher.finish()), make) else { return };
+    let Some(folder) = obtained(&format!("go-consul-api-{}", super::digest(&(MAIN, MODULE))), make) else { return };
     let seawall = Seawall::up("");
     let mut client = Command::new(folder.join("client"));
     client.arg(seawall.api.to_string());
