@@ -22,7 +22,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   tools    installs the tools that tests point at the gateway: curl, wrk, h2load, hey, Chromium
   rounds   a real cluster under random faults: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--parallel P]
   sim      simulated clusters under seeded faults: cargo xtask sim [--seeds N] [--from S] [--parallel P] [--plant NAME] [--record]
-  fuzz     the gateway's fuzz targets: cargo xtask fuzz [TARGET] [--minutes N]
+  fuzz     the fuzz targets of the gateway's codec, DNS and filters: cargo xtask fuzz [TARGET] [--minutes N]
   bench    figures: cargo xtask bench gateway | churn | failover | shop | store | wal | switch";
 
 fn main() -> Result<()> {

@@ -23,6 +23,7 @@ mod verbs;
 pub mod view;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, RwLock};
 
 use axum::Router;
@@ -103,6 +104,8 @@ pub struct ConsulFacts {
     pub script_checks: bool,
     /// Files of service definitions are to be read again.
     pub reload: Arc<tokio::sync::Notify>,
+    /// Blocking queries that wait.
+    pub blocking: Arc<AtomicUsize>,
 }
 
 /// Everything that the API answers.

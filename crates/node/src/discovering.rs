@@ -79,6 +79,7 @@ impl Discovering {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             script_checks: config.discovery.remote_script_checks,
             reload: Arc::default(),
+            blocking: Arc::default(),
         };
         Ok(Self {
             registry: Arc::new(registry),

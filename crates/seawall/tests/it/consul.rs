@@ -1,6 +1,7 @@
 //! Consul's HTTP API: what its clients call, as they call it.
 
 mod checks;
+mod faults;
 mod keys;
 mod table;
 
