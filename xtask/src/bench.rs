@@ -3,6 +3,7 @@
 //! own, the rest is recorded by hand.
 
 mod churn;
+mod discovery;
 mod failover;
 mod gateway;
 mod section;
@@ -53,11 +54,13 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         "churn" => churn::churn(rest),
         // Three members beside three of etcd: writes, reads, processor time, memory.
         "store" => store::store(rest),
+        // The registry: blocking queries, registrations, DNS beside dnsmasq.
+        "discovery" => discovery::discovery(rest),
         // A cluster of namespaces whose leaders are killed, handed over and cut off, in release: until it is at work again.
         "failover" => failover::failover(rest),
         // The gateway's own part of a switch, from the swap of endpoints to the answer.
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
-        _ => bail!("usage: cargo xtask bench gateway | churn | failover | shop | store | wal | switch"),
+        _ => bail!("usage: cargo xtask bench gateway | churn | discovery | failover | shop | store | wal | switch"),
     }
 }
 

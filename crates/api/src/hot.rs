@@ -2,6 +2,7 @@
 //! same answers as by the router, without its layers, which cost more than the request itself. Deliberately absent: every
 //! request that is not plainly one of these, and whoever has no authority; those take the router's way.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -21,6 +22,10 @@ use crate::{Context, kv};
 /// In front of a key.
 const KEYS: &str = "/api/v1/kv/";
 
+/// An answer that is being made. It has room for every step of that, and hyper moves it several times before it runs: its
+/// address is cheaper.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+
 /// What answers requests. Clones share it.
 #[derive(Clone)]
 pub struct Answers(Arc<(Router, Option<Context>)>);
@@ -31,18 +36,23 @@ impl Answers {
         Self(Arc::new((router, hot)))
     }
 
-    /// Answers one request of a connection to `peer`.
-    pub(crate) async fn answer(&self, peer: &Peer, mut request: Request<Body>) -> Response {
+    /// Answers one request of a connection to `peer`. Each way has a box of its own: thousands of questions wait at a time,
+    /// and none of them needs the room that the short way takes.
+    pub(crate) fn answer(&self, peer: &Peer, mut request: Request<Body>) -> Answering {
         let (router, hot) = &*self.0;
         if let Some(context) = hot.as_ref().filter(|_| is_hot(&request))
             && authority::allows(context, peer, request.headers())
         {
-            return answer(context, request).await;
+            let context = context.clone();
+            return Box::pin(async move { answer(&context, request).await });
         }
         request.extensions_mut().insert(ConnectInfo(peer.clone()));
-        match router.clone().oneshot(request).await {
-            Ok(answer) => answer,
-        }
+        let answering = router.clone().oneshot(request);
+        Box::pin(async move {
+            match answering.await {
+                Ok(answer) => answer,
+            }
+        })
     }
 }
 

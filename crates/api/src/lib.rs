@@ -46,6 +46,8 @@ pub use verbs::{ApplyRequest, PromoteRequest, TokenRequest};
 
 /// The largest body of a request that is no key-value write: a configuration with its includes.
 const MAX_BODY: usize = 16 << 20;
+/// Blocking queries of Consul's clients at a time.
+const MAX_WAITING: usize = 20_000;
 
 /// What the handlers work with. Clones share it: every layer of every request takes one.
 #[derive(Clone)]

@@ -28,9 +28,11 @@ pub struct Server {
     task: JoinHandle<()>,
 }
 
-/// Connections at a time; a further one waits in the system's backlog. Few: the API is for operators and their tools,
-/// and must never take the descriptors that the gateway and the probes need.
-const MAX_CONNECTIONS: usize = 512;
+/// Connections at a time; a further one waits in the system's backlog. Every blocking query of a Consul client has one,
+/// and 512 are for all others.
+const MAX_CONNECTIONS: usize = crate::MAX_WAITING + 512;
+/// Where the process may have few files open, so many all the same.
+const LEAST_CONNECTIONS: usize = 512;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way on one connection of HTTP/2.
@@ -45,12 +47,14 @@ struct Bounds {
     head: Duration,
 }
 
-/// Starts serving `answers` on `listener`.
+/// Starts serving `answers` on `listener`. Of the files that this process may have open the API takes two thirds at most: the
+/// gateway and the probes need the rest.
 ///
 /// # Errors
 /// The operating system's.
-pub fn serve(listener: TcpListener, answers: Answers) -> io::Result<Server> {
-    serve_within(listener, answers, Bounds { connections: MAX_CONNECTIONS, head: HEAD_TIMEOUT })
+pub fn serve(listener: TcpListener, answers: Answers, open_files: usize) -> io::Result<Server> {
+    let connections = (open_files / 3 * 2).clamp(LEAST_CONNECTIONS, MAX_CONNECTIONS);
+    serve_within(listener, answers, Bounds { connections, head: HEAD_TIMEOUT })
 }
 
 fn serve_within(listener: TcpListener, answers: Answers, bounds: Bounds) -> io::Result<Server> {
@@ -90,7 +94,7 @@ async fn accept(
             }
         }
     }
-    let all = u32::try_from(bounds.connections).expect("a small number");
+    let all = u32::try_from(bounds.connections).expect("a few thousand");
     // Ignored: nobody closes the semaphore.
     let _ = places.acquire_many(all).await;
 }
@@ -109,7 +113,8 @@ async fn connection(
     };
     match spoken {
         Ok(Ok((Speaks::Http1, stream))) => http1(stream, peer, answers, head, stopped).await,
-        Ok(Ok((Speaks::Http2, stream))) => http2(stream, peer, answers, head, stopped).await,
+        // Larger, and rare: others need not have room for it.
+        Ok(Ok((Speaks::Http2, stream))) => Box::pin(http2(stream, peer, answers, head, stopped)).await,
         // It said nothing in time, or went away.
         Ok(Err(_)) | Err(_) => {}
     }
@@ -117,8 +122,8 @@ async fn connection(
 
 async fn http1(stream: Begun, peer: Peer, answers: Answers, head: Duration, mut stopped: watch::Receiver<bool>) {
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (answers, peer) = (answers.clone(), peer.clone());
-        boxed(async move { Ok::<_, Infallible>(answers.answer(&peer, request.map(Body::new)).await) })
+        let answering = answers.answer(&peer, request.map(Body::new));
+        async move { Ok::<_, Infallible>(answering.await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // Not half closed: a client that has gone looks the same, and its blocking query would keep a place for ten minutes.
@@ -138,16 +143,17 @@ async fn http2(stream: Begun, peer: Peer, answers: Answers, idle: Duration, mut 
     let asked = Arc::new(Asked::default());
     let counted = Arc::clone(&asked);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let (answers, peer, under_way) = (answers.clone(), peer.clone(), Asked::begin(&counted));
-        boxed(async move {
-            // What HTTP/1.1 says in a field that is checked against foreign sites.
-            let authority = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
-            if let Some(host) = authority.filter(|_| request.version() == Version::HTTP_2) {
-                request.headers_mut().insert(header::HOST, host);
-            }
-            let answer = answers.answer(&peer, request.map(Body::new)).await;
+        let under_way = Asked::begin(&counted);
+        // What HTTP/1.1 says in a field that is checked against foreign sites.
+        let authority = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+        if let Some(host) = authority.filter(|_| request.version() == Version::HTTP_2) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let answering = answers.answer(&peer, request.map(Body::new));
+        async move {
+            let answer = answering.await;
             Ok::<_, Infallible>(answer.map(|body| Body::new(Counted { body, _under_way: under_way })))
-        })
+        }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD_BYTES);
@@ -169,11 +175,6 @@ async fn http2(stream: Begun, peer: Peer, answers: Answers, idle: Duration, mut 
     served.as_mut().graceful_shutdown();
     // A client that opens nothing and closes nothing is not waited for.
     while tokio::time::timeout(idle, served.as_mut()).await.is_err() && asked.now.load(Ordering::Relaxed) > 0 {}
-}
-
-/// It has room for every way of answering, and hyper moves it several times before it runs: its address is cheaper.
-fn boxed<F: Future>(answering: F) -> Pin<Box<F>> {
-    Box::pin(answering)
 }
 
 /// Requests of a connection.
@@ -387,6 +388,6 @@ mod tests {
 
     #[test]
     fn the_bounds_of_the_product_are_those_of_its_documentation() {
-        assert_eq!((MAX_CONNECTIONS, HEAD_TIMEOUT), (512, Duration::from_secs(10)));
+        assert_eq!((MAX_CONNECTIONS, HEAD_TIMEOUT), (20_512, Duration::from_secs(10)));
     }
 }

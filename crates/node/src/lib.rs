@@ -218,7 +218,7 @@ impl Start {
             consul: discovering.facts(),
         });
         let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
-        let server = api::serve(api_listener, api::answers(context))
+        let server = api::serve(api_listener, api::answers(context), platform::limits::raise_open_files())
             .map_err(|error| CannotStart(format!("the API: {error}")))?;
         let dns = discovering.dns(&self.config).map_err(CannotStart)?;
         let facts = Facts {

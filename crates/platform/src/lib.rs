@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod file;
 pub mod identity;
+pub mod limits;
 pub mod process;
 pub mod program;
 pub mod signal;

@@ -2,7 +2,7 @@
 //! question. A change tells which questions it concerns, and no more: whoever waits for another one is not woken.
 //! Deliberately absent: clocks, the network, and what is only derived for one answer (`select.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use data::Key;
 use serde::de::DeserializeOwned;
@@ -43,6 +43,42 @@ pub struct NodeEntry {
     pub services: BTreeMap<String, Stored<ServiceRecord>>,
     /// Checks by id, without [`ALIVE`], which is derived.
     pub checks: BTreeMap<String, Stored<CheckRecord>>,
+    /// Which of them each instance has; its own are under the empty id.
+    of_instance: BTreeMap<String, BTreeSet<String>>,
+    /// How it stands by its Seawall, as a check; absent for machines without one.
+    alive_check: Option<Stored<CheckRecord>>,
+}
+
+impl NodeEntry {
+    /// Whether its Seawall is alive, as a check.
+    pub fn alive_check(&self) -> Option<&Stored<CheckRecord>> {
+        self.alive_check.as_ref()
+    }
+
+    /// The checks of an instance by id, or for the empty id those of the machine itself, without [`ALIVE`].
+    pub fn checks_of(&self, instance: &str) -> impl Iterator<Item = (&str, &Stored<CheckRecord>)> {
+        let ids = self.of_instance.get(instance).into_iter().flatten();
+        ids.filter_map(|id| Some((id.as_str(), self.checks.get(id)?)))
+    }
+
+    fn derive(&mut self) {
+        let node = self.node.as_ref().filter(|node| node.record.agent);
+        self.alive_check = node.map(|node| {
+            let (status, output) = if self.alive {
+                (CheckStatus::Passing, "Agent alive and reachable")
+            } else {
+                (CheckStatus::Critical, "Agent not live or unreachable")
+            };
+            let record = CheckRecord {
+                name: "Serf Health Status".into(),
+                status,
+                output: output.into(),
+                owner: Owner::Seawall,
+                ..CheckRecord::default()
+            };
+            Stored { record, create: node.create, modify: self.alive_at.max(node.create) }
+        });
+    }
 }
 
 /// A service: who has its name, and with which tags.
@@ -58,6 +94,8 @@ pub struct NameEntry {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     nodes: BTreeMap<String, NodeEntry>,
+    /// Machines by how they are in lower case, and by id.
+    aliases: HashMap<String, BTreeSet<String>>,
     names: BTreeMap<String, NameEntry>,
     /// Names by how they are in lower case, for those who ask in any case.
     lower: BTreeMap<String, BTreeSet<String>>,
@@ -95,8 +133,8 @@ impl Catalog {
         if self.node(name).is_some() {
             return self.nodes.get_key_value(name).map(|(known, _)| known.as_str());
         }
-        let same = |known: &str, id: &str| known.eq_ignore_ascii_case(name) || (!id.is_empty() && id == name);
-        self.nodes().find(|(known, node, _)| same(known, &node.record.id)).map(|(known, ..)| known)
+        let same = self.aliases.get(&name.to_ascii_lowercase()).or_else(|| self.aliases.get(name))?;
+        same.first().map(String::as_str)
     }
 
     /// Services by name.
@@ -164,24 +202,6 @@ impl Catalog {
         self.events.iter().map(|(id, event)| (id.as_str(), event))
     }
 
-    /// How a machine stands by its Seawall, as a check; `None` for machines without one.
-    pub fn alive_check(entry: &NodeEntry) -> Option<Stored<CheckRecord>> {
-        let node = entry.node.as_ref().filter(|node| node.record.agent)?;
-        let (status, output) = if entry.alive {
-            (CheckStatus::Passing, "Agent alive and reachable")
-        } else {
-            (CheckStatus::Critical, "Agent not live or unreachable")
-        };
-        let record = CheckRecord {
-            name: "Serf Health Status".into(),
-            status,
-            output: output.into(),
-            owner: Owner::Seawall,
-            ..CheckRecord::default()
-        };
-        Some(Stored { record, create: node.create, modify: entry.alive_at.max(node.create) })
-    }
-
     /// Takes over what a key holds since `revision`, and tells whom that concerns.
     pub fn apply(&mut self, key: &Key, held: Option<Held<'_>>, revision: u64, touched: &mut Vec<Topic>) {
         match About::of(key) {
@@ -211,7 +231,19 @@ impl Catalog {
 
     fn node_is(&mut self, name: &str, new: Option<Stored<NodeRecord>>, touched: &mut Vec<Topic>) {
         let entry = self.nodes.entry(name.to_owned()).or_default();
-        entry.node = new;
+        let old = std::mem::replace(&mut entry.node, new);
+        entry.derive();
+        for alias in old.iter().flat_map(|old| aliases(name, &old.record)) {
+            if let Some(same) = self.aliases.get_mut(&alias) {
+                same.remove(name);
+                if same.is_empty() {
+                    self.aliases.remove(&alias);
+                }
+            }
+        }
+        for alias in entry.node.iter().flat_map(|new| aliases(name, &new.record)) {
+            self.aliases.entry(alias).or_default().insert(name.to_owned());
+        }
         let (services, checks) = (Topic::NodeServices(name.to_owned()), Topic::NodeChecks(name.to_owned()));
         touched.extend([Topic::Nodes, Topic::Instances, services, checks]);
         for service in entry.services.values() {
@@ -225,6 +257,7 @@ impl Catalog {
         let entry = self.nodes.entry(name.to_owned()).or_default();
         if entry.alive != alive {
             (entry.alive, entry.alive_at) = (alive, revision);
+            entry.derive();
             touched.extend(of_node_check(entry, name));
             touched.extend([Topic::State(CheckStatus::Passing), Topic::State(CheckStatus::Critical)]);
         }
@@ -299,7 +332,18 @@ impl Catalog {
     fn check_is(&mut self, node: &str, id: String, new: Option<Stored<CheckRecord>>, touched: &mut Vec<Topic>) {
         let entry = self.nodes.entry(node.to_owned()).or_default();
         let now = new.as_ref().map(|new| new.record.clone());
-        let old = put(&mut entry.checks, id, new).map(|old| old.record);
+        let old = put(&mut entry.checks, id.clone(), new).map(|old| old.record);
+        if let Some(old) = old.as_ref().filter(|old| now.as_ref().is_none_or(|now| now.service_id != old.service_id))
+            && let Some(ids) = entry.of_instance.get_mut(&old.service_id)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                entry.of_instance.remove(&old.service_id);
+            }
+        }
+        if let Some(now) = &now {
+            entry.of_instance.entry(now.service_id.clone()).or_default().insert(id);
+        }
         for record in old.iter().chain(&now) {
             if record.service_id.is_empty() {
                 touched.extend(of_node_check(entry, node));
@@ -321,6 +365,12 @@ impl Catalog {
             self.nodes.remove(name);
         }
     }
+}
+
+/// By what else a machine is found.
+fn aliases(name: &str, record: &NodeRecord) -> impl Iterator<Item = String> {
+    let id = Some(&record.id).filter(|id| !id.is_empty());
+    std::iter::once(name.to_ascii_lowercase()).chain(id.cloned())
 }
 
 /// A check of a machine concerns everything on it.

@@ -75,7 +75,8 @@ pub fn instances<'a>(catalog: &'a Catalog, query: &QueryRecord, near: Option<&st
             Some(tag) => !has_tag(service, tag),
             None => has_tag(service, tag),
         });
-        let counts = instance.checks.iter().filter(|(id, _)| !query.ignore_check_ids.contains(id));
+        let counts =
+            instance.checks.iter().filter(|(id, _)| !query.ignore_check_ids.iter().any(|ignored| ignored == id));
         let worst = counts.map(|(_, check)| check.record.status).max().unwrap_or(CheckStatus::Passing);
         let most = if query.only_passing { CheckStatus::Passing } else { CheckStatus::Warning };
         tagged && worst <= most && has_meta(&service.meta, &query.service_meta)

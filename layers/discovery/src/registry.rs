@@ -4,6 +4,7 @@
 //! Deliberately absent: who runs checks (`node`), Consul's JSON (`api`).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ pub struct Registry {
     datacenter: String,
     view: RwLock<View>,
     waiting: Mutex<HashMap<Topic, Waiting>>,
+    waiters: AtomicUsize,
     revision: watch::Sender<u64>,
     delays: Mutex<HashMap<Vec<u8>, Instant>>,
     /// Sessions that ended while they held something, and what is to become of that.
@@ -122,6 +124,7 @@ impl Registry {
             datacenter: datacenter.to_owned(),
             view: RwLock::default(),
             waiting: Mutex::default(),
+            waiters: AtomicUsize::new(0),
             revision: watch::Sender::new(0),
             delays: Mutex::default(),
             ended: Mutex::default(),
@@ -272,7 +275,7 @@ impl Registry {
 
     /// Questions that wait now.
     pub fn waiters(&self) -> usize {
-        self.waiting().values().map(|waiting| waiting.waiters).sum()
+        self.waiters.load(Ordering::Relaxed)
     }
 
     /// Returns once this node shows everything up to `revision`.
@@ -415,12 +418,14 @@ impl<'a> Waiter<'a> {
         entry.waiters += 1;
         let notify = Arc::clone(&entry.notify);
         drop(waiting);
+        registry.waiters.fetch_add(1, Ordering::Relaxed);
         Self { registry, topic, notify }
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
+        self.registry.waiters.fetch_sub(1, Ordering::Relaxed);
         let mut waiting = self.registry.waiting();
         let Some(entry) = waiting.get_mut(self.topic) else { return };
         entry.waiters -= 1;

@@ -12,7 +12,7 @@ pub const NODE_MAINTENANCE: &str = "_node_maintenance";
 pub const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
 
 /// A check with its id.
-pub type NamedCheck = (String, Stored<CheckRecord>);
+pub type NamedCheck<'a> = (&'a str, &'a Stored<CheckRecord>);
 
 /// An instance as it is asked for.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct Instance<'a> {
     /// Itself.
     pub service: &'a Stored<ServiceRecord>,
     /// Checks of its node and its own.
-    pub checks: Vec<NamedCheck>,
+    pub checks: Vec<NamedCheck<'a>>,
 }
 
 impl Instance<'_> {
@@ -43,12 +43,12 @@ impl Instance<'_> {
 
     /// It or its node is in maintenance.
     pub fn in_maintenance(&self) -> bool {
-        self.checks.iter().any(|(id, _)| id == NODE_MAINTENANCE || id.starts_with(SERVICE_MAINTENANCE))
+        self.checks.iter().any(|(id, _)| *id == NODE_MAINTENANCE || id.starts_with(SERVICE_MAINTENANCE))
     }
 }
 
 /// The worst status; passing without any.
-pub fn worst(checks: &[NamedCheck]) -> CheckStatus {
+pub fn worst(checks: &[NamedCheck<'_>]) -> CheckStatus {
     checks.iter().map(|(_, check)| check.record.status).max().unwrap_or(CheckStatus::Passing)
 }
 
@@ -64,15 +64,16 @@ pub struct Wanted {
 }
 
 /// All checks of a node, its own aliveness among them.
-pub fn node_checks(entry: &NodeEntry) -> Vec<NamedCheck> {
-    let alive = Catalog::alive_check(entry).map(|check| (ALIVE.to_owned(), check));
-    alive.into_iter().chain(entry.checks.iter().map(|(id, check)| (id.clone(), check.clone()))).collect()
+pub fn node_checks(entry: &NodeEntry) -> Vec<NamedCheck<'_>> {
+    let alive = entry.alive_check().map(|check| (ALIVE, check));
+    alive.into_iter().chain(entry.checks.iter().map(|(id, check)| (id.as_str(), check))).collect()
 }
 
 /// The checks that count for an instance: its node's and its own.
-pub fn checks_of(entry: &NodeEntry, id: &str) -> Vec<NamedCheck> {
-    let concerns = |check: &Stored<CheckRecord>| check.record.service_id.is_empty() || check.record.service_id == id;
-    node_checks(entry).into_iter().filter(|(_, check)| concerns(check)).collect()
+pub fn checks_of<'a>(entry: &'a NodeEntry, id: &str) -> Vec<NamedCheck<'a>> {
+    let alive = entry.alive_check().map(|check| (ALIVE, check));
+    let own = (!id.is_empty()).then(|| entry.checks_of(id)).into_iter().flatten();
+    alive.into_iter().chain(entry.checks_of("")).chain(own).collect()
 }
 
 /// Instances of a service, by node and id.
@@ -106,7 +107,7 @@ pub fn nearest_first<T>(list: &mut [T], node: &str, of: impl Fn(&T) -> &str) {
 }
 
 /// All checks by node and id, those of machines that are known; `status` narrows them.
-pub fn all_checks(catalog: &Catalog, status: Option<CheckStatus>) -> Vec<(&str, &NodeRecord, NamedCheck)> {
+pub fn all_checks(catalog: &Catalog, status: Option<CheckStatus>) -> Vec<(&str, &NodeRecord, NamedCheck<'_>)> {
     let of_node = |(name, node, entry)| {
         let node: &Stored<NodeRecord> = node;
         node_checks(entry).into_iter().map(move |check| (name, &node.record, check))

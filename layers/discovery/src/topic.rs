@@ -1,8 +1,8 @@
 //! What questions are about, and when the answer to each changed last. A blocking query waits for its own topic, so that
-//! nothing else wakes it. What is gone leaves its revision behind; when too many have gone, the oldest are forgotten, and the
+//! nothing else wakes it. What is gone leaves its revision behind; when there are too many, the oldest are forgotten, and the
 //! floor under all indices rises instead: an index never goes back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use crate::record::CheckStatus;
 
@@ -48,8 +48,6 @@ const MOST: usize = 200_000;
 #[derive(Debug)]
 pub struct Indices {
     at: HashMap<Topic, u64>,
-    /// In the order of change; entries that were overtaken stay until they are at the front.
-    order: VecDeque<(u64, Topic)>,
     floor: u64,
     most: usize,
 }
@@ -63,7 +61,7 @@ impl Default for Indices {
 impl Indices {
     /// Remembers at most so many topics.
     pub fn bounded(most: usize) -> Self {
-        Self { at: HashMap::new(), order: VecDeque::new(), floor: 0, most }
+        Self { at: HashMap::new(), floor: 0, most }
     }
 
     /// When `topic` changed last, or a later moment up to which it certainly did not change again; 0 before anything was written.
@@ -73,22 +71,23 @@ impl Indices {
 
     /// It changed at `revision`.
     pub fn touch(&mut self, topic: Topic, revision: u64) {
-        if self.at.insert(topic.clone(), revision) != Some(revision) {
-            self.order.push_back((revision, topic));
+        self.at.insert(topic, revision);
+        if self.at.len() > self.most {
+            self.forget();
         }
-        while self.at.len() > self.most || self.order.len() > self.most * 2 {
-            let Some((revision, topic)) = self.order.pop_front() else { return };
-            if self.at.get(&topic) == Some(&revision) {
-                self.at.remove(&topic);
-                self.floor = self.floor.max(revision);
-            }
-        }
+    }
+
+    /// Makes room for some time: an eighth goes.
+    fn forget(&mut self) {
+        let mut all: Vec<u64> = self.at.values().copied().collect();
+        let (_, oldest, _) = all.select_nth_unstable(self.most / 8);
+        self.floor = self.floor.max(*oldest);
+        self.at.retain(|_, revision| *revision > self.floor);
     }
 
     /// Everything may have changed up to `revision`: what was between is not known.
     pub fn restart(&mut self, revision: u64) {
         self.at.clear();
-        self.order.clear();
         self.floor = self.floor.max(revision);
     }
 }
@@ -113,6 +112,6 @@ mod tests {
                 *seen = now;
             }
         }
-        assert!(indices.at.len() <= 10 && indices.order.len() <= 20);
+        assert!(indices.at.len() <= 10);
     }
 }

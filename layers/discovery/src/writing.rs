@@ -65,11 +65,9 @@ pub fn register(
         ops.extend(check_op(node, id, record, check(id))?);
     }
     if replace {
-        let of_it = known.into_iter().flat_map(|entry| &entry.checks).filter(|(id, check)| {
-            check.record.service_id == definition.id && !definition.checks.contains_key(*id) && !id.starts_with('_')
-        });
-        for (id, _) in of_it {
-            ops.push(delete(&About::Check(node.into(), id.clone()))?);
+        let of_it = known.into_iter().flat_map(|entry| entry.checks_of(&definition.id));
+        for (id, _) in of_it.filter(|(id, _)| !definition.checks.contains_key(*id) && !id.starts_with('_')) {
+            ops.push(delete(&About::Check(node.into(), id.to_owned()))?);
         }
     }
     Ok(ops)
@@ -102,10 +100,8 @@ pub fn check_op(
 pub fn deregister(catalog: &Catalog, node: &str, id: &str) -> Result<Vec<Op>, StoreError> {
     let mut ops = vec![delete(&About::Service(node.into(), id.into()))?];
     let known = catalog.node(node).map(|(_, entry)| entry);
-    for (check, record) in known.into_iter().flat_map(|entry| &entry.checks) {
-        if record.record.service_id == id {
-            ops.push(delete(&About::Check(node.into(), check.clone()))?);
-        }
+    for (check, _) in known.into_iter().flat_map(|entry| entry.checks_of(id)) {
+        ops.push(delete(&About::Check(node.into(), check.to_owned()))?);
     }
     Ok(ops)
 }

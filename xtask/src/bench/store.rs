@@ -5,7 +5,7 @@
 
 mod etcd;
 mod load;
-mod members;
+pub mod members;
 mod report;
 
 use std::time::Duration;

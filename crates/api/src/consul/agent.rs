@@ -180,7 +180,7 @@ fn shown_health(context: &Context, instance: &Instance<'_>, entry: Option<&NodeE
 }
 
 fn aggregated(instance: &Instance<'_>) -> (&'static str, StatusCode) {
-    let maintenance = |(id, _): &select::NamedCheck| id == NODE_MAINTENANCE || id.starts_with(SERVICE_MAINTENANCE);
+    let maintenance = |(id, _): &select::NamedCheck<'_>| *id == NODE_MAINTENANCE || id.starts_with(SERVICE_MAINTENANCE);
     if instance.checks.iter().any(maintenance) {
         return ("maintenance", StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -6,7 +6,7 @@ use discovery::definition::{self, MAX_OUTPUT, Strict};
 use discovery::fields::Fields;
 use discovery::key::About;
 use discovery::record::{CheckStatus, Owner};
-use discovery::{select, writing};
+use discovery::writing;
 use serde_json::Value;
 
 use super::agent::refuse_script;
@@ -24,8 +24,7 @@ pub async fn list(State(context): State<Context>, ask: Ask) -> Answer {
         let checks = entry.into_iter().flat_map(|entry| &entry.checks);
         let own = checks.filter(|(_, check)| check.record.owner != Owner::Catalog);
         let shown = |(id, check): (&String, &discovery::Stored<_>)| {
-            let named: select::NamedCheck = (id.clone(), check.clone());
-            (id.clone(), render::check(node, entry, &named))
+            (id.clone(), render::check(node, entry, &(id.as_str(), check)))
         };
         Value::Object(own.map(shown).collect())
     };

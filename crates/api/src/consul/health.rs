@@ -53,9 +53,7 @@ pub async fn checks(State(context): State<Context>, Path(name): Path<String>, as
         for (node_name, id, _, entry) in catalog.instances(&name) {
             let Some(node) = entry.node.as_ref().filter(|node| has_meta(&node.record.meta, &meta)) else { continue };
             let _ = node;
-            for (check_id, check) in entry.checks.iter().filter(|(_, check)| check.record.service_id == id) {
-                found.push((node_name, render::check(node_name, Some(entry), &(check_id.clone(), check.clone()))));
-            }
+            found.extend(entry.checks_of(id).map(|check| (node_name, render::check(node_name, Some(entry), &check))));
         }
         if let Some(near) = &near {
             nearest_first(&mut found, near, |(node, _)| node);
@@ -83,7 +81,7 @@ pub async fn state(State(context): State<Context>, Path(state): Path<String>, as
         if let Some(near) = &near {
             nearest_first(&mut found, near, |(node, ..)| node);
         }
-        let shown = |(node, _, check): &(&str, _, select::NamedCheck)| {
+        let shown = |(node, _, check): &(&str, _, select::NamedCheck<'_>)| {
             render::check(node, catalog.node(node).map(|(_, entry)| entry), check)
         };
         Ok(found.iter().map(shown).collect())

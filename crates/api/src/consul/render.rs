@@ -112,7 +112,7 @@ fn definition(definition: Option<&CheckDefinition>) -> Value {
 }
 
 /// A check; `entry` is its node, for its service's tags.
-pub fn check(node: &str, entry: Option<&NodeEntry>, (id, check): &NamedCheck) -> Value {
+pub fn check(node: &str, entry: Option<&NodeEntry>, (id, check): &NamedCheck<'_>) -> Value {
     let record = &check.record;
     let tags = entry.and_then(|entry| entry.services.get(&record.service_id)).map(|service| &service.record.tags);
     let how = record.definition.as_ref();

@@ -12,10 +12,8 @@ use discovery::{Reading, RegistryError, Topic};
 use serde_json::Value;
 
 use super::ask::{Ask, narrow};
-use crate::Context;
+use crate::{Context, MAX_WAITING};
 
-/// Blocking queries at a time.
-const MAX_WAITING: usize = 20_000;
 /// An index that another node has given out must be reached here within this time, or it is of another store.
 const REACH: Duration = Duration::from_secs(1);
 

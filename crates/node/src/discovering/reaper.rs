@@ -47,7 +47,7 @@ fn has_failed(catalog: &Catalog, session: &SessionRecord) -> bool {
     let Some((node, entry)) = catalog.node(&session.node) else { return true };
     let checks = select::node_checks(entry);
     session.checks.iter().any(|wanted| {
-        match checks.iter().find(|(id, _)| id == wanted) {
+        match checks.iter().find(|(id, _)| *id == wanted) {
             Some((_, check)) => check.record.status == CheckStatus::Critical,
             // A machine without a Seawall has nothing that says whether it is alive.
             None => wanted != discovery::ALIVE || node.record.agent,

@@ -132,6 +132,11 @@ impl Cluster {
         }
     }
 
+    /// A member's process, the keeper.
+    pub fn pid(&self, place: usize) -> u32 {
+        self.running[place].pid()
+    }
+
     /// So far.
     pub fn used(&self) -> Result<Used> {
         let mut used = Used::default();
