@@ -2,6 +2,7 @@
 //! published for; where that cannot be, its test says so in one line and is skipped.
 
 mod go_consul;
+mod nginx;
 mod node_consul;
 mod prometheus;
 mod py_consul;
@@ -105,7 +106,10 @@ struct Program {
 
 impl Program {
     fn start(name: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at(name, TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn start_at(name: &'static str, listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let ends = Arc::new(AtomicBool::new(false));
         let ending = Arc::clone(&ends);
@@ -143,7 +147,7 @@ impl Drop for Program {
 
 /// Registers a program, checked every second.
 fn register(seawall: &Seawall, service: &str, id: &str, program: &Program) {
-    let body = json!({ "Name": service, "ID": id, "Address": "127.0.0.1", "Port": program.address.port(), "Tags": ["v1"],
+    let body = json!({ "Name": service, "ID": id, "Address": program.address.ip().to_string(), "Port": program.address.port(), "Tags": ["v1"],
         "Check": { "HTTP": format!("http://{}/", program.address), "Interval": "1s" } });
     let answer = seawall.api("PUT", "/v1/agent/service/register", body.to_string().as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());

@@ -241,3 +241,35 @@ fn what_is_registered_survives_the_node_process_and_the_machine() {
     let again = Seawall::up_beside(seawall.into_folder());
     assert!(there(&again) >= before);
 }
+
+#[test]
+fn the_status_shows_what_others_run_as_text_and_as_json() {
+    let seawall = Seawall::up(SHOP);
+    let one = |id: &str, status: &str| json!({ "Name": "web", "ID": id, "Check": { "TTL": "1h", "Status": status } });
+    assert!(seawall.status()["registered"].is_null(), "nobody has registered");
+    for (id, status) in [("web-1", "passing"), ("web-2", "warning"), ("web-3", "critical")] {
+        done(&put(&seawall, "/v1/agent/service/register", &one(id, status)));
+    }
+    let web = json!([{ "name": "web", "passing": 1, "warning": 1, "critical": 1 }]);
+    assert_eq!(seawall.status()["registered"], web);
+    let row = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("web ")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no row: {text}")).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (text, _) = seawall.cli_exits(0, &["status"]);
+    assert_eq!(row(&text), ["web", "degraded", "1", "1", "1"], "{text}");
+    let (text, _) = seawall.cli_exits(0, &["status", "web"]);
+    assert!(row(&text).len() == 5 && !text.contains("shop"), "{text}");
+    let (text, _) = seawall.cli_exits(0, &["status", "web", "-o", "json"]);
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&shown["registered"], &shown["services"]), (&web, &json!([])));
+    let (_, told) = seawall.cli_exits(2, &["status", "weg"]);
+    assert!(told.contains("did you mean `web`"), "{told}");
+    for n in 0..250 {
+        done(&put(&seawall, "/v1/agent/service/register", &json!({ "Name": format!("many-{n:03}") })));
+    }
+    let status = seawall.status();
+    assert_eq!((status["registered"].as_array().unwrap().len(), &status["registeredMore"]), (200, &json!(51)));
+    let (text, _) = seawall.cli_exits(0, &["status"]);
+    assert!(text.contains("and 51 more"), "{text}");
+}
