@@ -72,22 +72,11 @@ pub(crate) fn is_token(context: &Context, given: &str) -> bool {
     constant_time_equal(given.as_bytes(), context.authority.token.as_bytes())
 }
 
-/// Whether [`require`] and [`same_site`] would both let a request with this head pass.
-pub(crate) fn allows(context: &Context, peer: &Peer, headers: &HeaderMap) -> bool {
-    check_site(headers, &context.authority.allowed_hosts).is_ok() && has_authority(context, peer, headers)
-}
-
 /// Refuses what a web page in the operator's browser could send: a foreign `Host` (DNS rebinding) or a foreign `Origin`.
-pub async fn same_site(State(context): State<Context>, request: Request, next: Next) -> Response {
-    match check_site(request.headers(), &context.authority.allowed_hosts) {
-        Ok(()) => next.run(request).await,
-        Err(error) => Problem::new(
-            StatusCode::FORBIDDEN,
-            error,
-            "call the API by a loopback address or a name in `api.allowedHosts`",
-        )
-        .into_response(),
-    }
+pub(crate) fn same_site(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
+    let cure = "call the API by a loopback address or a name in `api.allowedHosts`";
+    check_site(headers, &context.authority.allowed_hosts)
+        .map_err(|error| Problem::new(StatusCode::FORBIDDEN, error, cure))
 }
 
 fn check_site(headers: &HeaderMap, allowed: &[String]) -> Result<(), String> {

@@ -2,6 +2,7 @@
 //! same answers as by the router, without its layers, which cost more than the request itself. Deliberately absent: every
 //! request that is not plainly one of these, and whoever has no authority; those take the router's way.
 
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -31,20 +32,23 @@ pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 pub struct Answers(Arc<(Router, Option<Context>)>);
 
 impl Answers {
-    /// By the router; what is hot by the short way, if there is one.
-    pub fn new(router: Router, hot: Option<Context>) -> Self {
-        Self(Arc::new((router, hot)))
+    /// By the router. With a context only to requests of the same site, and what is hot by the short way.
+    pub(crate) fn new(router: Router, context: Option<Context>) -> Self {
+        Self(Arc::new((router, context)))
     }
 
     /// Answers one request of a connection to `peer`. Each way has a box of its own: thousands of questions wait at a time,
     /// and none of them needs the room that the short way takes.
     pub(crate) fn answer(&self, peer: &Peer, mut request: Request<Body>) -> Answering {
-        let (router, hot) = &*self.0;
-        if let Some(context) = hot.as_ref().filter(|_| is_hot(&request))
-            && authority::allows(context, peer, request.headers())
-        {
-            let context = context.clone();
-            return Box::pin(async move { answer(&context, request).await });
+        let (router, context) = &*self.0;
+        if let Some(context) = context {
+            if let Err(problem) = authority::same_site(context, request.headers()) {
+                return Box::pin(ready(problem.into_response()));
+            }
+            if is_hot(&request) && authority::has_authority(context, peer, request.headers()) {
+                let context = context.clone();
+                return Box::pin(async move { answer(&context, request).await });
+            }
         }
         request.extensions_mut().insert(ConnectInfo(peer.clone()));
         let answering = router.clone().oneshot(request);

@@ -116,7 +116,7 @@ pub fn answers(context: Context) -> Answers {
 }
 
 /// Every route of the API; `docs` of each are in the OpenAPI document, and a test compares the two.
-pub fn router(context: Context) -> Router {
+fn router(context: Context) -> Router {
     let open = Router::new()
         .route("/", get(root))
         .route("/metrics", get(metrics))
@@ -152,7 +152,6 @@ pub fn router(context: Context) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(map_response(problem::in_one_form))
         .merge(consul::router(&context))
-        .layer(from_fn_with_state(context.clone(), authority::same_site))
         .with_state(context)
 }
 
