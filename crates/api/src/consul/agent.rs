@@ -206,7 +206,7 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
         writing::register(&catalog, node, &read, replace)?
     };
     // A check that waits for its owner's word begins to wait now.
-    read.checks.keys().for_each(|id| context.discovery.hear(id));
+    read.checks.keys().for_each(|id| context.discovery.hear(id, false));
     context.discovery.change(ops).await?;
     Ok(done())
 }

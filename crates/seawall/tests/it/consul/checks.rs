@@ -271,8 +271,6 @@ fn an_instance_that_is_critical_for_so_long_is_taken_out() {
         std::thread::sleep(Duration::from_millis(500));
     }
     done(&seawall.api("PUT", "/v1/agent/check/pass/service:word", b""));
-    // How it stands is looked at every second.
-    std::thread::sleep(Duration::from_millis(2500));
     done(&seawall.api("PUT", "/v1/agent/check/fail/service:word", b""));
     wait("one is taken out", || (there() == 2).then_some(()));
     let after = began.elapsed();
