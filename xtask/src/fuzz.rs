@@ -1,5 +1,5 @@
-//! The gateway's fuzz targets, one after the other, each for a while. What every seed and past finding does is checked
-//! by `cargo test` already; this looks for more. Deliberately absent: what is promised (`crates/gateway/tests/targets`).
+//! The fuzz targets, one after the other, each for a while. What every seed and past finding does is checked by `cargo test`
+//! already; this looks for more. Deliberately absent: what is promised (`tests/targets` of each crate).
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +8,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{bench, run};
 
-const TARGETS: [&str; 5] = ["request_head", "chunked", "response_head", "differential", "http2_head"];
+/// Each with the crate that it is about.
+const TARGETS: [(&str, &str); 7] = [
+    ("request_head", "crates/gateway"),
+    ("chunked", "crates/gateway"),
+    ("response_head", "crates/gateway"),
+    ("differential", "crates/gateway"),
+    ("http2_head", "crates/gateway"),
+    ("dns", "crates/dns"),
+    ("filter", "crates/dns"),
+];
 const USAGE: &str = "usage: cargo xtask fuzz [TARGET] [--minutes N]";
 /// Without `--minutes`.
 const MINUTES: u32 = 10;
@@ -23,15 +32,19 @@ pub fn fuzz(root: &Path, arguments: &[&str]) -> Result<()> {
         if argument == "--minutes" {
             minutes = arguments.next().context(USAGE)?.parse().context("--minutes N")?;
         } else {
-            ensure!(TARGETS.contains(&argument), "no target `{argument}`: {}\n{USAGE}", TARGETS.join(", "));
-            targets = vec![argument];
+            targets.retain(|(name, _)| *name == argument);
+            ensure!(
+                !targets.is_empty(),
+                "no target `{argument}`: {}\n{USAGE}",
+                TARGETS.map(|(name, _)| name).join(", ")
+            );
         }
     }
     install()?;
     let sanitizer = if has_sanitizer()? { "address" } else { "none" };
-    for target in targets {
+    for (target, of) in targets {
         let corpus = format!("fuzz/corpus/{target}");
-        std::fs::create_dir_all(root.join("crates/gateway").join(&corpus))?;
+        std::fs::create_dir_all(root.join(of).join(&corpus))?;
         let mut command = bench::cargo_command(&["fuzz", "run", "--sanitizer", sanitizer, target]);
         command.args([corpus.as_str(), &format!("fuzz/seeds/{target}"), "--"]);
         command.args([
@@ -40,10 +53,10 @@ pub fn fuzz(root: &Path, arguments: &[&str]) -> Result<()> {
             "-print_final_stats=1",
         ]);
         // Its flags for coverage are unstable; the toolchain is the product's all the same.
-        command.env("RUSTC_BOOTSTRAP", "1").current_dir(root.join("crates/gateway"));
+        command.env("RUSTC_BOOTSTRAP", "1").current_dir(root.join(of));
         run(&mut command).with_context(|| {
             format!(
-                "{target}: if it found something, the input lies in crates/gateway/fuzz/artifacts/{target}: mend it and \
+                "{target}: if it found something, the input lies in {of}/fuzz/artifacts/{target}: mend it and \
                  keep the input as fuzz/seeds/{target}/found-NAME. If it did not build: it needs a C++ compiler"
             )
         })?;

@@ -19,10 +19,10 @@ const USAGE: &str = "usage: cargo xtask VERB
   ci       everything that must hold before a change lands: format, clippy, tidy, test, windows
   tidy     the house style, as far as a machine can check it
   conformance  the gateway against h2spec, which is built with Go
-  tools    installs the tools that tests point at the gateway: curl, wrk, h2load, hey, Chromium
+  tools    installs the tools that tests use: curl, wrk, h2load, hey, Chromium, dig, Prometheus
   rounds   a real cluster under random faults: cargo xtask rounds [--rounds N] [--seconds S] [--seed X] [--parallel P]
   sim      simulated clusters under seeded faults: cargo xtask sim [--seeds N] [--from S] [--parallel P] [--plant NAME] [--record]
-  fuzz     the gateway's fuzz targets: cargo xtask fuzz [TARGET] [--minutes N]
+  fuzz     the fuzz targets of the gateway's codec, DNS and filters: cargo xtask fuzz [TARGET] [--minutes N]
   bench    figures: cargo xtask bench gateway | churn | failover | shop | store | wal | switch";
 
 fn main() -> Result<()> {

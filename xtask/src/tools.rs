@@ -1,4 +1,4 @@
-//! Installs the tools that tests point at the gateway (`crates/gateway/tests/clients/tools.rs`): Debian's packages with
+//! Installs the tools that tests point at the gateway (`crates/gateway/tests/clients/tools.rs`) and at the registry: Debian's packages with
 //! apt, hey with Go. Not needed for `cargo xtask test`, which skips what is not there and says so.
 
 use std::path::Path;
@@ -9,8 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use crate::run;
 
 /// Programs and Debian's packages they come in.
-const PACKAGES: [(&str, &str); 4] =
-    [("curl", "curl"), ("wrk", "wrk"), ("h2load", "nghttp2-client"), ("chromium", "chromium")];
+const PACKAGES: [(&str, &str); 6] = [
+    ("curl", "curl"),
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("chromium", "chromium"),
+    ("dig", "dnsutils"),
+    ("prometheus", "prometheus"),
+];
 /// A load generator in Go.
 const HEY: &str = "github.com/rakyll/hey@v0.1.5";
 

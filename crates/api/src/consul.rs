@@ -5,6 +5,7 @@
 
 mod agent;
 mod agent_checks;
+mod agent_verbs;
 mod ask;
 mod catalog;
 mod event;
@@ -13,6 +14,7 @@ mod kv;
 mod kv_write;
 mod maintenance;
 mod misc;
+mod operator;
 mod query;
 mod render;
 mod reply;
@@ -24,7 +26,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use discovery::Catalog;
 use discovery::fields::Fields;
 use discovery::record::Owner;
@@ -45,6 +47,7 @@ pub fn router(context: &Context) -> Router<Context> {
     let open = Router::new()
         .route("/v1/agent/self", get(agent::about))
         .route("/v1/agent/members", get(agent::members))
+        .route("/v1/agent/metrics", get(agent_verbs::metrics))
         .route("/v1/agent/services", get(agent::services))
         .route("/v1/agent/service/{id}", get(agent::service))
         .route("/v1/agent/checks", get(agent_checks::list))
@@ -55,6 +58,7 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/catalog/services", get(catalog::services))
         .route("/v1/catalog/service/{name}", get(catalog::service))
         .route("/v1/catalog/connect/{name}", get(catalog::no_mesh))
+        .route("/v1/catalog/gateway-services/{name}", get(catalog::no_mesh))
         .route("/v1/catalog/node/{name}", get(catalog::node))
         .route("/v1/catalog/node-services/{name}", get(catalog::node_services))
         .route("/v1/health/service/{name}", get(health::service))
@@ -70,12 +74,16 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/coordinate/node/{name}", get(misc::coordinate_node))
         .route("/v1/operator/raft/configuration", get(misc::raft))
         .route("/v1/operator/autopilot/health", get(misc::autopilot))
+        .route("/v1/operator/usage", get(operator::usage))
         .route("/v1/acl/{*rest}", get(misc::no_acl).put(misc::no_acl).post(misc::no_acl).delete(misc::no_acl));
     let guarded = Router::new()
         .route("/v1/agent/service/register", put(agent::register))
         .route("/v1/agent/service/deregister/{id}", put(agent::deregister))
         .route("/v1/agent/service/maintenance/{id}", put(maintenance::service))
         .route("/v1/agent/maintenance", put(maintenance::node))
+        .route("/v1/agent/reload", put(agent_verbs::reload))
+        .route("/v1/agent/force-leave/{node}", put(agent_verbs::force_leave))
+        .route("/v1/agent/token/{kind}", put(agent_verbs::token))
         .route("/v1/agent/check/register", put(agent_checks::register))
         .route("/v1/agent/check/deregister/{id}", put(agent_checks::deregister))
         .route("/v1/agent/check/pass/{id}", put(agent_checks::pass))
@@ -94,6 +102,9 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/session/node/{node}", get(session::of_node))
         .route("/v1/session/list", get(session::list))
         .route("/v1/txn", put(txn::run))
+        .route("/v1/operator/raft/peer", delete(operator::remove_peer))
+        .route("/v1/operator/raft/transfer-leader", post(operator::transfer))
+        .route("/v1/operator/keyring", keyring())
         .route("/v1/event/fire/{name}", put(event::fire))
         .route("/v1/event/list", get(event::list))
         .route("/v1/query", get(query::list).merge(post(query::create)))
@@ -102,6 +113,10 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/query/{id}/explain", get(query::explain))
         .route_layer(from_fn_with_state(context.clone(), require));
     open.merge(guarded).layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+fn keyring() -> axum::routing::MethodRouter<Context> {
+    get(operator::keyring).put(operator::keyring).post(operator::keyring).delete(operator::keyring)
 }
 
 /// Lets a request through only with authority, which a Consul client shows in its own header or parameter.

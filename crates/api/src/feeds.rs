@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
+use discovery::catalog::SERVERS;
 use discovery::select::{self, Wanted};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,7 +28,9 @@ impl Known for Targets {
 pub async fn prometheus(State(context): State<Context>, Parameters(wanted): Parameters<Targets>) -> Json<Value> {
     let catalog = context.discovery.read();
     let mut groups = Vec::new();
-    for (name, _) in catalog.names().filter(|(name, _)| wanted.service.as_deref().is_none_or(|only| only == *name)) {
+    // Seawalls themselves show their metrics elsewhere, and are named by whoever wants them.
+    let is_wanted = |name: &str| wanted.service.as_deref().map_or(name != SERVERS, |only| only == name);
+    for (name, _) in catalog.names().filter(|(name, _)| is_wanted(name)) {
         for instance in select::instances(&catalog, name, &Wanted::default()) {
             let service = &instance.service.record;
             let host = instance.address();

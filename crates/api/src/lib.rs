@@ -23,6 +23,7 @@ mod verbs;
 pub mod view;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, RwLock};
 
 use axum::Router;
@@ -103,6 +104,10 @@ pub struct ConsulFacts {
     pub version: String,
     /// Checks that run programs may be registered over HTTP.
     pub script_checks: bool,
+    /// Files of service definitions are to be read again.
+    pub reload: Arc<tokio::sync::Notify>,
+    /// Blocking queries that wait.
+    pub blocking: Arc<AtomicUsize>,
 }
 
 /// Everything that the API answers.
@@ -162,13 +167,18 @@ async fn openapi(_: Parameters<Nothing>) -> Response {
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 async fn metrics(State(context): State<Context>) -> Response {
+    match metrics_text(&context) {
+        Ok(text) => {
+            ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+        }
+        Err(error) => problem::Problem::internal(error).into_response(),
+    }
+}
+
+fn metrics_text(context: &Context) -> Result<String, String> {
     (context.refresh_metrics)();
     let mut text = String::new();
     let registry = context.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => {
-            ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
-        Err(error) => problem::Problem::internal(error.to_string()).into_response(),
-    }
+    prometheus_client::encoding::text::encode(&mut text, &registry).map_err(|error| error.to_string())?;
+    Ok(text)
 }

@@ -126,7 +126,8 @@ async fn http1(stream: Begun, peer: Peer, answers: Answers, head: Duration, mut 
         async move { Ok::<_, Infallible>(answering.await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(head).half_close(true);
+    // Not half closed: a client that has gone looks the same, and its blocking query would keep a place for ten minutes.
+    builder.timer(TokioTimer::new()).header_read_timeout(head).half_close(false);
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // A client that went away or spoke no HTTP is no news.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use discovery::record::{CheckStatus, Owner};
+use discovery::select;
 use model::{InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,9 +21,37 @@ use crate::problem::Problem;
 use crate::query::{Nothing, Parameters};
 use crate::{Context, view};
 
+/// Registered services that a status shows at most.
+const REGISTERED: usize = 200;
+
 /// The whole status.
-pub async fn status(State(context): State<Context>, _: Parameters<Nothing>) -> Json<Arc<view::Status>> {
-    Json(context.status.borrow().clone())
+pub async fn status(State(context): State<Context>, _: Parameters<Nothing>) -> Json<view::Status> {
+    let status = context.status.borrow().clone();
+    let (registered, registered_more) = registered(&context.discovery.read());
+    Json(view::Status { registered, registered_more, ..(*status).clone() })
+}
+
+/// What others run, and how many services more.
+fn registered(catalog: &discovery::Catalog) -> (Vec<view::RegisteredView>, u64) {
+    let others = |name: &str| catalog.instances(name).any(|(_, _, service, _)| service.record.owner != Owner::Seawall);
+    let (mut shown, mut more) = (Vec::new(), 0);
+    for (name, _) in catalog.names().filter(|(name, _)| others(name)) {
+        if shown.len() >= REGISTERED {
+            more += 1;
+            continue;
+        }
+        let mut view = view::RegisteredView { name: name.to_owned(), ..view::RegisteredView::default() };
+        for instance in select::instances(catalog, name, &select::Wanted::default()) {
+            match instance.status() {
+                _ if instance.service.record.owner == Owner::Seawall => {}
+                CheckStatus::Passing => view.passing += 1,
+                CheckStatus::Warning => view.warning += 1,
+                CheckStatus::Critical => view.critical += 1,
+            }
+        }
+        shown.push(view);
+    }
+    (shown, more)
 }
 
 /// 200 while the node serves, for load balancers and service managers; 503 otherwise.

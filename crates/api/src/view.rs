@@ -27,6 +27,31 @@ pub struct Status {
     /// Certificates shown to clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateView>,
+    /// Services that Seawall does not run, which registered themselves or stand in definition files: the first by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub registered: Vec<RegisteredView>,
+    /// How many more of them there are.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub registered_more: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A service that Seawall does not run, by how the checks of its instances stand.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegisteredView {
+    /// Its name.
+    pub name: String,
+    /// Instances all of whose checks pass.
+    pub passing: u32,
+    /// Instances of which a check warns; they are sent requests.
+    pub warning: u32,
+    /// Instances of which a check is critical; they are sent none.
+    pub critical: u32,
 }
 
 /// A certificate that a listener shows.

@@ -8,7 +8,7 @@ use discovery::record::CheckStatus;
 use discovery::select::{self, Instance, Wanted};
 use discovery::{Catalog, prepared};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use crate::Zone;
@@ -158,6 +158,7 @@ impl Answering<'_> {
                     self.instances(response, found, ttl)
                 }
             },
+            Asked::Reverse(ip) => self.reverse(response, ip),
             Asked::Nothing => false,
         };
         if !there {
@@ -234,6 +235,29 @@ impl Answering<'_> {
             }
         }
         true
+    }
+
+    /// The names of who has this address: machines, else services, as Consul tells them.
+    fn reverse(&self, response: &mut Message, ip: IpAddr) -> bool {
+        let is = |address: &str| address.parse() == Ok(ip);
+        let site = &self.zone.datacenter;
+        let nodes = self.catalog.nodes().filter(|(_, node, _)| is(&node.record.address));
+        let mut names: Vec<Name> = nodes.filter_map(|(name, ..)| self.below(&format!("{name}.node.{site}"))).collect();
+        if names.is_empty() {
+            let services = self.catalog.nodes().flat_map(|(_, _, entry)| entry.services.values());
+            let of_it = services.filter(|service| is(&service.record.address));
+            names = of_it.filter_map(|service| self.below(&format!("{}.service", service.record.service))).collect();
+        }
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(MAX_ANSWERS);
+        let there = !names.is_empty();
+        if self.wants(RecordType::PTR) {
+            response.add_answers(
+                names.into_iter().map(|name| Record::from_rdata(self.name.clone(), TTL, RData::PTR(PTR(name)))),
+            );
+        }
+        there
     }
 
     /// Those that do not fail. Without any, the name is as good as none: clients then go on to the next.

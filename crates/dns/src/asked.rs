@@ -22,12 +22,17 @@ pub enum Asked {
     Address(std::net::IpAddr),
     /// `NAME.query`: a prepared query.
     Query(String),
+    /// Who has an address, by its name below `in-addr.arpa` or `ip6.arpa`.
+    Reverse(std::net::IpAddr),
     /// Nothing that there could be.
     Nothing,
 }
 
-/// Reads the labels of a name; `None` if it is not below the domain.
+/// Reads the labels of a name; `None` if it is not below the domain, and no address.
 pub fn read(zone: &Zone, labels: &[String]) -> Option<Asked> {
+    if let Some(ip) = reverse(labels) {
+        return Some(Asked::Reverse(ip));
+    }
     let domain: Vec<&str> = zone.domain.split('.').collect();
     let own = labels.len().checked_sub(domain.len())?;
     if !labels[own..].iter().map(String::as_str).eq(domain.iter().copied()) {
@@ -65,6 +70,22 @@ pub fn read(zone: &Zone, labels: &[String]) -> Option<Asked> {
         ("addr", [hex]) => address(hex).map_or(Asked::Nothing, Asked::Address),
         _ => Asked::Nothing,
     })
+}
+
+/// `1.0.0.127.in-addr.arpa`, or 32 digits before `ip6.arpa`.
+fn reverse(labels: &[String]) -> Option<std::net::IpAddr> {
+    let [parts @ .., family, arpa] = labels else { return None };
+    match (family.as_str(), arpa.as_str(), parts.len()) {
+        ("in-addr", "arpa", 4) => {
+            let octets: Vec<u8> = parts.iter().rev().map(|part| part.parse().ok()).collect::<Option<_>>()?;
+            Some(std::net::Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into())
+        }
+        ("ip6", "arpa", 32) if parts.iter().all(|part| part.len() == 1) => {
+            let digits: String = parts.iter().rev().map(String::as_str).collect();
+            u128::from_str_radix(&digits, 16).ok().map(|bits| std::net::Ipv6Addr::from_bits(bits).into())
+        }
+        _ => None,
+    }
 }
 
 /// `7f000001`, or 32 digits.
@@ -113,6 +134,10 @@ mod tests {
         check("consul", Some(Asked::Apex));
         check("web.consul", Some(Asked::Nothing));
         check("a.web.consul", Some(Asked::Nothing));
+        check("1.0.0.127.in-addr.arpa", Some(Asked::Reverse([127, 0, 0, 1].into())));
+        check(&format!("1.{}ip6.arpa", "0.".repeat(31)), Some(Asked::Reverse(std::net::Ipv6Addr::LOCALHOST.into())));
+        check("256.0.0.127.in-addr.arpa", None);
+        check("0.0.127.in-addr.arpa", None);
         check("example.com", None);
         check("xconsul", None);
     }

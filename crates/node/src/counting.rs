@@ -1,14 +1,17 @@
-//! Figures of the store and the streams, copied into the metrics when somebody asks for them.
+//! Figures of the store, the streams and the registry, copied into the metrics when somebody asks for them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use data::{Store, Streams};
-use observe::metrics::{ControlMetrics, ServiceLabels, StreamGauges, StreamLabels};
+use discovery::Registry;
+use observe::metrics::{ControlMetrics, DiscoveryGauges, ServiceLabels, StreamGauges, StreamLabels};
 
 /// Copies the figures of the moment in which it is called.
 pub fn refresher(
     store: Arc<dyn Store>,
     streams: Arc<dyn Streams>,
+    discovery: (Arc<Registry>, Arc<AtomicUsize>),
     metrics: ControlMetrics,
 ) -> Arc<dyn Fn() + Send + Sync> {
     Arc::new(move || {
@@ -28,7 +31,17 @@ pub fn refresher(
         }
         gauges.last_fsync_seconds.set(status.last_fsync.unwrap_or_default().as_secs_f64());
         count_streams(&*streams, &metrics.streams);
+        count_registered(&discovery.0, &discovery.1, &metrics.discovery);
     })
+}
+
+/// Copies the figures of this moment.
+fn count_registered(registry: &Registry, blocking: &AtomicUsize, gauges: &DiscoveryGauges) {
+    let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let catalog = registry.read();
+    gauges.services.set(whole(catalog.names().count()));
+    gauges.instances.set(whole(catalog.names().map(|(_, entry)| entry.members.len()).sum()));
+    gauges.blocking.set(whole(blocking.load(Ordering::Relaxed)));
 }
 
 /// Copies the figures of this moment.

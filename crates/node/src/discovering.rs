@@ -19,9 +19,9 @@ use api::ConsulFacts;
 use api::view::Status;
 use data::Store;
 use discovery::{Registry, RegistryError, Topic};
-use model::config::Source;
+use model::config::{NodeRole, Source};
 use model::{Config, ServiceName};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::cluster;
 use crate::shell::Shell;
@@ -60,6 +60,8 @@ pub struct Discovering {
     alone: bool,
     /// It runs instances.
     serves: bool,
+    /// It keeps the store.
+    votes: bool,
     /// Where programs of checks run.
     folder: PathBuf,
 }
@@ -76,12 +78,15 @@ impl Discovering {
             node_id: node_id(data_dir)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             script_checks: config.discovery.remote_script_checks,
+            reload: Arc::default(),
+            blocking: Arc::default(),
         };
         Ok(Self {
             registry: Arc::new(registry),
             facts,
             alone,
             serves: alone || cluster::serves(config),
+            votes: config.node.role == NodeRole::Server,
             folder: data_dir.to_owned(),
         })
     }
@@ -127,10 +132,11 @@ impl Discovering {
             version: self.facts.version,
             host: shell.host,
             leased: !self.alone,
+            keeps_registry: self.alone || self.votes,
         };
         let registry = Arc::clone(&own.registry);
         tokio::spawn(own.keep(status, shell.lease_told.subscribe()));
-        tokio::spawn(follow_files(Arc::clone(&registry), shell.asked.subscribe()));
+        tokio::spawn(follow_files(Arc::clone(&registry), shell.asked.subscribe(), self.facts.reload));
         let table = Arc::clone(&shell.table);
         tokio::spawn(routed::run(Arc::clone(&registry), table, shell.asked.subscribe()));
         if self.alone {
@@ -141,13 +147,15 @@ impl Discovering {
 }
 
 /// Registers what definition files say, whenever a configuration is put in force; files may have changed though it has not.
-async fn follow_files(registry: Arc<Registry>, mut asked: watch::Receiver<Asked>) {
+/// Whoever may call the API may have them read again, too.
+async fn follow_files(registry: Arc<Registry>, mut asked: watch::Receiver<Asked>, reload: Arc<Notify>) {
     loop {
         let files = asked.borrow_and_update().definitions.clone();
         match definitions::register(&registry, files).await {
             Ok(()) => {
-                if asked.changed().await.is_err() {
-                    return;
+                tokio::select! {
+                    changed = asked.changed() => if changed.is_err() { return },
+                    () = reload.notified() => {}
                 }
             }
             Err(RegistryError::Store(data::StoreError::Closed)) => return,

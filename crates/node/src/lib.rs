@@ -207,7 +207,12 @@ impl Start {
             streams: Arc::clone(&streams),
             journal: journal.clone(),
             registry: Arc::new(RwLock::new(registry)),
-            refresh_metrics: counting::refresher(Arc::clone(&store), Arc::clone(&streams), metrics),
+            refresh_metrics: counting::refresher(
+                Arc::clone(&store),
+                Arc::clone(&streams),
+                (discovering.registry(), discovering.facts().blocking),
+                metrics,
+            ),
             logs: data_dir.join("logs"),
             authority,
             discovery: discovering.registry(),

@@ -99,6 +99,9 @@ impl Controller {
             services,
             tasks: self.tasks(),
             certificates: self.certificates.iter().chain(&self.own_certificate).cloned().collect(),
+            // Added where it is asked for: the registry knows.
+            registered: Vec::new(),
+            registered_more: 0,
         }
     }
 

@@ -81,6 +81,19 @@ pub struct ControlMetrics {
     pub store: StoreGauges,
     /// Figures of streams.
     pub streams: StreamGauges,
+    /// Figures of the registry.
+    pub discovery: DiscoveryGauges,
+}
+
+/// Figures of the registry, copied when metrics are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct DiscoveryGauges {
+    /// Services by name.
+    pub services: Gauge,
+    /// Their instances.
+    pub instances: Gauge,
+    /// Clients that wait for a change.
+    pub blocking: Gauge,
 }
 
 /// A stream.
@@ -191,6 +204,11 @@ impl ControlMetrics {
         registry.register_with_unit("seawall_stream_kept", kept, Unit::Bytes, s.kept_bytes.clone());
         let log = "Size of the write-ahead log of streams on disk";
         registry.register_with_unit("seawall_stream_wal_size", log, Unit::Bytes, s.wal_bytes.clone());
+        let s = &m.discovery;
+        registry.register("seawall_discovery_services", "Services in the registry", s.services.clone());
+        registry.register("seawall_discovery_instances", "Instances in the registry", s.instances.clone());
+        let waiting = "Blocking queries that wait at this node";
+        registry.register("seawall_discovery_blocking_queries", waiting, s.blocking.clone());
         metrics
     }
 }

@@ -16,6 +16,9 @@ use crate::topic::Topic;
 /// The check that every machine with a Seawall has: whether that is alive. Consul's name, which clients look for.
 pub const ALIVE: &str = "serfHealth";
 
+/// The service, and on each machine the instance, that stands for those who keep the registry. Consul's name for its servers.
+pub const SERVERS: &str = "consul";
+
 /// A record with the revisions at which it came and was changed last.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stored<T> {

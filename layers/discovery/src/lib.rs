@@ -18,5 +18,5 @@ mod topic;
 pub mod writing;
 
 pub use catalog::{ALIVE, Catalog, NameEntry, NodeEntry, Stored};
-pub use registry::{Reading, Registry, RegistryError, Written};
+pub use registry::{Heard, Reading, Registry, RegistryError, Written};
 pub use topic::Topic;

@@ -41,7 +41,16 @@ pub struct Registry {
     /// Sessions that ended while they held something, and what is to become of that.
     ended: Mutex<HashMap<String, Behavior>>,
     led: Mutex<Instant>,
-    heard: Mutex<HashMap<String, Instant>>,
+    heard: Mutex<HashMap<String, Heard>>,
+}
+
+/// When somebody spoke up for a check of this node.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    /// Last, whatever was said.
+    pub at: Instant,
+    /// Last to say that it serves.
+    pub serves: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -332,14 +341,16 @@ impl Registry {
         Some(led.elapsed())
     }
 
-    /// Somebody spoke up for a check of this node that waits for that.
-    pub fn hear(&self, check: &str) {
+    /// Somebody spoke up for a check of this node that waits for that, perhaps to say that it `serves`.
+    pub fn hear(&self, check: &str, serves: bool) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.insert(check.to_owned(), Instant::now());
+        let at = Instant::now();
+        let before = heard.get(check).and_then(|before| before.serves);
+        heard.insert(check.to_owned(), Heard { at, serves: if serves { Some(at) } else { before } });
     }
 
     /// When somebody did so last.
-    pub fn heard(&self, check: &str) -> Option<Instant> {
+    pub fn heard(&self, check: &str) -> Option<Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(check).copied()
     }
 

@@ -4,6 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use discovery::catalog::SERVERS;
 use discovery::definition::{self, Strict};
 use discovery::key::About;
 use discovery::record::{CheckStatus, Owner};
@@ -70,7 +71,10 @@ pub async fn services(State(context): State<Context>, ask: Ask) -> Answer {
         let catalog = context.discovery.read();
         let entry = catalog.node(context.discovery.node()).map(|(_, entry)| entry);
         let own = entry.into_iter().flat_map(|entry| &entry.services);
-        let own = own.filter(|(_, service)| service.record.owner != Owner::Catalog);
+        // Consul's servers do not show themselves here either.
+        let is_server = |id: &str, owner| id == SERVERS && owner == Owner::Seawall;
+        let own =
+            own.filter(|(id, service)| service.record.owner != Owner::Catalog && !is_server(id, service.record.owner));
         let shown = |id: &String, service| render::agent_service(context.discovery.datacenter(), id, service);
         Value::Object(own.map(|(id, service)| (id.clone(), shown(id, service))).collect())
     };
@@ -202,7 +206,7 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
         writing::register(&catalog, node, &read, replace)?
     };
     // A check that waits for its owner's word begins to wait now.
-    read.checks.keys().for_each(|id| context.discovery.hear(id));
+    read.checks.keys().for_each(|id| context.discovery.hear(id, false));
     context.discovery.change(ops).await?;
     Ok(done())
 }

@@ -62,7 +62,7 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
         let known = entry.and_then(|entry| entry.checks.get(&id));
         writing::check_op(node, &id, &record, known)?
     };
-    context.discovery.hear(&id);
+    context.discovery.hear(&id, false);
     context.discovery.change(op.into_iter().collect()).await?;
     Ok(done())
 }
@@ -123,7 +123,7 @@ async fn heard(context: &Context, id: &str, status: CheckStatus, output: String)
     if known.record.kind != "ttl" {
         return Err(Trouble::failed(format!("CheckID {id:?} does not have associated TTL")));
     }
-    registry.hear(id);
+    registry.hear(id, status != CheckStatus::Critical);
     let there = registry.stands(registry.node(), id, status, &definition::cut(output, MAX_OUTPUT)).await?;
     if there { Ok(done()) } else { Err(Trouble::missing(format!("Unknown check ID {id:?}"))) }
 }

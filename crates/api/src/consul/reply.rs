@@ -1,5 +1,6 @@
 //! Answers in Consul's form: JSON with its headers, errors as plain text. Blocking queries wait here, each for its own topic.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -158,6 +159,7 @@ where
                 let text = format!("{MAX_WAITING} blocking queries wait already: ask again later, or without an index");
                 return Err(Trouble::new(StatusCode::TOO_MANY_REQUESTS, text));
             }
+            let _counted = Waits::begin(&context.consul.blocking);
             registry.wait(&topic, index, wait).await;
         }
     }
@@ -169,6 +171,22 @@ where
     drop(reading);
     value.narrow(filter.as_ref())?;
     Ok((value, index))
+}
+
+/// A client that waits, until it is answered or has gone.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a filter narrows.

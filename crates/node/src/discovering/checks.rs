@@ -124,7 +124,7 @@ impl Check {
     async fn listen(&self, began: Instant) -> Duration {
         let ttl = Duration::from_millis(self.definition.ttl_ms);
         // A node that has just started gives everybody the whole time.
-        let heard = self.registry.heard(&self.id).map_or(began, |heard| heard.max(began));
+        let heard = self.registry.heard(&self.id).map_or(began, |heard| heard.at.max(began));
         let left = ttl.saturating_sub(heard.elapsed());
         if !left.is_zero() {
             return left.min(WAKE);
@@ -215,7 +215,10 @@ impl Check {
             self.critical_since = None;
             return;
         }
+        // It may have served for a moment that nobody looked at.
+        let served = self.registry.heard(&self.id).and_then(|heard| heard.serves);
         let since = *self.critical_since.get_or_insert_with(Instant::now);
+        let since = served.map_or(since, |served| served.max(since));
         if since.elapsed() < after {
             return;
         }

@@ -1,6 +1,6 @@
 //! How one check is made, in Consul's meaning: 2xx passes, 429 warns; exit code 0 passes, 1 warns. What is said is bounded
 //! in time and size: an instance that answers ten megabytes costs ten kilobytes.
-//! Deliberately absent: redirects (an answer of its own here), TLS for anything but HTTP.
+//! Deliberately absent: TLS for anything but HTTP.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +19,8 @@ use ureq::tls::TlsConfig;
 
 /// HTTPS checks under way at a time: each has a thread while it lasts.
 const HTTPS_AT_ONCE: usize = 4;
+/// Redirects that are followed; Consul's bound.
+const MAX_REDIRECTS: u32 = 10;
 /// The bytes of an HTTPS answer that are read.
 const MAX_BODY: u64 = 10 * 1024;
 
@@ -80,52 +82,97 @@ fn status_of(code: u16) -> CheckStatus {
     }
 }
 
-fn told(definition: &CheckDefinition, method: &str, code: u16, body: &[u8]) -> Outcome {
+fn told(step: &Step, code: u16, body: &[u8]) -> Outcome {
     let reason = http::StatusCode::from_u16(code).ok().and_then(|code| code.canonical_reason()).unwrap_or_default();
     let body = String::from_utf8_lossy(body);
-    (status_of(code), format!("HTTP {method} {}: {code} {reason} Output: {body}", definition.http))
+    (status_of(code), format!("HTTP {} {}: {code} {reason} Output: {body}", step.method, step.url))
 }
 
 async fn over_http(definition: &CheckDefinition, tools: &Tools, limit: Duration) -> Outcome {
-    let failed = |why: String| (CheckStatus::Critical, why);
-    let method = if definition.method.is_empty() { "GET" } else { &definition.method };
-    let Ok(uri) = definition.http.parse::<Uri>() else { return failed(format!("{} is no URL", definition.http)) };
-    if uri.scheme_str() == Some("https") {
-        return over_https(definition, method, tools, limit).await;
+    let first = if definition.method.is_empty() { "GET" } else { &definition.method };
+    let mut step =
+        Step { url: definition.http.clone(), method: first.to_owned(), body: definition.body.clone(), home: true };
+    for _ in 0..=MAX_REDIRECTS {
+        let Ok(uri) = step.url.parse::<Uri>() else {
+            return (CheckStatus::Critical, format!("{} is no URL", step.url));
+        };
+        if uri.scheme_str() == Some("https") {
+            return over_https(definition, step, tools, limit).await;
+        }
+        let answer = match ask_once(definition, &uri, &step).await {
+            Ok(answer) => answer,
+            Err(why) => return (CheckStatus::Critical, why),
+        };
+        let next = answer.location.as_deref().filter(|_| !definition.disable_redirects);
+        match next.and_then(|location| redirected(&uri, &step, answer.status, location)) {
+            Some(next) => step = next,
+            None => return told(&step, answer.status, &answer.body),
+        }
     }
-    let Some(host) = uri.host() else { return failed(format!("{} names no host", definition.http)) };
-    let host = host.trim_matches(['[', ']']);
-    let stream = match TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await {
-        Ok(stream) => stream,
-        Err(error) => return failed(format!("{method} {}: {error}", definition.http)),
-    };
+    (CheckStatus::Critical, format!("{first} {}: stopped after {MAX_REDIRECTS} redirects", definition.http))
+}
+
+/// One request of a check.
+struct Step {
+    url: String,
+    method: String,
+    body: String,
+    /// It goes where the check's author sent it: what he put into header fields is for nobody else.
+    home: bool,
+}
+
+async fn ask_once(definition: &CheckDefinition, uri: &Uri, step: &Step) -> Result<prober::Answer, String> {
+    let host = uri.host().ok_or_else(|| format!("{} names no host", step.url))?.trim_matches(['[', ']']);
+    let connected = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await;
+    let stream = connected.map_err(|error| format!("{} {}: {error}", step.method, step.url))?;
     let peer = stream.peer_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
     let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-    let mut headers: Vec<(&str, &str)> = definition
-        .header
-        .iter()
-        .flat_map(|(name, values)| values.iter().map(move |value| (name.as_str(), value.as_str())))
-        .collect();
+    let fields = definition.header.iter().filter(|_| step.home);
+    let mut headers: Vec<(&str, &str)> =
+        fields.flat_map(|(name, values)| values.iter().map(move |value| (name.as_str(), value.as_str()))).collect();
     for (name, value) in [("host", authority.as_str()), ("user-agent", "Consul Health Check")] {
         if !headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
             headers.push((name, value));
         }
     }
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let body = Bytes::copy_from_slice(definition.body.as_bytes());
-    match prober::request_with(stream, method, path, peer, &headers, body).await {
-        Ok(answer) => told(definition, method, answer.status, &answer.body),
-        Err(why) => failed(why),
-    }
+    let body = Bytes::copy_from_slice(step.body.as_bytes());
+    prober::request_with(stream, &step.method, path, peer, &headers, body).await
+}
+
+/// Where an answer sends the check on to; `None` if it does not.
+fn redirected(from: &Uri, step: &Step, status: u16, location: &str) -> Option<Step> {
+    let keeps = match status {
+        301..=303 => false,
+        307 | 308 => true,
+        _ => return None,
+    };
+    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
+    let url = if location.contains("://") {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else {
+        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{scheme}://{authority}{folder}/{location}")
+    };
+    let home = step.home && url.parse::<Uri>().is_ok_and(|to| to.host() == from.host());
+    let (method, body) = match (keeps, step.method.as_str()) {
+        (true, _) | (_, "HEAD") => (step.method.clone(), step.body.clone()),
+        (false, _) => ("GET".to_owned(), String::new()),
+    };
+    Some(Step { url, method, body, home })
 }
 
 /// The client that does TLS here blocks its thread.
-async fn over_https(definition: &CheckDefinition, method: &str, tools: &Tools, limit: Duration) -> Outcome {
+async fn over_https(definition: &CheckDefinition, step: Step, tools: &Tools, limit: Duration) -> Outcome {
     let Ok(place) = Arc::clone(&tools.https).acquire_owned().await else {
         return (CheckStatus::Critical, "stopping".into());
     };
-    let mut request = http::Request::builder().method(method).uri(&definition.http);
-    for (name, values) in &definition.header {
+    let mut request = http::Request::builder().method(step.method.as_str()).uri(&step.url);
+    for (name, values) in definition.header.iter().filter(|_| step.home) {
         for value in values {
             request = request.header(name, value);
         }
@@ -134,12 +181,12 @@ async fn over_https(definition: &CheckDefinition, method: &str, tools: &Tools, l
     let agent = ureq::Agent::config_builder()
         .tls_config(tls)
         .timeout_global(Some(limit))
-        .max_redirects(0)
+        .max_redirects(if definition.disable_redirects { 0 } else { MAX_REDIRECTS })
         .http_status_as_error(false)
         .allow_non_standard_methods(true)
         .build()
         .new_agent();
-    let request = request.body(definition.body.clone());
+    let request = request.body(step.body.clone());
     let asked = tokio::task::spawn_blocking(move || {
         let _place = place;
         let request = request.map_err(|error| error.to_string())?;
@@ -150,8 +197,8 @@ async fn over_https(definition: &CheckDefinition, method: &str, tools: &Tools, l
         Ok::<_, String>((code, body))
     });
     match asked.await {
-        Ok(Ok((code, body))) => told(definition, method, code, &body),
-        Ok(Err(why)) => (CheckStatus::Critical, format!("{method} {}: {why}", definition.http)),
+        Ok(Ok((code, body))) => told(&step, code, &body),
+        Ok(Err(why)) => (CheckStatus::Critical, format!("{} {}: {why}", step.method, step.url)),
         Err(error) => (CheckStatus::Critical, error.to_string()),
     }
 }

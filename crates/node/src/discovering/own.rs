@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use api::view::{InstanceView, Status};
 use data::{LeaseId, Op, StoreError};
+use discovery::catalog::SERVERS;
 use discovery::key::About;
 use discovery::record::{CheckRecord, CheckStatus, NodeRecord, Owner, ServiceRecord};
 use discovery::{Registry, writing};
@@ -28,6 +29,8 @@ pub struct Own {
     pub host: IpAddr,
     /// Records hang on the node's lease.
     pub leased: bool,
+    /// It is one of those that keep the registry.
+    pub keeps_registry: bool,
 }
 
 /// What should be there: instances and checks by id.
@@ -43,6 +46,8 @@ impl Own {
         // What was written last, under which lease, and when.
         let mut last: Option<(Wanted, Option<LeaseId>, Instant)> = None;
         loop {
+            // So that it is known since when there is no leader, whether somebody asks or not.
+            self.registry.leaderless();
             let wanted = self.wanted(&status.borrow_and_update());
             let lease_now = lease.borrow_and_update().filter(|_| self.leased);
             let mut pause = LOOK;
@@ -119,6 +124,14 @@ impl Own {
 
     fn wanted(&self, status: &Status) -> Wanted {
         let mut wanted = Wanted::default();
+        if self.keeps_registry {
+            // Where it is reached by the others, or by its clients where there are none.
+            let at = status.node.peers.as_ref().unwrap_or(&status.node.api);
+            let port = at.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default();
+            let record =
+                ServiceRecord { service: SERVERS.into(), port, owner: Owner::Seawall, ..ServiceRecord::default() };
+            wanted.services.insert(SERVERS.into(), record);
+        }
         for service in &status.services {
             let here = |instance: &&InstanceView| {
                 instance.node.as_ref().is_none_or(|node| node.as_str() == self.registry.node())

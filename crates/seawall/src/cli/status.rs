@@ -47,9 +47,12 @@ fn render(client: &Client, arguments: &Arguments) -> Result<String, Failure> {
     let body = text(client.get("/api/v1/status")?)?;
     let mut status: Status = serde_json::from_str(&body)?;
     if let Some(wanted) = &arguments.service {
-        let names: Vec<String> = status.services.iter().map(|service| service.name.to_string()).collect();
+        let own = status.services.iter().map(|service| service.name.to_string());
+        let names: Vec<String> = own.chain(status.registered.iter().map(|one| one.name.clone())).collect();
         status.services.retain(|service| service.name.as_str() == wanted);
-        if status.services.is_empty() {
+        status.registered.retain(|service| service.name == *wanted);
+        status.registered_more = 0;
+        if status.services.is_empty() && status.registered.is_empty() {
             let cure = model::diagnostic::nearest(wanted, names.iter().map(String::as_str))
                 .map_or_else(|| format!("there are: {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
             return Err(Failure::bad_input(anyhow::anyhow!("no service `{wanted}`; {cure}")));
@@ -62,7 +65,10 @@ fn render(client: &Client, arguments: &Arguments) -> Result<String, Failure> {
     if arguments.service.is_none() {
         page += &head(&status);
     }
-    page += &services(&status.services);
+    if !status.services.is_empty() || status.registered.is_empty() {
+        page += &services(&status.services);
+    }
+    page += &registered(&status);
     Ok(page)
 }
 
@@ -100,6 +106,34 @@ fn head(status: &Status) -> String {
     if let Some(cluster) = &status.cluster {
         page += &super::cluster::members(cluster);
         page.push('\n');
+    }
+    page
+}
+
+/// What others run, where there is something.
+fn registered(status: &Status) -> String {
+    if status.registered.is_empty() {
+        return String::new();
+    }
+    let mut rows = table(&["REGISTERED", "STATE", "PASSING", "WARNING", "CRITICAL"]);
+    for service in &status.registered {
+        let word = match (service.passing + service.warning, service.critical) {
+            (0, _) => "down",
+            (_, 0) => "ready",
+            _ => "degraded",
+        };
+        rows.add_row([
+            Cell::new(&service.name),
+            state(word),
+            Cell::new(service.passing),
+            Cell::new(service.warning),
+            Cell::new(service.critical),
+        ]);
+    }
+    let mut page = format!("\n{}", lines(&rows));
+    if status.registered_more > 0 {
+        // Writing into a String cannot fail.
+        let _ = writeln!(page, "and {} more: /v1/catalog/services", status.registered_more);
     }
     page
 }

@@ -16,6 +16,7 @@ use crate::support::{Chance, PATIENCE, Seawall, http, run, wait};
 mod agent;
 mod joining;
 mod recovery;
+mod registry;
 mod streams;
 mod witness;
 

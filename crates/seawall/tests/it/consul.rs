@@ -1,6 +1,7 @@
 //! Consul's HTTP API: what its clients call, as they call it.
 
 mod checks;
+mod faults;
 mod keys;
 mod table;
 
@@ -58,7 +59,10 @@ fn what_seawall_runs_and_what_registers_itself_are_found_in_the_same_way() {
     assert_eq!(ids(&of("web")), ["web-2"], "the other one has not spoken up yet");
     done(&seawall.api("PUT", "/v1/agent/check/pass/service:web-1?note=fine", b""));
     assert_eq!(ids(&of("web")), ["web-1", "web-2"]);
-    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({ "shop": [], "web": ["v1"] }));
+    assert_eq!(
+        seawall.api("GET", "/v1/catalog/services", b"").json(),
+        json!({ "consul": [], "shop": [], "web": ["v1"] })
+    );
     // A filter, a tag, maintenance.
     let filtered = seawall.api("GET", "/v1/health/service/web?filter=Service.Port%20%3D%3D%2081", b"");
     assert_eq!(ids(&filtered), ["web-2"]);
@@ -148,7 +152,7 @@ fn machines_without_a_seawall_are_written_into_the_catalog() {
     // The machine of a Seawall that is alive stays.
     assert_eq!(put(&seawall, "/v1/catalog/deregister", &json!({ "Node": "test" })).status, 403);
     done(&put(&seawall, "/v1/catalog/deregister", &json!({ "Node": "db-host" })));
-    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({}));
+    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({ "consul": [] }));
 }
 
 #[test]
@@ -193,7 +197,7 @@ fn bad_input_changes_nothing_and_is_told_why() {
     ] {
         assert_eq!(seawall.api("GET", path, b"").status, status, "{path}");
     }
-    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({}));
+    assert_eq!(seawall.api("GET", "/v1/catalog/services", b"").json(), json!({ "consul": [] }));
     assert_eq!(seawall.api("GET", "/v1/agent/checks", b"").json(), json!({}));
 }
 
@@ -236,4 +240,36 @@ fn what_is_registered_survives_the_node_process_and_the_machine() {
     assert!(there(&seawall) >= before);
     let again = Seawall::up_beside(seawall.into_folder());
     assert!(there(&again) >= before);
+}
+
+#[test]
+fn the_status_shows_what_others_run_as_text_and_as_json() {
+    let seawall = Seawall::up(SHOP);
+    let one = |id: &str, status: &str| json!({ "Name": "web", "ID": id, "Check": { "TTL": "1h", "Status": status } });
+    assert!(seawall.status()["registered"].is_null(), "nobody has registered");
+    for (id, status) in [("web-1", "passing"), ("web-2", "warning"), ("web-3", "critical")] {
+        done(&put(&seawall, "/v1/agent/service/register", &one(id, status)));
+    }
+    let web = json!([{ "name": "web", "passing": 1, "warning": 1, "critical": 1 }]);
+    assert_eq!(seawall.status()["registered"], web);
+    let row = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("web ")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no row: {text}")).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (text, _) = seawall.cli_exits(0, &["status"]);
+    assert_eq!(row(&text), ["web", "degraded", "1", "1", "1"], "{text}");
+    let (text, _) = seawall.cli_exits(0, &["status", "web"]);
+    assert!(row(&text).len() == 5 && !text.contains("shop"), "{text}");
+    let (text, _) = seawall.cli_exits(0, &["status", "web", "-o", "json"]);
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&shown["registered"], &shown["services"]), (&web, &json!([])));
+    let (_, told) = seawall.cli_exits(2, &["status", "weg"]);
+    assert!(told.contains("did you mean `web`"), "{told}");
+    for n in 0..250 {
+        done(&put(&seawall, "/v1/agent/service/register", &json!({ "Name": format!("many-{n:03}") })));
+    }
+    let status = seawall.status();
+    assert_eq!((status["registered"].as_array().unwrap().len(), &status["registeredMore"]), (200, &json!(51)));
+    let (text, _) = seawall.cli_exits(0, &["status"]);
+    assert!(text.contains("and 51 more"), "{text}");
 }

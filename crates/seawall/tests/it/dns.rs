@@ -58,6 +58,11 @@ fn data(message: &Message) -> Vec<String> {
     data
 }
 
+/// The addresses of a name, sorted; none if it is not there.
+pub fn addresses(at: SocketAddr, name: &str) -> Vec<String> {
+    data(&udp(at, name, RecordType::A, None))
+}
+
 fn register(seawall: &Seawall, id: &str, address: &str, tags: &[&str], status: &str) {
     let body = json!({ "Name": "web", "ID": id, "Address": address, "Port": 80, "Tags": tags, "Check": { "TTL": "1h", "Status": status } });
     let answer = seawall.api("PUT", "/v1/agent/service/register", body.to_string().as_bytes());
@@ -182,27 +187,131 @@ fn dig_reads_the_answers() {
     let seawall = Seawall::up(CONFIG);
     let at = server(&seawall);
     register(&seawall, "web-1", "10.0.0.1", &["v1"], "passing");
+    register(&seawall, "web-6", "fd00::6", &["v6"], "passing");
+    register(&seawall, "web-x", "10.0.0.9", &["v1"], "critical");
+    for n in 0..20 {
+        let body = json!({ "Name": "many", "ID": format!("many-{n}"), "Address": format!("10.0.2.{n}"), "Port": 80 });
+        assert_eq!(seawall.api("PUT", "/v1/agent/service/register", body.to_string().as_bytes()).status, 200);
+    }
+    let query = json!({ "Name": "newest", "Service": { "Service": "web", "Tags": ["v1"] }, "DNS": { "TTL": "7s" } });
+    assert_eq!(seawall.api("POST", "/v1/query", query.to_string().as_bytes()).status, 200);
     let dig = |arguments: &[&str]| {
         let output = Command::new("dig")
-            .args([&format!("@{}", at.ip()), "-p", &at.port().to_string(), "+tries=1", "+time=5"])
+            .args([&format!("@{}", at.ip()), "-p", &at.port().to_string(), "+tries=3", "+time=5"])
             .args(arguments)
             .output()
             .unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    for transport in ["+notcp", "+tcp"] {
-        assert_eq!(dig(&[transport, "+short", "web.service.consul"]).trim(), "10.0.0.1");
-        assert_eq!(
-            dig(&[transport, "+short", "SRV", "_web._v1.service.consul"]).trim(),
-            "1 1 80 0a000001.addr.local.consul."
-        );
-        assert_eq!(dig(&[transport, "+short", "test.node.consul"]).trim(), "127.0.0.1");
-        let none = dig(&[transport, "none.service.consul"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
-            none.contains("status: NXDOMAIN")
-                && none.contains("SOA")
-                && !none.contains("WARNING: recursion requested but not available\n;; malformed"),
-            "{none}"
+            output.status.success() && !text.contains("malformed") && !text.contains("Warning:"),
+            "{arguments:?}: {text}"
         );
+        text
+    };
+    let six = format!("fd00{}0006.addr.local.consul.", "0".repeat(24));
+    for transport in ["+notcp", "+tcp"] {
+        for (question, kind, answer) in [
+            ("web.service.consul", "A", "10.0.0.1"),
+            ("web.service.local.consul", "A", "10.0.0.1"),
+            ("web.service.consul", "AAAA", "fd00::6"),
+            ("v1.web.service.consul", "A", "10.0.0.1"),
+            ("v6.web.service.local.consul", "AAAA", "fd00::6"),
+            ("v1.web.service.consul", "SRV", "1 1 80 0a000001.addr.local.consul."),
+            ("_web._v1.service.consul", "SRV", "1 1 80 0a000001.addr.local.consul."),
+            ("_web._v6.service.local.consul", "SRV", &format!("1 1 80 {six}")),
+            ("0a000001.addr.local.consul", "A", "10.0.0.1"),
+            (&six, "AAAA", "fd00::6"),
+            ("test.node.consul", "A", "127.0.0.1"),
+            ("test.node.local.consul", "A", "127.0.0.1"),
+            ("newest.query.consul", "A", "10.0.0.1"),
+            ("newest.query.local.consul", "SRV", "1 1 80 0a000001.addr.local.consul."),
+            ("consul.service.consul", "A", "127.0.0.1"),
+            ("consul", "NS", "ns.consul."),
+            ("1.0.0.10.in-addr.arpa", "PTR", "web.service.consul."),
+            ("1.0.0.127.in-addr.arpa", "PTR", "test.node.local.consul."),
+        ] {
+            assert_eq!(dig(&[transport, "+short", kind, question]).trim(), answer, "{transport} {kind} {question}");
+        }
+        assert_eq!(dig(&[transport, "+short", "-x", "fd00::6"]).trim(), "web.service.consul.");
+        // Who does not exist, and who has nothing of the type.
+        for (question, kind, status) in [
+            ("none.service.consul", "A", "NXDOMAIN"),
+            ("v9.web.service.consul", "SRV", "NXDOMAIN"),
+            ("none.node.consul", "A", "NXDOMAIN"),
+            ("web.service.mars.consul", "A", "NXDOMAIN"),
+            ("none.query.consul", "A", "NXDOMAIN"),
+            ("9.0.0.11.in-addr.arpa", "PTR", "NXDOMAIN"),
+            ("test.node.consul", "AAAA", "NOERROR"),
+            ("web.service.consul", "MX", "NOERROR"),
+        ] {
+            let none = dig(&[transport, kind, question]);
+            assert!(none.contains(&format!("status: {status}")) && none.contains("ANSWER: 0, AUTHORITY: 1"), "{none}");
+            assert!(none.contains("SOA\tns.consul. hostmaster.consul."), "{none}");
+        }
+        assert!(dig(&[transport, "example.com"]).contains("status: REFUSED"));
     }
+    // Times to live; a cut answer over UDP, which dig then asks for over TCP; EDNS.
+    let answer = dig(&["newest.query.consul"]);
+    assert!(answer.contains("newest.query.consul.\t7\tIN\tA\t10.0.0.1"), "{answer}");
+    assert!(dig(&["web.service.consul"]).contains("web.service.consul.\t0\tIN\tA\t10.0.0.1"));
+    let cut = dig(&["+noedns", "+ignore", "many.service.consul"]);
+    assert!(cut.contains("flags: qr aa tc rd;") && cut.contains("ANSWER: 3,"), "{cut}");
+    let whole = dig(&["+noedns", "many.service.consul"]);
+    assert!(whole.contains("Truncated, retrying in TCP mode") && whole.contains("ANSWER: 20,"), "{whole}");
+    let edns = dig(&["+edns=0", "+bufsize=4096", "many.service.consul"]);
+    assert!(edns.contains("EDNS: version: 0, flags:; udp: 4096") && edns.contains("ANSWER: 20,"), "{edns}");
+    let newer = dig(&["+edns=1", "+noednsneg", "web.service.consul"]);
+    assert!(newer.contains("status: BADVERS"), "{newer}");
+}
+
+/// Whoever asks rightly is answered while others send as fast as they can what is no question, and half a question.
+#[test]
+fn rubbish_and_floods_keep_nobody_from_his_answer() {
+    let seawall = Seawall::up(CONFIG);
+    let at = server(&seawall);
+    register(&seawall, "web-1", "10.0.0.1", &["v1"], "passing");
+    let before = crate::support::processes::resident(seawall.node());
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flood = std::sync::Arc::clone(&over);
+    let flooding = std::thread::spawn(move || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut chance = crate::support::Chance(7);
+        let good = question("web.service.consul.", RecordType::ANY, Some(4096));
+        let mut sent = 0_u64;
+        while !flood.load(std::sync::atomic::Ordering::Relaxed) {
+            let mut bytes = good.clone();
+            for _ in 0..=chance.below(4) {
+                let place = chance.below(bytes.len() as u64) as usize;
+                bytes[place] = chance.below(256) as u8;
+            }
+            bytes.truncate(chance.below(bytes.len() as u64 + 1) as usize);
+            // Ignored: what does not fit into the system's queue is lost, as it would be.
+            let _ = socket.send_to(&bytes, at);
+            sent += 1;
+        }
+        sent
+    });
+    // More connections than there are places, each with the beginning of a question.
+    let half: Vec<TcpStream> = (0..300)
+        .filter_map(|_| {
+            let mut stream = TcpStream::connect(at).ok()?;
+            stream.write_all(&[0, 40, 1]).ok()?;
+            Some(stream)
+        })
+        .collect();
+    let mut slowest = std::time::Duration::ZERO;
+    for _ in 0..200 {
+        let began = std::time::Instant::now();
+        assert_eq!(addresses(at, "web.service.consul."), ["10.0.0.1"]);
+        slowest = slowest.max(began.elapsed());
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let sent = flooding.join().unwrap();
+    println!("200 answers among {sent} bent questions, the slowest after {slowest:?}");
+    assert!(sent > 10_000);
+    // The half questions are given up after a while, and TCP is served again.
+    assert_eq!(data(&tcp(at, "web.service.consul.", RecordType::A)), ["10.0.0.1"]);
+    drop(half);
+    let grown = crate::support::processes::resident(seawall.node()).saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes more");
 }

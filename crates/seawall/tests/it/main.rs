@@ -9,6 +9,7 @@ mod api;
 mod apply;
 mod backup;
 mod check;
+mod clients;
 mod cluster;
 mod commands;
 mod consul;

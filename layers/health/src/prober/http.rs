@@ -18,6 +18,8 @@ pub struct Answer {
     pub status: u16,
     /// The beginning of the body.
     pub body: Bytes,
+    /// Where it sends the client instead, if it says so.
+    pub location: Option<String>,
 }
 
 /// Sends a request without body and reads the answer. The caller bounds the time.
@@ -90,13 +92,14 @@ async fn send(
     let answer = match answered {
         Ok(response) => {
             let status = response.status().as_u16();
+            let location = response.headers().get("location").and_then(|at| at.to_str().ok()).map(str::to_owned);
             // A body that is too long or breaks off is no reason to doubt the status.
             let body = Limited::new(response.into_body(), most)
                 .collect()
                 .await
                 .map(|body| body.to_bytes())
                 .unwrap_or_default();
-            Ok(Answer { status, body })
+            Ok(Answer { status, body, location })
         }
         Err(error) => Err(error),
     };

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -172,7 +173,7 @@ fn the_source_documents_registration_works_as_it_stands() {
     let file = folder.path().join("order-service.json");
     std::fs::write(&file, ORDER_SERVICE).unwrap();
     let body = format!(
-        "routes: [{{ to: {{ service: order-service, source: registry }} }}]\ninclude: [{{ consul: {file:?} }}]\n"
+        "dns: {{ listen: \"127.0.0.1:0\" }}\nroutes: [{{ to: {{ service: order-service, source: registry }} }}]\ninclude: [{{ consul: {file:?} }}]\n"
     );
     let seawall = Seawall::up(&body);
     let shown = wait("order-service in the catalog", || {
@@ -182,20 +183,46 @@ fn the_source_documents_registration_works_as_it_stands() {
     assert_eq!((shown["ServiceAddress"].as_str(), shown["ServicePort"].as_u64()), (Some("192.168.1.10"), Some(8080)));
     let check = seawall.api("GET", "/v1/agent/checks", b"").json()["service:order-service"].clone();
     assert_eq!((check["Interval"].as_str(), check["Type"].as_str()), (Some("10s"), Some("http")), "{check}");
-    // With an address of this machine it is checked, found and routed to; then it dies.
+    // With an address of this machine it is checked, found and routed to.
     let program = Program::start("order-service");
     let adapted =
         ORDER_SERVICE.replace("192.168.1.10:8080", &program.address.to_string()).replace("192.168.1.10", "127.0.0.1");
-    std::fs::write(&file, adapted.replace("8080", &program.address.port().to_string()).replace("10s", "1s")).unwrap();
+    std::fs::write(&file, adapted.replace("8080", &program.address.port().to_string())).unwrap();
     seawall.apply(0, &body);
-    wait("order-service behind the gateway", || (seawall.get("/").text() == "order-service").then_some(()));
+    let at = seawall.ready()["dns"].as_str().unwrap().parse().unwrap();
+    let in_catalog = || ids(&seawall.api("GET", "/v1/health/service/order-service?passing", b"")) == ["order-service"];
+    let in_dns = || crate::dns::addresses(at, "order-service.service.consul.") == ["127.0.0.1"];
+    let in_gateway = || seawall.get("/").text() == "order-service";
+    wait("order-service in all three", || (in_catalog() && in_dns() && in_gateway()).then_some(()));
+    // Every ten seconds.
+    let asked = || program.asked.load(Ordering::Relaxed);
+    let first = asked();
+    wait("the next check", || (asked() > first).then_some(()));
+    let began = Instant::now();
+    wait("the one after it", || (asked() > first + 1).then_some(()));
+    let gap = began.elapsed();
+    assert!((Duration::from_secs(9)..Duration::from_secs(12)).contains(&gap), "checked after {gap:?}");
+    // It dies: one check has to fail, which is due within ten seconds, and all three know.
     program.die();
-    wait("nobody behind the gateway", || (seawall.get("/").status == 503).then_some(()));
-    let passing = seawall.api("GET", "/v1/health/service/order-service?passing", b"");
-    assert!(ids(&passing).is_empty());
+    let died = Instant::now();
+    let mut left = [None; 3];
+    wait("it has left all three", || {
+        for (left, is_in) in left.iter_mut().zip([in_catalog(), in_dns(), in_gateway()]) {
+            if !is_in {
+                left.get_or_insert_with(|| died.elapsed());
+            }
+        }
+        left.iter().all(Option::is_some).then_some(())
+    });
+    println!("left catalog, DNS and gateway after {left:?}");
+    let budget = Duration::from_secs(10 + 2);
+    assert!(left.iter().flatten().all(|after| *after < budget), "{left:?}");
+    assert!(!in_catalog() && !in_dns() && seawall.get("/").status == 503, "and stays away");
     // A file that is not included any more takes its service with it.
-    seawall.apply(0, "routes: []\n");
-    wait("an empty catalog", || (seawall.api("GET", "/v1/catalog/services", b"").json() == json!({})).then_some(()));
+    seawall.apply(0, "dns: { listen: \"127.0.0.1:0\" }\nroutes: []\n");
+    wait("an empty catalog", || {
+        (seawall.api("GET", "/v1/catalog/services", b"").json() == json!({ "consul": [] })).then_some(())
+    });
 }
 
 #[test]
@@ -220,4 +247,77 @@ fn a_definition_with_a_mistake_is_refused_with_file_line_and_key() {
     assert_eq!(ids(&seawall.api("GET", "/v1/health/service/web", b"")), ["web"]);
     let (_, told) = seawall.cli_exits(2, &["services", "deregister", "b"]);
     assert!(told.contains("Unknown service ID"), "{told}");
+}
+
+/// Of a program that says nothing: critical from the beginning, to be taken out after Consul's shortest time.
+fn silent(id: &str) -> Value {
+    json!({ "Name": id, "Check": { "TTL": "1h", "Status": "critical", "DeregisterCriticalServiceAfter": "1m" } })
+}
+
+#[test]
+fn an_instance_that_is_critical_for_so_long_is_taken_out() {
+    let seawall = Seawall::up("");
+    let began = Instant::now();
+    done(&put(&seawall, "/v1/agent/service/register", &silent("ghost")));
+    let mut stays = json!({ "Name": "stays", "Check": { "TTL": "1h", "Status": "critical" } });
+    done(&put(&seawall, "/v1/agent/service/register", &stays));
+    stays["Name"] = "word".into();
+    stays["Check"]["DeregisterCriticalServiceAfter"] = "1m".into();
+    done(&put(&seawall, "/v1/agent/service/register", &stays));
+    let there = || seawall.api("GET", "/v1/agent/services", b"").json().as_object().unwrap().len();
+    // Somebody speaks up for one of them in between: its time begins anew.
+    while began.elapsed() < Duration::from_secs(40) {
+        assert_eq!(there(), 3, "after {:?}", began.elapsed());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    done(&seawall.api("PUT", "/v1/agent/check/pass/service:word", b""));
+    done(&seawall.api("PUT", "/v1/agent/check/fail/service:word", b""));
+    wait("one is taken out", || (there() == 2).then_some(()));
+    let after = began.elapsed();
+    assert!((Duration::from_secs(60)..Duration::from_secs(75)).contains(&after), "{after:?}");
+    let left = seawall.api("GET", "/v1/agent/services", b"").json();
+    assert!(left["ghost"].is_null() && !left["stays"].is_null() && !left["word"].is_null(), "{left}");
+    assert!(seawall.stderr().contains("an instance is taken out"), "the log says so");
+}
+
+/// A check that sends on to another place is judged by what that says.
+#[test]
+fn a_check_follows_redirects_unless_it_is_told_not_to() {
+    let seawall = Seawall::up("");
+    let program = Program::start("a");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let to = program.address;
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).unwrap_or(0);
+            let location = if head[..read].starts_with(b"GET /round") {
+                "/round".to_owned()
+            } else {
+                format!("http://{to}/health")
+            };
+            // Ignored: the check may have gone.
+            let _ = stream.write_all(
+                format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                    .as_bytes(),
+            );
+        }
+    });
+    for (id, path, off) in [("follows", "/", false), ("stays", "/", true), ("round", "/round", false)] {
+        let body =
+            json!({ "Name": id, "HTTP": format!("http://{at}{path}"), "Interval": "1s", "DisableRedirects": off });
+        done(&put(&seawall, "/v1/agent/check/register", &body));
+    }
+    stands(&seawall, "follows", "passing");
+    let output = |id: &str| {
+        let checks = seawall.api("GET", "/v1/agent/checks", b"").json();
+        checks[id]["Output"].as_str().unwrap_or_default().to_owned()
+    };
+    wait("a redirect that is the answer", || output("stays").contains("302").then_some(()));
+    wait("one that never ends", || output("round").contains("stopped after 10 redirects").then_some(()));
+    assert_eq!((standing(&seawall, "stays").as_str(), standing(&seawall, "round").as_str()), ("critical", "critical"));
+    program.answers(503);
+    stands(&seawall, "follows", "critical");
 }
