@@ -256,6 +256,17 @@ impl Service {
         self.lock().by_id.get(id).map_or(0, |instance| instance.in_flight())
     }
 
+    /// Endpoints that take requests now, of one version or of all.
+    pub fn ready(&self, version: Option<&VersionName>) -> usize {
+        let resolved = self.resolved();
+        let takes = |endpoint: &&Endpoint| {
+            endpoint.readiness == Readiness::Ready
+                && endpoint.weight > 0
+                && version.is_none_or(|version| endpoint.version.as_ref() == Some(version))
+        };
+        resolved.told.endpoints.iter().filter(takes).count()
+    }
+
     /// Requests that wait for a switch now.
     pub fn held(&self) -> usize {
         self.room.waiting()

@@ -19,6 +19,7 @@ use api::ConsulFacts;
 use api::view::Status;
 use data::Store;
 use discovery::{Registry, RegistryError, Topic};
+use gateway::Table;
 use model::config::{NodeRole, Source};
 use model::{Config, ServiceName};
 use tokio::sync::{Notify, watch};
@@ -99,6 +100,13 @@ impl Discovering {
     /// What Consul's clients are told.
     pub fn facts(&self) -> ConsulFacts {
         self.facts.clone()
+    }
+
+    /// Has the gateway keep requests for what only the registry knows, until that has been read.
+    pub fn expect(&self, table: &Table, config: &Config) {
+        if self.serves {
+            routed::expect(table, &Asked::by(config));
+        }
     }
 
     /// Serves DNS, if the configuration says so.

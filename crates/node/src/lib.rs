@@ -199,6 +199,7 @@ impl Start {
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
         let authority = Arc::new(self.authority(&data_dir)?);
         let discovering = discovering::Discovering::new(&self.config, &store, &data_dir).map_err(CannotStart)?;
+        discovering.expect(&table, &self.config);
         let context = api::Context::from(api::Parts {
             status: shown.clone(),
             commands,

@@ -127,6 +127,10 @@ fn checks_of(
             continue;
         }
         let (given, mut record) = check(value, &path, strict)?;
+        if record.kind.is_empty() {
+            let message = "a check needs a type: `http`, `tcp`, `udp`, `grpc`, `ttl`, `args`, `h2ping` or an alias";
+            return Err(FieldError::new(path, message));
+        }
         id.clone_into(&mut record.service_id);
         service.clone_into(&mut record.service);
         if record.name.is_empty() {

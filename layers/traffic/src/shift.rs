@@ -164,6 +164,18 @@ impl Judge {
     fn look(&self, terms: &Terms, gates: &Gates, seen: &Seen, new: &Totals) -> Result<String, Verdict> {
         if new.requests < terms.min_requests {
             let (came, least) = (new.requests, terms.min_requests);
+            // Too many, even if all that are missing came and went well.
+            let too_many = |failed: u64, part: f64| failed as f64 > least as f64 * part;
+            if let Some(rate) = gates.error_rate
+                && too_many(new.failed, f64::from(rate) / WHOLE)
+            {
+                return Err(Verdict::RollBack(errors(new, rate)));
+            }
+            if let Some(rate) = gates.success_rate
+                && too_many(new.chains_failed, 1.0 - f64::from(rate) / WHOLE)
+            {
+                return Err(Verdict::RollBack(chains(new, rate)));
+            }
             return Err(Verdict::Pause(format!("only {came} requests came, too few to judge by (at least {least})")));
         }
         let fail = |why: String| Err(Verdict::RollBack(why));
@@ -285,6 +297,9 @@ mod tests {
         let verdicts = run(&gates(), &[(10, 5, 0), (20, 5, 0)]);
         assert_eq!(verdicts[0], Verdict::Wait);
         assert!(matches!(&verdicts[1], Verdict::Pause(why) if why.contains("only 10 requests")), "{verdicts:?}");
+        // A hundredth of twenty may fail: one is too many, whatever the other nineteen would have been.
+        let verdicts = run(&gates(), &[(9, 4, 1), (10, 0, 0)]);
+        assert_eq!((&verdicts[0], why(&verdicts[1])), (&Verdict::Wait, "1 of 5 requests failed (at most 1%)"));
         let verdicts = run(&gates(), &[(10, 5, 0), (20, 15, 0), (30, 20, 0)]);
         assert_eq!(verdicts, [Verdict::Wait, Verdict::Wait, Verdict::Advance], "what came counts until it is judged");
     }

@@ -34,6 +34,7 @@ pub async fn node(State(context): State<Context>, ask: Ask) -> Answer {
 pub async fn service(State(context): State<Context>, Path(id): Path<String>, ask: Ask) -> Answer {
     let known = {
         let catalog = context.discovery.read();
+        super::refuse_own(&catalog, context.discovery.node(), &id)?;
         let known = catalog.node(context.discovery.node()).and_then(|(_, entry)| entry.services.get(&id));
         known.map(|known| known.record.service.clone())
     };

@@ -6,10 +6,10 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use data::{LeaseId, StoreError};
-use discovery::fields::Fields;
+use discovery::fields::{FieldError, Fields};
 use discovery::key::About;
-use discovery::record::{Behavior, SessionRecord};
-use discovery::{ALIVE, Topic, duration, writing};
+use discovery::record::{Behavior, CheckStatus, SessionRecord};
+use discovery::{ALIVE, Topic, duration, select, writing};
 use serde_json::{Value, json};
 
 use super::ask::Ask;
@@ -66,6 +66,7 @@ pub async fn create(State(context): State<Context>, ask: Ask, body: Bytes) -> An
     if checks.is_empty() && fields.get("checks").is_none() {
         checks.push(ALIVE.to_owned());
     }
+    checks.extend(service_checks(&mut fields)?);
     let name = fields.text("name")?;
     if name.len() > 512 || checks.len() > 64 {
         return Err(Trouble::bad("a name of 512 bytes and 64 checks at most"));
@@ -77,6 +78,18 @@ pub async fn create(State(context): State<Context>, ask: Ask, body: Bytes) -> An
         let Some(known) = catalog.find_node(wanted) else {
             return Err(Trouble::failed("Missing node registration".to_owned()));
         };
+        let stand = catalog.node(known).map(|(_, entry)| select::node_checks(entry)).unwrap_or_default();
+        for wanted in &checks {
+            match stand.iter().find(|(id, _)| id == wanted) {
+                // A machine without a Seawall has nothing that says whether it is alive.
+                None if wanted == ALIVE => {}
+                None => return Err(Trouble::failed(format!("Missing check '{wanted}' registration"))),
+                Some((_, check)) if check.record.status == CheckStatus::Critical => {
+                    return Err(Trouble::failed(format!("Check '{wanted}' is in critical state")));
+                }
+                Some(_) => {}
+            }
+        }
         if catalog.sessions().count() >= MAX_SESSIONS {
             return Err(Trouble::failed(format!("{MAX_SESSIONS} sessions already: end some, or give them a TTL")));
         }
@@ -99,6 +112,24 @@ pub async fn create(State(context): State<Context>, ask: Ask, body: Bytes) -> An
     let op = writing::put_leased(&About::Session(id.clone()), &record, lease)?;
     context.discovery.change(vec![op]).await?;
     Ok(reply_json(&ask, &json!({ "ID": id })))
+}
+
+/// Consul writes these as objects, since its larger edition has namespaces.
+fn service_checks(fields: &mut Fields<'_>) -> Result<Vec<String>, Trouble> {
+    let path = fields.path("servicechecks");
+    let Some(written) = fields.get("servicechecks") else { return Ok(Vec::new()) };
+    let Some(list) = written.as_array() else {
+        return Err(FieldError::new(path, "a list is expected here").into());
+    };
+    let id = |(index, one): (usize, &Value)| {
+        let mut one = Fields::of(one, &format!("{path}[{index}]"))?;
+        let id = one.text("id")?;
+        if id.is_empty() {
+            return Err(FieldError::new(one.path("id"), "a check's id is expected here").into());
+        }
+        Ok(id)
+    };
+    list.iter().enumerate().map(id).collect()
 }
 
 /// Ends one and frees what it held.

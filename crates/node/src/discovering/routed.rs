@@ -1,6 +1,6 @@
 //! Services that no file declares, and to which a route leads all the same: their instances follow the registry into the
 //! gateway. An instance gets requests while none of its checks is critical.
-//! Last link of its own small walk: check -> registry -> here -> gateway. Deliberately absent: primaries and holding.
+//! Last link of its own small walk: check -> registry -> here -> gateway. Deliberately absent: primaries, and holding but for a start.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use discovery::record::CheckStatus;
 use discovery::select::{self, Wanted};
 use discovery::{Registry, Topic};
-use gateway::{Endpoint, Endpoints, Readiness, Table};
+use gateway::{Endpoint, Endpoints, HoldPolicy, Readiness, Table};
 use model::{InstanceId, ServiceName};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,6 +25,10 @@ const LOOK_UP_LIMIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(10);
 /// Instances that the gateway is told of at most.
 const MAX_INSTANCES: usize = 10_000;
+/// So long requests wait for a node that has just started to read the registry.
+const UNREAD: Duration = Duration::from_secs(5);
+/// And so many for each service.
+const UNREAD_REQUESTS: usize = 1024;
 /// An instance with Consul's weight 1.
 const WEIGHT: u32 = 100;
 
@@ -47,6 +51,17 @@ pub async fn run(registry: Arc<Registry>, table: Arc<Table>, mut asked: watch::R
         if asked.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Until the registry has been read, requests for what routes name wait for that: what is not known yet is not nothing.
+/// To be called before the gateway takes connections.
+pub fn expect(table: &Table, asked: &Asked) {
+    for name in &asked.routed {
+        let hold = Some(HoldPolicy { max_wait: UNREAD, max_requests: UNREAD_REQUESTS });
+        let endpoints = Endpoints { holding: true, hold, ..Endpoints::default() };
+        // It cannot be of an older epoch: it has none.
+        let _ = table.service(name).set_endpoints(endpoints);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use gateway::breaker::State;
+use gateway::breaker::{Forced, State};
 use model::config::{Decode as _, Failover, PlannedStep};
 use model::{EventKind, ServiceName};
 use traffic::shift::{Judge, Verdict};
@@ -115,6 +115,11 @@ impl Controller {
         self.commit_shift(name.clone(), record, None);
     }
 
+    /// An operator lets no requests through to it.
+    fn is_closed_off(&self, name: &ServiceName) -> bool {
+        self.shell.held_breakers.get(name) == Some(&Forced::Open)
+    }
+
     /// One step, in either direction.
     fn move_backup(&mut self, name: &ServiceName, record: &ShiftRecord, now: Instant) {
         let Some(auto) = &record.auto else { return };
@@ -122,11 +127,13 @@ impl Controller {
         let Some(step) = plan.steps.get(record.step) else { return };
         let goal = if auto.back { name } else { backup };
         let has_ready = self.services.get(goal).is_some_and(|service| service.ready() > 0);
+        let closed_off = auto.back && self.is_closed_off(name);
         let Some(shifting) = self.shifts.0.get_mut(name) else { return };
         let seen = shifting.seen(0);
         let judge = shifting.judge.get_or_insert_with(|| Judge::begin(now));
         let held = judge.held(step.hold, now);
         let verdict = match judge.judge(&terms(&plan), &limits(step), &seen, now) {
+            _ if closed_off => Err("its breaker is held open by hand".to_owned()),
             // Nobody asks, so nothing is wrong.
             Verdict::Pause(why) if has_ready && held => Ok(why),
             Verdict::Pause(_) | Verdict::Wait => return,
@@ -192,7 +199,7 @@ impl Controller {
     fn watch_primary(&mut self, name: &ServiceName, record: &ShiftRecord, now: Instant) {
         let Some(service) = self.services.get(name) else { return };
         let least = usize::try_from(service.definition.min_available()).unwrap_or(usize::MAX).max(1);
-        let healthy = service.ready() >= least;
+        let healthy = service.ready() >= least && !self.is_closed_off(name);
         let traffic = service.definition.traffic.as_ref();
         let failover = traffic.map(|traffic| traffic.failover.clone()).unwrap_or_default();
         // Before that the breaker would let nobody through to see.

@@ -56,6 +56,7 @@ impl Controller {
         let known = known.filter(|known| known.phase != Phase::Cleared);
         let only_from = from.is_some();
         let (from, to) = self.ends(name, to, from, known)?;
+        self.is_there(name, &to)?;
         let plan = self.plan(name, asked)?;
         let first = plan.plan().steps.first().cloned().ok_or_else(|| refused("a shift without a step".into()))?;
         let mut captured = known.map(|known| known.captured.clone()).unwrap_or_default();
@@ -90,6 +91,21 @@ impl Controller {
             event,
             auto: None,
         })
+    }
+
+    /// Refuses a destination that nobody answers for: its requests would fail until the first judgement.
+    fn is_there(&self, name: &ServiceName, to: &Goal) -> Result<(), Refusal> {
+        let (service, version) = match to {
+            Goal::Version(version) => (name, Some(version)),
+            Goal::Service(other) => (other, None),
+        };
+        if self.shell.table.service(service).ready(version) > 0 {
+            return Ok(());
+        }
+        let what = version.map_or_else(|| service.to_string(), |version| format!("{service} {version}"));
+        Err(refused(format!(
+            "{what} has no ready instance, so requests would fail there: `seawall status {service}` says why; begin when one is ready"
+        )))
     }
 
     /// From where to where.

@@ -75,8 +75,13 @@ fn what_seawall_runs_and_what_registers_itself_are_found_in_the_same_way() {
     }
     assert!(ids(&of("web")).is_empty());
     // What Seawall runs is its own.
-    let refused = seawall.api("PUT", "/v1/agent/service/deregister/shop-0", b"");
-    assert_eq!(refused.status, 403, "{}", refused.text());
+    for path in ["/v1/agent/service/deregister/shop-0", "/v1/agent/service/maintenance/shop-0?enable=true"] {
+        let refused = seawall.api("PUT", path, b"");
+        assert_eq!(refused.status, 403, "{path}: {}", refused.text());
+    }
+    let without_type = json!({ "Name": "web", "Check": { "Interval": "5s" } });
+    let refused = put(&seawall, "/v1/agent/service/register", &without_type);
+    assert_eq!((refused.status, refused.text().contains("a check needs a type")), (400, true), "{}", refused.text());
     let gone = seawall.api("PUT", "/v1/agent/check/pass/service:web-1", b"");
     assert_eq!(gone.status, 404, "{}", gone.text());
 }

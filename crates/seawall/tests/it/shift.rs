@@ -62,6 +62,19 @@ routes:
 "#;
 
 #[test]
+fn a_shift_to_where_nobody_answers_is_refused() {
+    let seawall = Seawall::up(
+        "services: { orders: { command: [DEMO], versions: { v1: {}, v2: { command: [DEMO, --start-ms, \"600000\"] } }, \
+         readinessProbe: { httpGet: { path: /ready }, periodSeconds: 1 } } }\n\
+         routes: [ { to: [ { service: orders, version: v1 } ] } ]\n",
+    );
+    wait("v1 is ready", || (seawall.get("/").status == 200).then_some(()));
+    let (_, err) = seawall.cli_exits(1, &["shift", "orders", "--to", "v2", "--steps", "20,100"]);
+    assert!(err.contains("orders v2 has no ready instance"), "{err}");
+    assert!(shift(&seawall).is_null(), "nothing was begun");
+}
+
+#[test]
 fn a_shift_takes_over_a_routes_own_weights_and_gives_them_back() {
     let seawall = Seawall::up(CONTRACT);
     seawall.wait_ready("orders");
@@ -127,6 +140,12 @@ fn shift(seawall: &Seawall) -> Value {
     seawall.service("orders")["shift"].clone()
 }
 
+/// When so many percent were seen to be in force: a step is decided, which its event tells, and then committed.
+fn at(seawall: &Seawall, load: &Load, percent: u64) -> Duration {
+    wait(&format!("{percent} %"), || (shift(seawall)["percent"] == percent).then_some(()));
+    load.now()
+}
+
 fn state_is(seawall: &Seawall, state: &str) -> Value {
     wait(&format!("the shift is {state}"), || Some(shift(seawall)).filter(|shift| shift["state"] == state))
 }
@@ -159,8 +178,13 @@ fn a_good_version_gets_all_requests_step_by_step_and_none_fails() {
     std::thread::sleep(Duration::from_millis(500));
     let began = jiff::Timestamp::now() - jiff::SignedDuration::try_from(load.now()).unwrap();
     let begin = ["shift", "orders", "--to", "v2", "--steps", "10,50,100", "--hold", "2s", "--every", "1s", "--wait"];
-    let (out, _) = seawall.cli_exits(0, &begin);
-    assert!(out.contains("100 % of the requests go to v2") && out.contains("done since"), "{out}");
+    let in_force = std::thread::scope(|scope| {
+        let begin = scope.spawn(|| seawall.cli_exits(0, &begin));
+        let in_force = [10, 50, 100].map(|percent| at(&seawall, &load, percent));
+        let (out, _) = begin.join().unwrap();
+        assert!(out.contains("100 % of the requests go to v2") && out.contains("done since"), "{out}");
+        in_force
+    });
     let ended = load.now();
     std::thread::sleep(Duration::from_millis(300));
     let ledger = load.finish();
@@ -171,8 +195,9 @@ fn a_good_version_gets_all_requests_step_by_step_and_none_fails() {
     assert_eq!(steps.len(), 2);
     assert!(steps.iter().chain([&finished]).all(|event| event["cause"] == started["cause"]), "one chain");
     let times: Vec<Duration> = [&started].into_iter().chain(&steps).map(|event| when(began, event)).collect();
-    let stretches = [(0.0, Duration::ZERO, times[0]), (10.0, times[0], times[1]), (50.0, times[1], times[2])];
-    for (wanted, from, until) in stretches.into_iter().chain([(100.0, times[2], ended)]) {
+    let from = [Duration::ZERO].into_iter().chain(in_force);
+    let until = times.into_iter().chain([ended]);
+    for ((wanted, from), until) in [0.0, 10.0, 50.0, 100.0].into_iter().zip(from).zip(until) {
         let (percent, count) = share(&ledger, from, until);
         println!("{wanted} %: {percent:.2} % of {count}");
         assert!((percent - wanted).abs() <= 1.0, "{percent} % instead of {wanted} of {count}");
@@ -340,14 +365,14 @@ fn a_shift_goes_on_when_the_leader_that_moved_it_is_killed() {
     let lenient = ["--max-error-rate", "20%"];
     let (out, _) = cluster.node(entered).cli_exits(0, &[&begin[..], &lenient].concat());
     assert!(out.contains("10 % of the requests go to v2"), "{out}");
-    wait("the second step", || (shift(cluster.node(entered))["percent"] == 50).then_some(()));
-    let killed = load.now();
+    let mut in_force = vec![load.now(), at(cluster.node(entered), &load, 50)];
     std::thread::sleep(Duration::from_secs(1));
-    let killed = load.now().max(killed);
+    let killed = load.now();
     cluster.kill(leader);
     let next = cluster.leader();
     println!("{} leads instead of {}", next, leader);
     let survivor = cluster.node(entered);
+    in_force.push(at(survivor, &load, 100));
     let done = state_is(survivor, "done");
     let ended = load.now();
     let ledger = load.finish();
@@ -358,8 +383,8 @@ fn a_shift_goes_on_when_the_leader_that_moved_it_is_killed() {
     let steps: Vec<Duration> = survivor.events_of("shift-stepped").iter().map(|event| when(began, event)).collect();
     assert_eq!(steps.len(), 2, "each step once");
     assert!(steps[1] > killed, "the new leader took the last one");
-    let begun = when(began, &started);
-    for (wanted, from, until) in [(10.0, begun, steps[0]), (50.0, steps[0], killed), (100.0, steps[1], ended)] {
+    let until = [steps[0], killed, ended];
+    for ((wanted, from), until) in [10.0, 50.0, 100.0].into_iter().zip(in_force).zip(until) {
         let (percent, count) = share(&ledger, from, until);
         println!("{wanted} %: {percent:.2} % of {count}");
         assert!((percent - wanted).abs() <= 1.0, "{percent} % instead of {wanted} of {count}");

@@ -136,6 +136,24 @@ fn a_lock_has_one_holder_and_is_free_when_its_session_ends() {
 }
 
 #[test]
+fn a_session_hangs_on_checks_of_services_that_must_be_there_and_well() {
+    let seawall = Seawall::up("");
+    let checked = json!({ "Name": "web", "Check": { "TTL": "60s", "Status": "passing" } });
+    assert_eq!(put(&seawall, "/v1/agent/service/register", &checked).status, 200);
+    let on = json!({ "ServiceChecks": [{ "ID": "service:web", "Namespace": "" }], "LockDelay": "0s" });
+    let holder = session(&seawall, &on);
+    assert!(yes(&seawall, "PUT", &format!("/v1/kv/lock?acquire={holder}"), ""));
+    assert_eq!(seawall.api("PUT", "/v1/agent/check/fail/service:web", b"").status, 200);
+    wait("the lock is free", || key(&seawall, "lock")["Session"].is_null().then_some(()));
+    for (body, why) in
+        [(on, "is in critical state"), (json!({ "Checks": ["nope"] }), "Missing check 'nope' registration")]
+    {
+        let refused = put(&seawall, "/v1/session/create", &body);
+        assert_eq!((refused.status, refused.text().contains(why)), (500, true), "{}", refused.text());
+    }
+}
+
+#[test]
 fn a_lock_is_not_given_to_the_next_before_its_delay_is_over() {
     let seawall = Seawall::up("");
     let one = session(&seawall, &json!({ "LockDelay": "2s" }));
