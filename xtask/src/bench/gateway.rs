@@ -5,6 +5,7 @@
 
 mod backend;
 mod config;
+mod guards;
 mod load;
 mod options;
 mod pingora;
@@ -37,6 +38,17 @@ const MODERATE: f64 = 0.5;
 const LEAST_ROUNDS: usize = 3;
 /// How long memory may settle after connections were opened.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// What guards a Seawall has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guarding {
+    /// What the plain comparison has: a bound on time.
+    Plain,
+    /// All, and rules that no request meets.
+    Guarded,
+    /// None.
+    Bare,
+}
 
 /// Where and of what a measurement is.
 pub struct Place {
@@ -185,7 +197,7 @@ fn in_turn(place: &Place, options: &Options, findings: &mut Findings, round: usi
             .and_then(|_| load::load(place, &track.proxy, pace, options.seconds));
         match window {
             Ok(window) => {
-                eprintln!("round {} {:8} {}", round + 1, track.proxy.kind.name(), report::line(&window));
+                eprintln!("round {} {:15} {}", round + 1, track.proxy.kind.name(), report::line(&window));
                 match pace {
                     Pace::Most => track.most.push(window),
                     Pace::Fixed(_) => track.fixed.push(window),

@@ -1,6 +1,6 @@
 //! One configuration for each proxy, all of the same meaning: one worker, one route to one backend over kept connections,
 //! bounds on time, X-Forwarded-For and a request id added, no access log. What a proxy counts by default it goes on
-//! counting. Seawall's names nothing that is on by default.
+//! counting. Seawall's names nothing that is on by default. What `--guards` adds is in `guards.rs`.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,11 +10,12 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Place;
+use super::guards::{self, Haproxy};
+use super::{Guarding, Place};
 use crate::run;
 
 /// The configuration of `seawall up`, which chooses its ports itself.
-pub fn seawall(place: &Place) -> Result<PathBuf> {
+pub fn seawall(place: &Place, guarding: Guarding) -> Result<PathBuf> {
     let address = "127.0.0.1:0";
     let listen = if place.scenario.tls {
         let (cert, key) = (place.file("cert.pem"), place.file("key.pem"));
@@ -22,14 +23,23 @@ pub fn seawall(place: &Place) -> Result<PathBuf> {
     } else {
         json!(address)
     };
-    let config = json!({
-        "node": { "name": "bench", "dataDir": place.file("seawall-data") },
+    let (name, data) = match guarding {
+        Guarding::Plain | Guarding::Guarded => ("seawall.yaml", "seawall-data"),
+        Guarding::Bare => ("seawall-bare.yaml", "seawall-bare-data"),
+    };
+    let mut config = json!({
+        "node": { "name": "bench", "dataDir": place.file(data) },
         "api": { "listen": "127.0.0.1:0" },
         "gateway": { "listen": [listen] },
         "services": { "backend": { "endpoints": [place.backend.to_string()] } },
         "routes": [{ "match": { "pathPrefix": "/" }, "to": { "service": "backend" }, "timeout": "5s" }],
     });
-    write(place, "seawall.yaml", &config.to_string())
+    match guarding {
+        Guarding::Plain => {}
+        Guarding::Guarded => guards::seawall(&mut config, place.backend),
+        Guarding::Bare => guards::bare(&mut config),
+    }
+    write(place, name, &config.to_string())
 }
 
 /// The configuration of `haproxy -f`.
@@ -44,6 +54,10 @@ pub fn haproxy(place: &Place, address: SocketAddr) -> Result<PathBuf> {
         }
     };
     let most = place.scenario.idle.unwrap_or_default() + 2_000;
+    let Haproxy { entrance, backend: limits, server, rules } = match scenario.guards {
+        true => guards::haproxy(&place.file("haproxy.map"), *backend)?,
+        false => Haproxy::default(),
+    };
     // It counts two files for each connection and would not start where half of them are allowed: idle ones need one.
     let text = format!(
         "global
@@ -65,11 +79,11 @@ frontend entrance
   bind {address}{bind}
   unique-id-format %{{+X}}o%ci:%cp_%fi:%fp_%Ts_%rt:%pid
   unique-id-header X-Request-Id
-  default_backend backend
+{entrance}  default_backend backend
 backend backend
   http-reuse always
-  server one {backend}
-"
+{limits}  server one {backend}{server}
+{rules}"
     );
     write(place, "haproxy.cfg", &text)
 }
@@ -142,7 +156,7 @@ pub fn envoy(place: &Place, address: SocketAddr) -> Result<PathBuf> {
     let socket = |address: SocketAddr| -> Value {
         json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
     };
-    let manager = json!({
+    let mut manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "entrance",
         "use_remote_address": true,
@@ -161,6 +175,11 @@ pub fn envoy(place: &Place, address: SocketAddr) -> Result<PathBuf> {
             },
         }] }] },
     });
+    if place.scenario.guards {
+        let router = manager["http_filters"][0].take();
+        manager["http_filters"] = json!([guards::envoy_filter(), router]);
+        manager["route_config"]["virtual_hosts"] = json!([guards::envoy_host()]);
+    }
     let mut chain = json!({
         "filters": [{ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }],
     });
@@ -174,14 +193,16 @@ pub fn envoy(place: &Place, address: SocketAddr) -> Result<PathBuf> {
         chain["transport_socket"] = json!({ "name": "envoy.transport_sockets.tls", "typed_config": context });
     }
     let endpoint = json!({ "endpoint": { "address": socket(place.backend) } });
+    let cluster = json!({
+        "name": "backend",
+        "connect_timeout": "1s",
+        "type": "STATIC",
+        "load_assignment": { "cluster_name": "backend", "endpoints": [{ "lb_endpoints": [endpoint] }] },
+    });
+    let clusters = if place.scenario.guards { guards::envoy_clusters(&cluster) } else { vec![cluster] };
     let config = json!({ "static_resources": {
         "listeners": [{ "name": "entrance", "address": socket(address), "filter_chains": [chain] }],
-        "clusters": [{
-            "name": "backend",
-            "connect_timeout": "1s",
-            "type": "STATIC",
-            "load_assignment": { "cluster_name": "backend", "endpoints": [{ "lb_endpoints": [endpoint] }] },
-        }],
+        "clusters": clusters,
     } });
     write(place, "envoy.json", &config.to_string())
 }

@@ -6,11 +6,13 @@ use super::proxy::Kind;
 
 const USAGE: &str =
     "usage: cargo xtask bench gateway [--peer haproxy,nginx,envoy,pingora] [--h2] [--tls] [--body 64k] [--post]
-    [--conns 10k] [--rounds 7] [--seconds 5] [--profile dist|release]
+    [--guards] [--conns 10k] [--rounds 7] [--seconds 5] [--profile dist|release]
   --peer     beside whom; all four when absent
   --h2       HTTP/2 from the client: by ALPN with --tls, by prior knowledge without
   --body     bytes of each answer; 65 when absent
   --post     the body goes up instead, and 65 bytes come down
+  --guards   with a rate limit, a breaker and their like, and 1000 rules more, beside itself without any of them; the peers
+             are haproxy and envoy, guarded alike
   --conns    no load: memory with so many idle connections";
 
 /// An answer as small as most are.
@@ -43,6 +45,8 @@ pub struct Scenario {
     pub body: usize,
     /// The body goes up.
     pub post: bool,
+    /// All guards are on, and none ever answers.
+    pub guards: bool,
     /// No load, so many idle connections.
     pub idle: Option<usize>,
 }
@@ -50,11 +54,11 @@ pub struct Scenario {
 impl Options {
     /// Reads the words behind `bench gateway`.
     pub fn parse(arguments: &[String]) -> Result<Self> {
-        let mut scenario = Scenario { h2: false, tls: false, body: SMALL, post: false, idle: None };
+        let mut scenario = Scenario { h2: false, tls: false, body: SMALL, post: false, guards: false, idle: None };
         let command = std::iter::once("cargo xtask bench gateway".to_owned()).chain(arguments.iter().cloned());
         let mut options = Self {
             scenario,
-            peers: Kind::PEERS.to_vec(),
+            peers: Vec::new(),
             rounds: 7,
             seconds: 5,
             profile: "dist".to_owned(),
@@ -68,6 +72,7 @@ impl Options {
                 "--h2" => scenario.h2 = true,
                 "--tls" => scenario.tls = true,
                 "--post" => scenario.post = true,
+                "--guards" => scenario.guards = true,
                 "--body" => scenario.body = amount(value()?, 1024)?,
                 "--conns" => scenario.idle = Some(amount(value()?, 1000)?),
                 "--rounds" => options.rounds = amount(value()?, 1)?,
@@ -77,8 +82,18 @@ impl Options {
             }
         }
         ensure!(["dist", "release"].contains(&options.profile.as_str()), "--profile is dist or release\n{USAGE}");
-        let alone = !scenario.h2 && !scenario.tls && !scenario.post;
-        ensure!(scenario.idle.is_none() || alone, "--conns stands without --h2, --tls and --post\n{USAGE}");
+        let alone = !scenario.h2 && !scenario.tls && !scenario.post && !scenario.guards;
+        ensure!(scenario.idle.is_none() || alone, "--conns stands without --h2, --tls, --post and --guards\n{USAGE}");
+        let peers: &[Kind] = if scenario.guards { &Kind::GUARDED_PEERS } else { &Kind::PEERS };
+        if options.peers.is_empty() {
+            options.peers = peers.to_vec();
+        }
+        if let Some(kind) = options.peers.iter().find(|kind| !peers.contains(kind)) {
+            bail!("`{}` has no guards like these to compare\n{USAGE}", kind.name());
+        }
+        if scenario.guards {
+            options.peers.insert(0, Kind::Bare);
+        }
         Ok(Self { scenario, ..options })
     }
 }
@@ -108,7 +123,8 @@ impl Scenario {
         let secured = if self.tls { " over TLS" } else { "" };
         let method = if self.post { "POST" } else { "GET" };
         let size = if self.is_bulk() { format!("{} KiB", self.body / 1024) } else { format!("{} bytes", self.body) };
-        format!("{protocol}{secured}, {method} with {size}")
+        let guarded = if self.guards { ", every guard on" } else { "" };
+        format!("{protocol}{secured}, {method} with {size}{guarded}")
     }
 }
 
@@ -130,7 +146,7 @@ fn amount(text: &str, thousand: usize) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::Options;
+    use super::{Kind, Options};
 
     fn parse(line: &str) -> Result<Options, String> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -145,9 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn guards_are_compared_with_none_and_with_peers_that_have_them() {
+        let options = parse("--guards").unwrap();
+        assert_eq!(options.peers, [Kind::Bare, Kind::Haproxy, Kind::Envoy]);
+        assert_eq!(options.scenario.title(), "HTTP/1.1, GET with 65 bytes, every guard on");
+        assert_eq!(parse("--guards --peer haproxy").unwrap().peers, [Kind::Bare, Kind::Haproxy]);
+        assert_eq!(parse("").unwrap().peers, Kind::PEERS);
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
-        for line in ["--peer apache", "--body", "--body x", "--rounds 0", "--fast", "--profile dev", "--conns 1k --tls"]
-        {
+        let lines = ["--peer apache", "--peer bare", "--body", "--body x", "--rounds 0", "--fast", "--profile dev"];
+        for line in lines.into_iter().chain(["--conns 1k --tls", "--conns 1k --guards", "--guards --peer nginx"]) {
             assert!(parse(line).is_err_and(|error| error.contains("usage: ")), "{line}");
         }
     }

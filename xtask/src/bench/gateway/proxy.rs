@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::super::cargo;
 use super::process::{PROXY_CORE, Running, family, free_port, pinned, threads_named};
-use super::{Place, config, pingora};
+use super::{Guarding, Place, config, pingora};
 use crate::run;
 
 /// A program that is measured.
@@ -19,6 +19,8 @@ use crate::run;
 pub enum Kind {
     /// The product, as shipped.
     Seawall,
+    /// The same without a guard, beside it when it has all.
+    Bare,
     /// Debian's.
     Haproxy,
     /// Debian's.
@@ -48,10 +50,14 @@ impl Kind {
     /// The peers, in the order of the table.
     pub const PEERS: [Self; 4] = [Self::Haproxy, Self::Nginx, Self::Envoy, Self::Pingora];
 
+    /// Those that have guards like Seawall's.
+    pub const GUARDED_PEERS: [Self; 2] = [Self::Haproxy, Self::Envoy];
+
     /// Its name on the command line and in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Seawall => "seawall",
+            Self::Bare => "seawall without",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
@@ -62,7 +68,7 @@ impl Kind {
     /// The program, built or installed if it is not there.
     pub fn provide(self, place: &Place) -> Result<PathBuf> {
         match self {
-            Self::Seawall => {
+            Self::Seawall | Self::Bare => {
                 let profile = place.profile.as_str();
                 cargo(&["build", "--locked", "--profile", profile, "--package", "seawall", "--bin", "seawall"])?;
                 Ok(place.target.join(profile).join("seawall"))
@@ -84,10 +90,14 @@ impl Kind {
         let version = match self {
             Self::Pingora => pingora::version(&place.target.join("bench/pingora"))?,
             Self::Haproxy | Self::Nginx => version(program, "-v")?,
-            Self::Seawall | Self::Envoy => version(program, "--version")?,
+            Self::Seawall | Self::Bare | Self::Envoy => version(program, "--version")?,
         };
         match self {
-            Self::Seawall => command.arg("up").arg(config::seawall(place)?),
+            Self::Seawall => {
+                let guarding = if place.scenario.guards { Guarding::Guarded } else { Guarding::Plain };
+                command.arg("up").arg(config::seawall(place, guarding)?)
+            }
+            Self::Bare => command.arg("up").arg(config::seawall(place, Guarding::Bare)?),
             Self::Haproxy => command.args(["-db", "-f"]).arg(config::haproxy(place, address)?),
             Self::Nginx => command.args(["-e", "stderr", "-c"]).arg(config::nginx(place, address)?),
             Self::Envoy => command
@@ -96,7 +106,7 @@ impl Kind {
             Self::Pingora => command.arg(address.to_string()).arg(place.backend.to_string()),
         };
         let mut running = Running::start(command, place.file(&format!("{}.log", self.name())))?;
-        if self == Self::Seawall {
+        if matches!(self, Self::Seawall | Self::Bare) {
             let (node, address) = node_process(&mut running, program)?;
             let memory_of = vec![running.pid(), node];
             return Ok(Proxy { kind: self, version, address, cpu_of: vec![node], memory_of, _running: running });

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::guards::RULES;
 use super::load::{H2_CONNECTIONS, IN_FLIGHT, Window};
 use super::options::{Options, Scenario};
 use super::proxy::Kind;
@@ -30,6 +31,9 @@ pub fn section(options: &Options, findings: &Findings) -> Result<String> {
                 ": {} rounds of {} s, {IN_FLIGHT} requests under way on {connections} connections; median (range).\n",
                 options.rounds, options.seconds
             )?;
+            if options.scenario.guards {
+                guarded(&mut page)?;
+            }
             most_table(&mut page, &options.scenario, findings)?;
             write!(page, "\nThe same at {:.0} requests/s for each, ", findings.fixed_rate)?;
             writeln!(
@@ -68,17 +72,23 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
 fn most_table(page: &mut String, scenario: &Scenario, findings: &Findings) -> Result<()> {
     let bulk = scenario.is_bulk();
     page.push_str("| proxy | CPU us/request | seawall's / its | ");
+    if scenario.guards {
+        page.push_str("requests per CPU second | ");
+    }
     if bulk {
         page.push_str("MB per CPU second | seawall's / its | ");
     }
     page.push_str("requests/s | p50 us | p99 us | p99.9 us | RSS MiB | core used |\n| --- |");
-    page.push_str(&" --- |".repeat(if bulk { 10 } else { 8 }));
+    page.push_str(&" --- |".repeat(8 + usize::from(scenario.guards) + if bulk { 2 } else { 0 }));
     page.push('\n');
     let per_second = |window: &Window| scenario.body as f64 * window.requests / window.cpu_seconds / 1e6;
     for track in &findings.tracks {
         let (spread, ratio) =
             (|of: Quantity, digits| spread(&track.most, of, digits), |of| against(findings, track, false, of));
         write!(page, "| {} | {} | {} |", track.proxy.kind.name(), spread(&Window::cpu_us, 1), ratio(&Window::cpu_us))?;
+        if scenario.guards {
+            write!(page, " {} |", spread(&|window| window.requests / window.cpu_seconds, 0))?;
+        }
         if bulk {
             write!(page, " {} | {} |", spread(&per_second, 0), ratio(&per_second))?;
         }
@@ -88,6 +98,18 @@ fn most_table(page: &mut String, scenario: &Scenario, findings: &Findings) -> Re
         }
         writeln!(page, " {} | {} % |", spread(&|window| window.resident_mib, 1), spread(&busy, 0))?;
     }
+    Ok(())
+}
+
+/// What is on in the tables that follow; of the rules only that they are there.
+fn guarded(page: &mut String) -> Result<()> {
+    writeln!(
+        page,
+        "On in `seawall`, `haproxy` and `envoy`, and never reached: a rate limit (by address; Envoy's of all together), a \
+         breaker or what comes closest, a limit of what is under way, ejection, a rule of what is sent again, a bound on \
+         time, and {RULES} further routes with all of it. `seawall without` has one route and nothing of it: asked is that \
+         `seawall` takes at most 1.10 times its CPU a request.\n"
+    )?;
     Ok(())
 }
 
