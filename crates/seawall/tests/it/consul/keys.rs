@@ -294,6 +294,11 @@ fn events_and_prepared_queries_are_kept_and_carried_out() {
     let explained = seawall.api("GET", "/v1/query/geo-web/explain", b"").json();
     assert_eq!(explained["Query"]["Service"]["Service"], "web");
     assert_eq!(seawall.api("POST", "/v1/query", query.to_string().as_bytes()).status, 500, "the name is taken");
+    // Nobody here, and sites that are not known: none was asked, as with a Consul that knows no other.
+    let elsewhere = json!({ "Name": "away", "Service": { "Service": "away", "Failover": { "NearestN": 2, "Datacenters": ["east", "west"] } } });
+    done(&seawall.api("POST", "/v1/query", elsewhere.to_string().as_bytes()));
+    let body = seawall.api("GET", "/v1/query/away/execute", b"").json();
+    assert_eq!((&body["Nodes"], &body["Failovers"]), (&json!([]), &json!(0)), "{body}");
     done(&seawall.api("DELETE", &format!("/v1/query/{id}"), b""));
     assert_eq!(seawall.api("GET", "/v1/query/newest/execute", b"").status, 404);
     assert!(ids(&seawall.api("GET", "/v1/health/service/none", b"")).is_empty());
