@@ -20,6 +20,7 @@ mod render;
 mod reply;
 mod session;
 mod txn;
+mod txn_catalog;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};

@@ -1,10 +1,11 @@
 //! Feeds for programs that keep lists of targets: Prometheus' HTTP service discovery. Always the whole list, always 200, as
-//! its documentation wants. Deliberately absent: files, which whoever needs them writes from this.
+//! its documentation wants. Deliberately absent: files, which the node writes from this.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
+use discovery::Registry;
 use discovery::catalog::SERVERS;
 use discovery::select::{self, Wanted};
 use serde::Deserialize;
@@ -26,10 +27,15 @@ impl Known for Targets {
 
 /// Every instance that is registered, whether it works or not: Prometheus itself finds out, and its labels say.
 pub async fn prometheus(State(context): State<Context>, Parameters(wanted): Parameters<Targets>) -> Json<Value> {
-    let catalog = context.discovery.read();
+    Json(targets(&context.discovery, wanted.service.as_deref()))
+}
+
+/// All of them, or those of one service, as `http_sd_configs` and `file_sd_configs` want them.
+pub fn targets(registry: &Registry, service: Option<&str>) -> Value {
+    let catalog = registry.read();
     let mut groups = Vec::new();
     // Seawalls themselves show their metrics elsewhere, and are named by whoever wants them.
-    let is_wanted = |name: &str| wanted.service.as_deref().map_or(name != SERVERS, |only| only == name);
+    let is_wanted = |name: &str| service.map_or(name != SERVERS, |only| only == name);
     for (name, _) in catalog.names().filter(|(name, _)| is_wanted(name)) {
         for instance in select::instances(&catalog, name, &Wanted::default()) {
             let service = &instance.service.record;
@@ -43,7 +49,7 @@ pub async fn prometheus(State(context): State<Context>, Parameters(wanted): Para
                 ("service", name),
                 ("instance_id", instance.id),
                 ("node", instance.node_name),
-                ("region", context.discovery.datacenter()),
+                ("region", registry.datacenter()),
                 ("status", instance.status().as_str()),
             ]
             .map(|(key, value)| (format!("__meta_seawall_{key}"), value.to_owned()))
@@ -57,5 +63,5 @@ pub async fn prometheus(State(context): State<Context>, Parameters(wanted): Para
             groups.push(json!({ "targets": [target], "labels": labels }));
         }
     }
-    Json(groups.into())
+    groups.into()
 }

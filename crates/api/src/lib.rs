@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use authority::Authority;
 pub use control::{Applied, BreakerHold, Command, JoinToken, MemberChange, Refusal, RefusalKind, ShiftAsk, Switched};
+pub use feeds::targets as prometheus_targets;
 pub use hot::Answers;
 use query::{Nothing, Parameters};
 pub use server::{Server, serve};

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
-pub use discovery::{Discovery, Dns};
+pub use discovery::{ALL, Discovery, Dns, Feeds, NginxFeed};
 pub use foreign::{Hystrix, Include, Includes, Istio, IstioFiles, Rules, Sentinel};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,

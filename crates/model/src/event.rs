@@ -145,6 +145,10 @@ pub enum EventKind {
     NodeCertificateExpires,
     /// A notice could not be delivered in time and was given up.
     NotifyFailed,
+    /// A file that other programs read of the registry could not be written, or its reload failed; it is tried again.
+    FeedFailed,
+    /// It is written and reloaded again.
+    FeedRestored,
 }
 
 impl EventKind {

@@ -235,6 +235,9 @@ impl Controller {
             Input::ShiftRead { service, stretch, readings } => self.shift_measured(&service, &stretch, readings),
             Input::Members(members) => self.members = Some(members),
             Input::Certificates { shown, notices } => self.certificates(shown, notices),
+            Input::Feed(kind, message) => {
+                self.shell.emit(kind, Subject::default(), &self.shell.new_cause(), message);
+            }
             Input::OwnCertificate(told) => self.own_certificate(told),
             Input::LeaseFailed(error) => self.lease_error = Some(error),
             Input::Command(command) => self.command(command, now),

@@ -5,6 +5,7 @@
 
 mod checks;
 pub mod definitions;
+mod feeds;
 mod making;
 mod own;
 mod reaper;
@@ -41,6 +42,8 @@ pub struct Asked {
     pub routed: BTreeSet<ServiceName>,
     /// Files of service definitions.
     pub definitions: Vec<PathBuf>,
+    /// Files that are written for other programs.
+    pub feeds: Vec<feeds::Feed>,
 }
 
 impl Asked {
@@ -49,7 +52,8 @@ impl Asked {
         let targets = config.routes.iter().filter_map(|route| route.to.as_ref()).flat_map(|to| &to.0);
         let routed = targets.filter(|to| to.source == Some(Source::Registry)).map(|to| to.service.clone());
         let definitions = config.discovery.definitions.iter().map(|file| PathBuf::from(&file.path));
-        Self { routed: routed.collect(), definitions: definitions.collect() }
+        let feeds = feeds::Feed::by(&config.discovery.feeds);
+        Self { routed: routed.collect(), definitions: definitions.collect(), feeds }
     }
 }
 
@@ -133,6 +137,12 @@ impl Discovering {
         }
         tokio::spawn(Arc::clone(&self.registry).follow());
         tokio::spawn(reaper::run(Arc::clone(&self.registry)));
+        let writing = feeds::Shared {
+            registry: Arc::clone(&self.registry),
+            inputs: shell.inputs.clone(),
+            folder: self.folder.clone(),
+        };
+        tokio::spawn(feeds::run(writing, shell.asked.subscribe()));
         tokio::spawn(checks::run(Arc::clone(&self.registry), self.folder));
         let own = own::Own {
             registry: self.registry,

@@ -192,6 +192,8 @@ pub enum Input {
         /// What is new.
         notices: Vec<crate::entrances::Notice>,
     },
+    /// A file that is written of the registry could not be, or is again.
+    Feed(model::EventKind, String),
     /// In a cluster: this node's own certificate was looked at.
     OwnCertificate(crate::cluster::renewal::Told),
     /// The gateway has drained.

@@ -255,6 +255,7 @@ fn needs_somebody(kind: EventKind) -> bool {
             | K::CertificateExpiring
             | K::NodeCertificateExpires
             | K::NotifyFailed
+            | K::FeedFailed
             | K::ConfigRejected
     )
 }

@@ -23,6 +23,22 @@ pub fn create_private_directory(directory: &Path) -> io::Result<()> {
     imp::close_to_others(directory)
 }
 
+/// Whoever reads `path` finds what was there before or all of `contents`, also after the process or the machine has died.
+/// What is written meanwhile stands beside it, under its whole name with `.new` behind.
+///
+/// # Errors
+/// The operating system's; then what was there before still is.
+pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let mut file = File::create(&fresh)?;
+    io::Write::write_all(&mut file, contents)?;
+    file.sync_all()?;
+    drop(file);
+    std::fs::rename(&fresh, path)?;
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), sync_directory)
+}
+
 /// Makes a created, renamed or removed name in `directory` durable.
 /// Windows has no such call (a directory cannot be opened for it): there NTFS journals the name itself.
 ///

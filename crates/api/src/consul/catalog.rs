@@ -218,7 +218,8 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
     Ok(truth(true))
 }
 
-fn read_service(value: &Value, path: &str) -> Result<(String, ServiceRecord), FieldError> {
+/// An instance as its author writes it, with its id.
+pub fn read_service(value: &Value, path: &str) -> Result<(String, ServiceRecord), FieldError> {
     let mut fields = Fields::of(value, path)?;
     let name = fields.text("service")?;
     let id = fields.text("id")?;
@@ -250,23 +251,28 @@ fn read_checks(fields: &mut Fields<'_>) -> Result<Vec<(String, CheckRecord)>, Fi
         if read.len() >= definition::MAX_CHECKS {
             return Err(FieldError::new(path, format!("{} checks at most", definition::MAX_CHECKS)));
         }
-        let mut given = value.clone();
-        // Nobody here runs it, so how it is made is only kept with whoever runs it.
-        if let Some(object) = given.as_object_mut() {
-            object.retain(|key, _| !matches!(key.to_ascii_lowercase().as_str(), "definition" | "interval" | "timeout"));
-        }
-        let (id, mut record) = definition::check(&given, &path, Strict::No)?;
-        (record.definition, record.owner) = (None, Owner::Catalog);
-        let id = id.unwrap_or_else(|| record.name.clone());
-        if id.is_empty() {
-            return Err(FieldError::new(path, "a check needs `CheckID` or `Name`"));
-        }
-        if record.name.is_empty() {
-            record.name.clone_from(&id);
-        }
-        read.push((id, record));
+        read.push(read_check(value, &path)?);
     }
     Ok(read)
+}
+
+/// A check as its author writes it, with its id.
+pub fn read_check(value: &Value, path: &str) -> Result<(String, CheckRecord), FieldError> {
+    let mut given = value.clone();
+    // Nobody here runs it, so how it is made is only kept with whoever runs it.
+    if let Some(object) = given.as_object_mut() {
+        object.retain(|key, _| !matches!(key.to_ascii_lowercase().as_str(), "definition" | "interval" | "timeout"));
+    }
+    let (id, mut record) = definition::check(&given, path, Strict::No)?;
+    (record.definition, record.owner) = (None, Owner::Catalog);
+    let id = id.unwrap_or_else(|| record.name.clone());
+    if id.is_empty() {
+        return Err(FieldError::new(path, "a check needs `CheckID` or `Name`"));
+    }
+    if record.name.is_empty() {
+        record.name.clone_from(&id);
+    }
+    Ok((id, record))
 }
 
 /// Takes a machine, an instance or a check out of the catalog.

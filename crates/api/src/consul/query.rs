@@ -1,5 +1,5 @@
-//! `/v1/query`: prepared queries, kept in the store and carried out here. Deliberately absent: other sites; a query that
-//! would go on there says that none has an instance.
+//! `/v1/query`: prepared queries, kept in the store and carried out here. Deliberately absent: other sites, none of which is
+//! known: those that a query would go on to are passed over, as Consul does with sites that it does not know.
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
@@ -148,7 +148,8 @@ pub async fn execute(State(context): State<Context>, Path(wanted): Path<String>,
         .iter()
         .map(|instance| render::health(datacenter, instance, catalog.node(instance.node_name).map(|(_, entry)| entry)))
         .collect();
-    let failovers = if nodes.is_empty() { query.record.datacenters.len() } else { 0 };
+    // Sites that were asked in place of this one. Consul passes over those that it does not know, and no other is known here.
+    let failovers = 0;
     let value = json!({
         "Service": query.record.service, "Nodes": nodes, "DNS": { "TTL": query.record.dns_ttl },
         "Datacenter": datacenter, "Failovers": failovers, "QueryID": id, "Name": query.record.name,

@@ -25,6 +25,11 @@ pub struct Trouble {
 }
 
 impl Trouble {
+    /// What the client is told.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// With this status.
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }

@@ -1,6 +1,6 @@
-//! `/v1/txn`: several operations on keys, all or none. Each is judged in order against what is there; what they come to is
+//! `/v1/txn`: several operations on keys, machines, instances and checks, all or none. Each is judged in order against what is there; what they come to is
 //! one transaction of the store, under the condition that nothing of it has changed meanwhile.
-//! Deliberately absent: operations on machines, instances and checks, which are refused by name.
+//! Deliberately absent: how machines, instances and checks are judged (`txn_catalog.rs`).
 
 use std::collections::BTreeMap;
 
@@ -21,19 +21,34 @@ use serde_json::{Value, json};
 
 use super::ask::Ask;
 use super::body_of;
-use super::kv::{range_of, shown};
+use super::kv::range_of;
 use super::kv_write::{lease_of, ops_of};
 use super::reply::{Answer, Trouble, fresh, json as reply_json, with_headers};
+use super::txn_catalog::{self, Working};
 use crate::Context;
 
 /// Operations at most; Consul's bound.
 const MAX_OPS: usize = 64;
 /// Keys that a transaction touches at most, those of trees among them: the store's transactions have a bound.
 const MAX_KEYS: usize = 30;
+/// Changes of one transaction of the store, with room for what is added to it.
+const MAX_WRITES: usize = 100;
 /// Against others who change the same keys.
 const ATTEMPTS: usize = 16;
 
-struct Operation {
+enum Operation {
+    Key(OnKey),
+    Catalog(Box<txn_catalog::Operation>),
+}
+
+/// What an operation shows.
+enum Shown {
+    /// A key, with its value or without.
+    Key(String, bool),
+    Catalog(Value),
+}
+
+struct OnKey {
     verb: String,
     key: String,
     value: Bytes,
@@ -66,8 +81,16 @@ pub async fn run(State(context): State<Context>, ask: Ask, body: Bytes) -> Answe
     for _ in 0..ATTEMPTS {
         let mut keys = read(&context, &operations).await?;
         let (mut results, mut errors) = (Vec::new(), Vec::new());
+        let mut working = Working::default();
         for (at, one) in operations.iter().enumerate() {
-            match judge(&context, one, &mut keys) {
+            let judged = match one {
+                Operation::Key(one) => judge(&context, one, &mut keys)
+                    .map(|shown| shown.into_iter().map(|(key, whole)| Shown::Key(key, whole)).collect::<Vec<_>>()),
+                Operation::Catalog(one) => working
+                    .judge(&context.discovery.read(), context.discovery.datacenter(), one)
+                    .map(|shown| shown.map(Shown::Catalog).into_iter().collect()),
+            };
+            match judged {
                 Ok(shown) => results.extend(shown),
                 Err(what) => errors.push(json!({ "OpIndex": at, "What": what })),
             }
@@ -76,7 +99,7 @@ pub async fn run(State(context): State<Context>, ask: Ask, body: Bytes) -> Answe
             let answer = reply_json(&ask, &json!({ "Results": null, "Errors": errors }));
             return Ok((StatusCode::CONFLICT, answer).into_response());
         }
-        let (mut compares, mut ops) = (Vec::new(), Vec::new());
+        let (mut compares, mut ops) = (working.compares, working.ops);
         for (key, now) in &keys {
             compares.extend(now.read.unchanged(key.as_bytes())?);
             if !now.changed {
@@ -97,19 +120,26 @@ pub async fn run(State(context): State<Context>, ask: Ask, body: Bytes) -> Answe
             // One read is one moment by itself.
             return Ok(answer(&context, &ask, &results, 0, &keys));
         }
+        if ops.len() > MAX_WRITES {
+            let text = format!("the operations come to {} changes; {MAX_WRITES} in one transaction at most", ops.len());
+            return Err(Trouble::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+        }
         if let Written::At(revision) = context.discovery.write(compares, ops).await? {
             return Ok(answer(&context, &ask, &results, revision, &keys));
         }
+        // Somebody was faster, which this node is about to see.
+        context.discovery.catch_up().await?;
     }
     Err(discovery::RegistryError::Busy.into())
 }
 
 fn operation(at: usize, value: &Value) -> Result<Operation, Trouble> {
     let mut fields = Fields::of(value, &format!("[{at}]"))?;
+    if let Some(operation) = txn_catalog::Operation::read(&mut fields, &format!("[{at}]"))? {
+        return Ok(Operation::Catalog(Box::new(operation)));
+    }
     let Some(kv) = fields.get("kv") else {
-        return Err(Trouble::bad(format!(
-            "[{at}]: only operations under `KV` are carried out here; write nodes, services and checks by /v1/catalog/register"
-        )));
+        return Err(Trouble::bad(format!("[{at}]: one of `KV`, `Node`, `Service` and `Check` is expected")));
     };
     let mut kv = Fields::of(kv, &format!("[{at}].KV"))?;
     let text = kv.text("value")?;
@@ -120,7 +150,7 @@ fn operation(at: usize, value: &Value) -> Result<Operation, Trouble> {
             format!("Value for key is too large ({} > {MAX_VALUE_BYTES} bytes)", value.len()),
         ));
     }
-    let operation = Operation {
+    let operation = OnKey {
         verb: kv.text("verb")?,
         key: kv.text("key")?,
         value: value.into(),
@@ -147,12 +177,13 @@ fn operation(at: usize, value: &Value) -> Result<Operation, Trouble> {
     if !VERBS.contains(&operation.verb.as_str()) {
         return Err(Trouble::bad(format!("[{at}].KV.Verb: {:?} is none", operation.verb)));
     }
-    Ok(operation)
+    Ok(Operation::Key(operation))
 }
 
 async fn read(context: &Context, operations: &[Operation]) -> Result<BTreeMap<String, Now>, Trouble> {
     let mut names: Vec<String> = Vec::new();
     for one in operations {
+        let Operation::Key(one) = one else { continue };
         if one.verb.ends_with("-tree") {
             let request = RangeRequest::new(range_of(&one.key, true)?).limit(MAX_KEYS);
             let found = context.store.range(request, Consistency::Linearizable).await?;
@@ -190,7 +221,7 @@ async fn read(context: &Context, operations: &[Operation]) -> Result<BTreeMap<St
 }
 
 /// What an operation shows, or why it fails.
-fn judge(context: &Context, one: &Operation, keys: &mut BTreeMap<String, Now>) -> Result<Vec<(String, bool)>, String> {
+fn judge(context: &Context, one: &OnKey, keys: &mut BTreeMap<String, Now>) -> Result<Vec<(String, bool)>, String> {
     let key = &one.key;
     if one.verb.ends_with("-tree") {
         let below: Vec<String> = keys.keys().filter(|known| known.starts_with(key.as_str())).cloned().collect();
@@ -268,11 +299,15 @@ fn judge(context: &Context, one: &Operation, keys: &mut BTreeMap<String, Now>) -
 fn answer(
     context: &Context,
     ask: &Ask,
-    results: &[(String, bool)],
+    results: &[Shown],
     revision: u64,
     keys: &BTreeMap<String, Now>,
 ) -> axum::response::Response {
-    let one = |(key, with_value): &(String, bool)| {
+    let one = |shown: &Shown| {
+        let (key, with_value) = match shown {
+            Shown::Catalog(value) => return Some(txn_catalog::committed(value.clone(), revision)),
+            Shown::Key(key, with_value) => (key, with_value),
+        };
         let now = keys.get(key)?;
         let name = user_key(key.as_bytes()).ok()?;
         let Some((value, record, _)) = &now.there else { return Some(json!({ "KV": { "Key": key, "Value": null } })) };
@@ -287,7 +322,7 @@ fn answer(
             version: 0,
             lease: None,
         };
-        let mut value = shown(context, &kv);
+        let mut value = super::kv::shown(context, &kv);
         (value["Flags"], value["LockIndex"]) = (record.flags.into(), record.lock_index.into());
         match &record.session {
             Some(session) => value["Session"] = session.clone().into(),

@@ -1,6 +1,6 @@
 //! How programs and their clients find each other: what may be registered from outside.
 
-use super::decode::{FilePath, record};
+use super::decode::{FilePath, OneOrMany, record};
 use super::node::default_of;
 
 record! {
@@ -10,8 +10,41 @@ record! {
         remote_script_checks: bool = false,
         /// Files of service definitions as Consul has them (`service` or `services`, JSON), registered with this node; relative to the file. `include: [{ consul: FILE }]` adds one.
         definitions: Vec<FilePath> = Vec::new(),
+        /// Files that are kept up to date for programs that read who is there from one.
+        feeds: Feeds = Feeds::default(),
     }
 }
+
+record! {
+    /// Files written from the registry. Each is replaced as a whole, and only when what it says has changed.
+    Feeds as "`discovery.feeds`" {
+        /// Prometheus' targets as its `file_sd_configs` reads them, what `/api/v1/sd/prometheus` answers; relative to the file.
+        prometheus: Option<FilePath> = None,
+        /// nginx' `upstream` blocks.
+        nginx: Option<NginxFeed> = None,
+    }
+}
+
+impl Default for Feeds {
+    fn default() -> Self {
+        default_of()
+    }
+}
+
+record! {
+    /// A file with an `upstream` block for each service, for an `include` in nginx' `http` block.
+    NginxFeed as "`discovery.feeds.nginx`" {
+        /// Where it is written; relative to the file.
+        file: FilePath,
+        /// The services, each of which has a block whether or not anybody registered it; `all` are those that are registered.
+        services: OneOrMany = OneOrMany(vec![ALL.to_owned()]),
+        /// Program and arguments, run without a shell after a change and once at the start, ten seconds at most: `[nginx, -s, reload]`.
+        reload: Vec<String> = Vec::new(),
+    }
+}
+
+/// Of `services`: all that are registered.
+pub const ALL: &str = "all";
 
 impl Default for Discovery {
     fn default() -> Self {

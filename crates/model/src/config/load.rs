@@ -251,6 +251,9 @@ fn resolve_paths(config: &mut Config, file: &Path) {
     let folder = file.parent().unwrap_or(Path::new(""));
     let join = |written: &str| joined(folder, written);
     config.discovery.definitions.iter_mut().for_each(|file| file.path = join(&file.path));
+    let feeds = &mut config.discovery.feeds;
+    let files = feeds.prometheus.iter_mut().chain(feeds.nginx.as_mut().map(|nginx| &mut nginx.file));
+    files.for_each(|file| file.path = join(&file.path));
     config.node.data_dir = join(&config.node.data_dir);
     if let Some(cluster) = &mut config.cluster {
         cluster.tls.dir = join(&cluster.tls.dir);

@@ -2,6 +2,7 @@
 
 mod acme;
 mod cluster;
+mod feeds;
 mod listen;
 mod matches;
 mod node;
@@ -15,6 +16,7 @@ mod variables;
 
 use std::collections::BTreeMap;
 
+pub use feeds::is_upstream_name;
 pub use listen::error_statuses;
 pub use shift::read as read_shift;
 pub use variables::{VARIABLES, expand};
@@ -35,6 +37,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     cluster::check(config, diagnostics);
     listen::check(config, diagnostics);
     acme::check(config, diagnostics);
+    feeds::check(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();
         traffic::check(name, service, &config.services, diagnostics);

@@ -32,6 +32,9 @@ const UNREAD_REQUESTS: usize = 1024;
 /// An instance with Consul's weight 1.
 const WEIGHT: u32 = 100;
 
+/// Names that were looked up: what they came to, and when.
+pub(super) type Names = BTreeMap<String, (Option<IpAddr>, Instant)>;
+
 /// Follows the services that routes name until the node ends.
 pub async fn run(registry: Arc<Registry>, table: Arc<Table>, mut asked: watch::Receiver<Asked>) {
     let mut following: BTreeMap<ServiceName, JoinHandle<()>> = BTreeMap::new();
@@ -116,7 +119,7 @@ fn instances(registry: &Registry, catalog: &discovery::Catalog, name: &str) -> V
 }
 
 /// The address of a host; of a name, the first that it has, which is kept for a while.
-async fn address(names: &mut BTreeMap<String, (Option<IpAddr>, Instant)>, host: &str) -> Option<IpAddr> {
+pub(super) async fn address(names: &mut Names, host: &str) -> Option<IpAddr> {
     if let Ok(ip) = host.parse() {
         return Some(ip);
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -48,10 +48,11 @@ pub async fn request_with(
     headers: &[(&str, &str)],
     body: Bytes,
 ) -> Result<Answer, String> {
-    send(stream, method, path, host, headers, (body, MAX_BODY)).await
+    let (answer, _) = send(stream, method, path, host, headers, (body, MAX_BODY)).await?;
+    Ok(answer)
 }
 
-/// The same without one, with `most` bytes of the answer's.
+/// The same without one, with at most so many bytes of the answer's: none of a longer one, as half of it says nothing.
 ///
 /// # Errors
 /// As [`request`].
@@ -63,7 +64,11 @@ pub async fn request_within(
     headers: &[(&str, &str)],
     most: usize,
 ) -> Result<Answer, String> {
-    send(stream, method, path, host, headers, (Bytes::new(), most)).await
+    let (mut answer, whole) = send(stream, method, path, host, headers, (Bytes::new(), most)).await?;
+    if !whole {
+        answer.body = Bytes::new();
+    }
+    Ok(answer)
 }
 
 async fn send(
@@ -73,7 +78,7 @@ async fn send(
     host: SocketAddr,
     headers: &[(&str, &str)],
     (body, most): (Bytes, usize),
-) -> Result<Answer, String> {
+) -> Result<(Answer, bool), String> {
     let mut request = hyper::Request::builder().method(method).uri(path).header("connection", "close");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         request = request.header("host", host.to_string());
@@ -94,17 +99,28 @@ async fn send(
             let status = response.status().as_u16();
             let location = response.headers().get("location").and_then(|at| at.to_str().ok()).map(str::to_owned);
             // A body that is too long or breaks off is no reason to doubt the status.
-            let body = Limited::new(response.into_body(), most)
-                .collect()
-                .await
-                .map(|body| body.to_bytes())
-                .unwrap_or_default();
-            Ok(Answer { status, body, location })
+            let (body, whole) = begun(response.into_body(), most).await;
+            Ok((Answer { status, body, location }, whole))
         }
         Err(error) => Err(error),
     };
     connection.abort();
     answer
+}
+
+/// The first `most` bytes of a body, and whether that is all of it.
+async fn begun(mut body: hyper::body::Incoming, most: usize) -> (Bytes, bool) {
+    let mut begun = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return (begun.into(), false) };
+        let Ok(data) = frame.into_data() else { continue };
+        let left = most - begun.len();
+        begun.extend_from_slice(&data[..data.len().min(left)]);
+        if data.len() > left {
+            return (begun.into(), false);
+        }
+    }
+    (begun.into(), true)
 }
 
 /// The innermost cause: "connection reset by peer" instead of "connection error".

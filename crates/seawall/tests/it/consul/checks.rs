@@ -67,6 +67,24 @@ fn stands(seawall: &Seawall, check: &str, status: &str) {
     wait(&format!("{check} {status}"), || (standing(seawall, check) == status).then_some(()));
 }
 
+/// What an instance says that says too much is cut, not lost.
+#[test]
+fn the_output_of_a_check_is_cut_at_its_limit() {
+    let seawall = Seawall::up("");
+    let program = Program::start("words ".repeat(20_000).leak());
+    let url = format!("http://{}/health", program.address);
+    for (id, most) in [("whole", json!({})), ("short", json!({ "OutputMaxSize": 200 }))] {
+        let mut body = json!({ "Name": id, "Interval": "1s", "HTTP": url });
+        body.as_object_mut().unwrap().extend(most.as_object().unwrap().clone());
+        done(&put(&seawall, "/v1/agent/check/register", &body));
+        stands(&seawall, id, "passing");
+    }
+    let checks = seawall.api("GET", "/v1/agent/checks", b"").json();
+    let output = |id: &str| checks[id]["Output"].as_str().unwrap().to_owned();
+    assert_eq!((output("whole").len(), output("short").len()), (4096, 200), "{checks}");
+    assert!(output("short").contains("Output: words words"), "{}", output("short"));
+}
+
 #[test]
 fn each_kind_of_check_is_made_and_judged() {
     let seawall = Seawall::up("discovery: { remoteScriptChecks: true }\n");

@@ -181,6 +181,71 @@ fn a_session_that_is_not_renewed_ends_with_its_time() {
 }
 
 #[test]
+fn a_transaction_registers_whole_or_not_at_all() {
+    let seawall = Seawall::up("");
+    let txn = |ops: Value| put(&seawall, "/v1/txn", &ops);
+    let node = json!({ "Node": "printer", "Address": "10.0.0.9", "Meta": { "floor": "2" } });
+    let service = json!({ "ID": "lpd-1", "Service": "lpd", "Port": 515 });
+    let check =
+        json!({ "Node": "printer", "CheckID": "paper", "Name": "Paper", "Status": "warning", "ServiceID": "lpd-1" });
+    // A check of an instance that nobody has: nothing of the rest is there either.
+    let failed =
+        txn(json!([{ "Node": { "Verb": "set", "Node": node } }, { "Check": { "Verb": "set", "Check": check } }]));
+    assert_eq!(failed.status, 409, "{}", failed.text());
+    let error = failed.json()["Errors"][0].clone();
+    assert_eq!((error["OpIndex"].as_u64(), error["What"].as_str()), (Some(1), Some("Missing service registration")));
+    assert_eq!(seawall.api("GET", "/v1/catalog/node/printer", b"").json(), Value::Null);
+    let done = txn(json!([
+        { "Node": { "Verb": "cas", "Node": node } },
+        { "Service": { "Verb": "set", "Node": "printer", "Service": service } },
+        { "Check": { "Verb": "set", "Check": check } },
+        { "Check": { "Verb": "get", "Check": { "Node": "printer", "CheckID": "paper" } } },
+        { "KV": { "Verb": "set", "Key": "printers", "Value": "MQ==" } },
+    ]));
+    assert_eq!(done.status, 200, "{}", done.text());
+    let results = done.json()["Results"].clone();
+    assert_eq!(results.as_array().unwrap().len(), 5, "{results}");
+    assert_eq!(
+        (&results[0]["Node"]["Meta"]["floor"], &results[3]["Check"]["ServiceName"]),
+        (&json!("2"), &json!("lpd"))
+    );
+    let found = seawall.api("GET", "/v1/health/service/lpd", b"").json();
+    assert_eq!(found[0]["Service"]["ModifyIndex"], results[1]["Service"]["ModifyIndex"], "{found}");
+    assert_eq!(
+        (&found[0]["Checks"][0]["Status"], &found[0]["Node"]["Address"]),
+        (&json!("warning"), &json!("10.0.0.9"))
+    );
+    assert_eq!(seawall.api("GET", "/v1/kv/printers?raw", b"").text(), "1");
+
+    let at = results[1]["Service"]["ModifyIndex"].as_u64().unwrap();
+    let cas = |verb: &str, index: u64| {
+        let service = json!({ "ID": "lpd-1", "Service": "lpd", "Port": 516, "ModifyIndex": index });
+        txn(json!([{ "Service": { "Verb": verb, "Node": "printer", "Service": service } }]))
+    };
+    for verb in ["cas", "delete-cas"] {
+        let stale = cas(verb, at - 1);
+        assert_eq!(stale.status, 409);
+        assert!(stale.text().contains("index is stale"), "{}", stale.text());
+    }
+    assert_eq!(cas("cas", at).json()["Results"][0]["Service"]["Port"], 516);
+    // With the machine goes what is on it, also for what comes later in the same transaction.
+    let gone = txn(json!([
+        { "Node": { "Verb": "delete", "Node": { "Node": "printer" } } },
+        { "Service": { "Verb": "get", "Node": "printer", "Service": { "ID": "lpd-1" } } },
+    ]));
+    assert!(gone.text().contains("doesn't exist"), "{}", gone.text());
+    let gone = txn(json!([{ "Node": { "Verb": "delete", "Node": { "Node": "printer" } } }]));
+    assert_eq!((gone.status, gone.json()["Results"].clone()), (200, json!([])));
+    assert_eq!(seawall.api("GET", "/v1/health/service/lpd", b"").json(), json!([]));
+    // What Seawall writes itself stays.
+    let own = seawall.api("GET", "/v1/agent/self", b"").json()["Config"]["NodeName"].clone();
+    for verb in ["set", "delete"] {
+        let refused = txn(json!([{ "Node": { "Verb": verb, "Node": { "Node": own, "Address": "10.0.0.9" } } }]));
+        assert_eq!(refused.status, 409, "{}", refused.text());
+    }
+}
+
+#[test]
 fn a_transaction_happens_whole_or_not_at_all() {
     let seawall = Seawall::up("");
     let txn = |ops: Value| put(&seawall, "/v1/txn", &ops);
@@ -212,6 +277,7 @@ fn a_transaction_happens_whole_or_not_at_all() {
     assert_eq!(moved.status, 200, "{}", moved.text());
     assert_eq!(seawall.api("GET", "/v1/kv/a?raw", b"").text(), "two");
     assert_eq!(txn(json!([{ "Node": { "Verb": "set" } }])).status, 400);
+    assert_eq!(txn(json!([{ "Other": { "Verb": "set" } }])).status, 400);
     let many: Vec<Value> = (0..65).map(|n| json!({ "KV": { "Verb": "get", "Key": format!("{n}") } })).collect();
     assert_eq!(txn(many.into()).status, 413);
 }
@@ -246,6 +312,11 @@ fn events_and_prepared_queries_are_kept_and_carried_out() {
     let explained = seawall.api("GET", "/v1/query/geo-web/explain", b"").json();
     assert_eq!(explained["Query"]["Service"]["Service"], "web");
     assert_eq!(seawall.api("POST", "/v1/query", query.to_string().as_bytes()).status, 500, "the name is taken");
+    // Nobody here, and sites that are not known: none was asked, as with a Consul that knows no other.
+    let elsewhere = json!({ "Name": "away", "Service": { "Service": "away", "Failover": { "NearestN": 2, "Datacenters": ["east", "west"] } } });
+    done(&seawall.api("POST", "/v1/query", elsewhere.to_string().as_bytes()));
+    let body = seawall.api("GET", "/v1/query/away/execute", b"").json();
+    assert_eq!((&body["Nodes"], &body["Failovers"]), (&json!([]), &json!(0)), "{body}");
     done(&seawall.api("DELETE", &format!("/v1/query/{id}"), b""));
     assert_eq!(seawall.api("GET", "/v1/query/newest/execute", b"").status, 404);
     assert!(ids(&seawall.api("GET", "/v1/health/service/none", b"")).is_empty());
