@@ -9,9 +9,10 @@ mod gateway;
 mod section;
 mod store;
 
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{root, run};
 
@@ -62,6 +63,15 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
         _ => bail!("usage: cargo xtask bench gateway | churn | discovery | failover | shop | store | wal | switch"),
     }
+}
+
+/// The binary as it is shipped, built now, and a folder for what a bench leaves behind.
+fn shipped() -> Result<(PathBuf, PathBuf)> {
+    cargo(&["build", "--locked", "--profile", "dist", "--package", "seawall", "--bin", "seawall"])?;
+    let target = std::env::current_exe()?.ancestors().nth(2).context("no target folder")?.to_owned();
+    let place = target.join("bench");
+    std::fs::create_dir_all(&place)?;
+    Ok((target.join("dist/seawall"), place))
 }
 
 pub fn cargo(arguments: &[&str]) -> Result<()> {

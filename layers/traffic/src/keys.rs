@@ -1,6 +1,7 @@
 //! A pace for each key, as many keys as there is room for: a table of fixed size, in which a key has its place in one of
-//! eight slots. A key whose time has passed is the same as one that was never seen, so its slot is free for another; only
-//! when all eight are at work does the one that is nearest to rest lose what is known of it, and that is counted.
+//! sixteen slots, eight in each of two sets. A key whose time has passed is the same as one that was never seen, so its slot
+//! is free for another; only when all sixteen are at work does the one that is nearest to rest lose what is known of it, and
+//! that is counted. There are twice as many slots as keys, so that as many keys as there is room for do not meet like this.
 //! No lock: a slot is two atomics. Two requests that meet in the moment in which a slot changes its key may both count
 //! for the new one. Deliberately absent: hashing (the caller's, keyed, so that nobody can aim at a slot).
 
@@ -21,35 +22,43 @@ struct Slot {
 #[derive(Debug)]
 pub struct Keys {
     slots: Box<[Slot]>,
+    room: usize,
     displaced: AtomicU64,
 }
 
 impl Keys {
     /// Room for `most` keys, at least eight.
     pub fn new(most: usize) -> Self {
-        let sets = (most / WAYS).max(1);
-        Self { slots: (0..sets * WAYS).map(|_| Slot::default()).collect(), displaced: AtomicU64::new(0) }
+        let room = most.max(WAYS);
+        let sets = (room * 2).div_ceil(WAYS);
+        Self { slots: (0..sets * WAYS).map(|_| Slot::default()).collect(), room, displaced: AtomicU64::new(0) }
     }
 
     /// The pace of the key with this hash.
     pub(crate) fn pace(&self, hash: u64, now: Nanos) -> &AtomicU64 {
         let key = hash | 1;
-        let sets = (self.slots.len() / WAYS) as u128;
-        let begin = ((u128::from(hash) * sets) >> 64) as usize * WAYS;
-        let set = &self.slots[begin..begin + WAYS];
+        let (one, other) = (self.set(hash), self.set(hash.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         // Who loses a race for a slot looks again; somebody has won each time.
         for _ in 0..WAYS {
-            let mut rested = &set[0];
-            let mut rested_at = u64::MAX;
-            for slot in set {
-                if slot.key.load(Ordering::Acquire) == key {
-                    return &slot.next;
+            let mut free = (0, &one[0], u64::MAX);
+            for set in [one, other] {
+                let mut here = (0, &set[0], u64::MAX);
+                for slot in set {
+                    if slot.key.load(Ordering::Acquire) == key {
+                        return &slot.next;
+                    }
+                    let next = slot.next.load(Ordering::Relaxed);
+                    here.0 += u32::from(next <= now);
+                    if next < here.2 {
+                        (here.1, here.2) = (slot, next);
+                    }
                 }
-                let next = slot.next.load(Ordering::Relaxed);
-                if next < rested_at {
-                    (rested, rested_at) = (slot, next);
+                // Where there is more room, so that no set is full while others are not.
+                if (here.0, std::cmp::Reverse(here.2)) > (free.0, std::cmp::Reverse(free.2)) {
+                    free = here;
                 }
             }
+            let (_, rested, rested_at) = free;
             let known = rested.key.load(Ordering::Acquire);
             if rested.key.compare_exchange(known, key, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 if known != 0 && rested_at > now {
@@ -59,7 +68,13 @@ impl Keys {
                 return &rested.next;
             }
         }
-        &set[0].next
+        &one[0].next
+    }
+
+    fn set(&self, hash: u64) -> &[Slot] {
+        let sets = (self.slots.len() / WAYS) as u128;
+        let begin = ((u128::from(hash) * sets) >> 64) as usize * WAYS;
+        &self.slots[begin..begin + WAYS]
     }
 
     /// Keys at work now: those that have used some of their rate.
@@ -69,7 +84,7 @@ impl Keys {
 
     /// Room for so many.
     pub fn room(&self) -> usize {
-        self.slots.len()
+        self.room
     }
 
     /// Keys that lost what was known of them to another one, because there was no room.
@@ -97,10 +112,26 @@ mod tests {
         }
         assert_eq!(keys.pace(hash(3), 100).load(Ordering::Relaxed), 203);
         assert_eq!((keys.at_work(100), keys.displaced()), (8, 0));
-        assert_eq!(keys.pace(hash(9), 202).load(Ordering::Relaxed), 202, "the first had rested");
-        assert_eq!(keys.displaced(), 0);
-        keys.pace(hash(10), 100);
-        assert_eq!(keys.displaced(), 1, "none had");
+        assert_eq!(keys.pace(hash(9), 202).load(Ordering::Relaxed), 202, "a slot was free");
+        for key in 10..100 {
+            keys.pace(hash(key), 100).store(300, Ordering::Relaxed);
+        }
+        assert!(keys.displaced() > 0, "none had rested");
+    }
+
+    #[test]
+    fn as_many_keys_as_there_is_room_for_keep_what_is_known_of_them() {
+        for most in [8, 100, 1_000, 10_000, 100_000] {
+            let keys = Keys::new(most);
+            for round in 0..3 {
+                for key in 0..most as u64 {
+                    let known = keys.pace(hash(key), 100);
+                    assert_eq!(known.load(Ordering::Relaxed), 100 + round, "{key} of {most}");
+                    known.store(101 + round, Ordering::Relaxed);
+                }
+            }
+            assert_eq!(keys.displaced(), 0, "{most}");
+        }
     }
 
     #[test]
@@ -109,7 +140,7 @@ mod tests {
         for key in 0..1_000_000 {
             keys.pace(hash(key), 0).store(1_000, Ordering::Relaxed);
         }
-        assert!(keys.at_work(0) <= 1000);
+        assert!(keys.at_work(0) <= 2000);
         assert!(keys.displaced() > 990_000);
     }
 }

@@ -7,12 +7,10 @@ mod dns;
 mod queries;
 mod registrations;
 
-use std::path::PathBuf;
-
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::store::members::Cluster;
-use super::{cargo, section};
+use super::{section, shipped};
 use crate::root;
 
 /// The section of `bench/RESULTS.md`.
@@ -37,12 +35,8 @@ pub struct Options {
 pub fn discovery(arguments: &[String]) -> Result<()> {
     let options = Options::parse(arguments)?;
     ensure!(cfg!(target_os = "linux"), "this bench reads /proc: it runs on Linux only");
-    cargo(&["build", "--locked", "--profile", "dist", "--package", "seawall", "--bin", "seawall"])?;
-    let target = std::env::current_exe()?.ancestors().nth(2).context("no target folder")?.to_owned();
-    let place = target.join("bench");
-    std::fs::create_dir_all(&place)?;
+    let (program, place) = shipped()?;
     let folder = tempfile::Builder::new().prefix("discovery-").tempdir_in(&place)?;
-    let program: PathBuf = target.join("dist/seawall");
     let wanted = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
     let mut text = format!("### {TITLE}\n\n");
     if wanted("queries") {

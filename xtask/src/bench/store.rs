@@ -10,10 +10,10 @@ mod report;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::gateway::load_average;
-use super::{cargo, section};
+use super::{section, shipped};
 use crate::root;
 use load::{Asked, Seen};
 use members::{Cluster, Used};
@@ -79,14 +79,11 @@ pub struct Findings {
 pub fn store(arguments: &[String]) -> Result<()> {
     let options = Options::parse(arguments)?;
     ensure!(cfg!(target_os = "linux"), "this bench reads /proc: it runs on Linux only");
-    cargo(&["build", "--locked", "--profile", "dist", "--package", "seawall", "--bin", "seawall"])?;
-    let target = std::env::current_exe()?.ancestors().nth(2).context("no target folder")?.to_owned();
-    let place = target.join("bench");
-    std::fs::create_dir_all(&place)?;
+    let (own, place) = shipped()?;
     let (program, peer) = etcd::built(&place)?;
     let folder = tempfile::Builder::new().prefix("store-").tempdir_in(&place)?;
     let clusters = [
-        Cluster::of_seawall(&target.join("dist/seawall"), &folder.path().join("seawall"))?,
+        Cluster::of_seawall(&own, &folder.path().join("seawall"))?,
         Cluster::of_etcd(&program, &folder.path().join("etcd"))?,
     ];
     let mut findings = Findings { pairs: options.pairs(), peer, flushes: Vec::new(), load_average: (f64::MAX, 0.0) };
