@@ -52,6 +52,7 @@ pub fn respond(
     }
     let mut response = Message::response(query.metadata.id, query.metadata.op_code);
     response.metadata.recursion_desired = query.metadata.recursion_desired;
+    response.metadata.recursion_available = zone.forwards;
     response.add_queries(query.queries.iter().cloned());
     let limit = match (&query.edns, transport) {
         (_, Transport::Tcp) => usize::from(u16::MAX),
@@ -91,6 +92,13 @@ pub fn respond(
         response.metadata.truncation = true;
     }
     fitting(response, limit)
+}
+
+/// Whether an answer of ours says that the question is for others, who may be asked.
+pub(crate) fn is_for_others(zone: &Zone, question: &[u8], answer: &[u8]) -> bool {
+    let flags = |bytes: &[u8], place: usize| bytes.get(place).copied().unwrap_or(0);
+    let is_desired = flags(question, 2) & 1 != 0;
+    zone.forwards && is_desired && flags(answer, 3) & 0x0f == ResponseCode::Refused.low()
 }
 
 /// As far as its header can be read, it gets an answer.
@@ -158,7 +166,15 @@ impl Answering<'_> {
                     self.instances(response, found, ttl)
                 }
             },
-            Asked::Reverse(ip) => self.reverse(response, ip),
+            Asked::Reverse(ip) => {
+                let known = self.reverse(response, ip);
+                if !known && self.zone.forwards {
+                    response.metadata.response_code = ResponseCode::Refused;
+                    response.metadata.authoritative = false;
+                    return;
+                }
+                known
+            }
             Asked::Nothing => false,
         };
         if !there {

@@ -106,7 +106,7 @@ mod tests {
     use crate::Zone;
 
     fn check(name: &str, expected: Option<Asked>) {
-        let zone = Zone { domain: "consul".into(), datacenter: "local".into(), node: "n1".into() };
+        let zone = Zone { domain: "consul".into(), datacenter: "local".into(), node: "n1".into(), forwards: false };
         let labels: Vec<String> = name.split('.').map(str::to_owned).collect();
         assert_eq!(read(&zone, &labels), expected, "{name}");
     }

@@ -1,10 +1,11 @@
 //! DNS from the registry, in Consul's forms: services, nodes, addresses, prepared queries. Answers come from what this node
 //! knows, so they go on when the store does not serve. Decisions are functions of a catalog and a question
-//! ([`answer`]); the rest is two sockets.
-//! Deliberately absent: recursion, zones of others, and DNSSEC.
+//! ([`answer`]); the rest is two sockets, and questions about other names passed on where that is wanted.
+//! Deliberately absent: recursion of our own, and DNSSEC.
 
 mod answer;
 mod asked;
+mod forward;
 mod server;
 
 pub use answer::{Transport, respond};
@@ -19,4 +20,6 @@ pub struct Zone {
     pub datacenter: String,
     /// This node's name.
     pub node: String,
+    /// What is not ours is passed on to others.
+    pub forwards: bool,
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 use discovery::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::Zone;
-use crate::answer::{Transport, respond};
+use crate::answer::{Transport, is_for_others, respond};
+use crate::forward::Forwarder;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 256;
@@ -48,20 +50,22 @@ impl Drop for Server {
     }
 }
 
-/// Serves on `listen`, UDP and TCP.
+/// Serves on `listen`, UDP and TCP. Questions about names of others go on to `servers`, if there are any.
 ///
 /// # Errors
 /// The operating system's: the port is taken, or needs rights.
-pub fn serve(listen: SocketAddr, zone: Zone, registry: Arc<Registry>) -> io::Result<Server> {
+pub fn serve(listen: SocketAddr, zone: Zone, servers: Vec<SocketAddr>, registry: Arc<Registry>) -> io::Result<Server> {
     let (udp, tcp) = bind(listen)?;
     let address = udp.local_addr()?;
     udp.set_read_timeout(Some(LOOK))?;
     tcp.set_nonblocking(true)?;
     let tcp = tokio::net::TcpListener::from_std(tcp)?;
-    let answers = Arc::new(Answers { zone, registry, chance: AtomicU64::new(0) });
+    let forwarder = Forwarder::new(servers);
+    let answers = Arc::new(Answers { zone, registry, forwarder, chance: AtomicU64::new(0) });
     let stop = Arc::new(AtomicBool::new(false));
     let (ending, answering) = (Arc::clone(&stop), Arc::clone(&answers));
-    std::thread::Builder::new().name("dns".into()).spawn(move || datagrams(&udp, &answering, &ending))?;
+    let (udp, runtime) = (Arc::new(udp), Handle::current());
+    std::thread::Builder::new().name("dns".into()).spawn(move || datagrams(&udp, &answering, &ending, &runtime))?;
     let accepting = tokio::spawn(accept(tcp, answers));
     Ok(Server { address, stop, accepting })
 }
@@ -82,6 +86,7 @@ fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 struct Answers {
     zone: Zone,
     registry: Arc<Registry>,
+    forwarder: Forwarder,
     chance: AtomicU64,
 }
 
@@ -94,13 +99,24 @@ impl Answers {
     }
 }
 
-fn datagrams(socket: &UdpSocket, answers: &Answers, stop: &AtomicBool) {
+fn datagrams(socket: &Arc<UdpSocket>, answers: &Arc<Answers>, stop: &AtomicBool, runtime: &Handle) {
     // A question is small; what is longer is cut off, and then malformed.
     let mut buffer = [0; 4096];
     while !stop.load(Ordering::Relaxed) {
         match socket.recv_from(&mut buffer) {
             Ok((length, from)) => {
-                if let Some(answer) = answers.to(&buffer[..length], Transport::Udp) {
+                let question = &buffer[..length];
+                if let Some(answer) = answers.to(question, Transport::Udp) {
+                    if is_for_others(&answers.zone, question, &answer) {
+                        let (socket, answers, question) = (Arc::clone(socket), Arc::clone(answers), question.to_vec());
+                        runtime.spawn(async move {
+                            if let Some(answer) = answers.forwarder.ask(&question, Transport::Udp).await {
+                                // Ignored: as below.
+                                let _ = socket.send_to(&answer, from);
+                            }
+                        });
+                        continue;
+                    }
                     // Ignored: who asked may have gone, and asks again if not.
                     let _ = socket.send_to(&answer, from);
                 }
@@ -147,7 +163,11 @@ async fn connection(mut stream: TcpStream, answers: &Answers) -> io::Result<()> 
             io::Result::Ok(bytes)
         };
         let bytes = tokio::time::timeout(IDLE, question).await??;
-        let Some(answer) = answers.to(&bytes, Transport::Tcp) else { return Ok(()) };
+        let Some(mut answer) = answers.to(&bytes, Transport::Tcp) else { return Ok(()) };
+        if is_for_others(&answers.zone, &bytes, &answer) {
+            let Some(theirs) = answers.forwarder.ask(&bytes, Transport::Tcp).await else { return Ok(()) };
+            answer = theirs;
+        }
         let Ok(length) = u16::try_from(answer.len()) else { return Ok(()) };
         let mut message = length.to_be_bytes().to_vec();
         message.extend_from_slice(&answer);

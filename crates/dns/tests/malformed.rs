@@ -8,7 +8,7 @@ use hickory_proto::rr::{Name, RecordType};
 use proptest::prelude::{any, prop, proptest};
 
 fn zone() -> Zone {
-    Zone { domain: "consul".into(), datacenter: "local".into(), node: "n1".into() }
+    Zone { domain: "consul".into(), datacenter: "local".into(), node: "n1".into(), forwards: false }
 }
 
 fn answer(bytes: &[u8], transport: Transport) -> Option<Message> {

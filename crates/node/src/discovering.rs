@@ -124,8 +124,10 @@ impl Discovering {
             domain: written.domain.trim_matches('.').to_ascii_lowercase(),
             datacenter: config.node.region.clone(),
             node: config.node.name.to_string(),
+            forwards: !written.forward.is_empty(),
         };
-        let served = dns::serve(listen, zone, self.registry());
+        let servers = written.forward.iter().filter_map(|text| model::config::Dns::server(text)).collect();
+        let served = dns::serve(listen, zone, servers, self.registry());
         served.map(Some).map_err(|error| format!("DNS on {listen}: {error}; `dns.listen` names another address"))
     }
 

@@ -5,6 +5,8 @@ use data::{Key, StoreError};
 
 /// In front of every key of the registry.
 pub const REGISTRY: &str = "registry/";
+/// In front of what hangs on a user's key.
+pub(crate) const KV: &str = "registry/kv/";
 /// Written with every change: a confirmed read of it tells how far the registry is.
 const SEQUENCE: &str = "registry/sequence";
 /// The longest name of a node, an instance or a check, in bytes.
@@ -39,7 +41,7 @@ impl About {
     /// Reads a key.
     pub fn of(key: &Key) -> Self {
         let bytes = key.as_bytes();
-        if let Some(user) = bytes.strip_prefix(b"registry/kv/") {
+        if let Some(user) = bytes.strip_prefix(KV.as_bytes()) {
             return Self::Kv(user.to_vec());
         }
         let Some(text) = key.as_str() else { return Self::Other };
@@ -73,7 +75,7 @@ impl About {
             Self::Session(id) => named("session", &[id]),
             Self::Query(id) => named("query", &[id]),
             Self::Fired(id) => named("event", &[id]),
-            Self::Kv(user) => Key::new([b"registry/kv/", user.as_slice()].concat()),
+            Self::Kv(user) => Key::new([KV.as_bytes(), user.as_slice()].concat()),
             Self::Sequence | Self::Other => Key::try_from(SEQUENCE),
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::catalog::{Catalog, Stored};
 use crate::definition::ServiceDefinition;
-use crate::key::{About, on_node};
+use crate::key::{About, KV, on_node};
 use crate::record::{CheckRecord, CheckStatus, NodeRecord};
 use crate::registry::{Registry, RegistryError, Written};
 
@@ -171,5 +171,10 @@ const ATTEMPTS: usize = 8;
 /// # Errors
 /// It is too long or empty.
 pub fn user_key(key: &[u8]) -> Result<Key, StoreError> {
+    // What hangs on it needs a key of its own, with more in front.
+    let limit = data::MAX_KEY_BYTES - KV.len();
+    if key.len() > limit {
+        return Err(StoreError::TooLarge { what: "key", bytes: key.len(), limit });
+    }
     Key::new([data::USER_KEYS.as_bytes(), key].concat())
 }

@@ -51,7 +51,7 @@ fn catalog() -> &'static Catalog {
 pub fn dns(bytes: &[u8]) {
     let Some((how, question)) = bytes.split_first() else { return };
     let transport = if how & 1 == 0 { Transport::Udp } else { Transport::Tcp };
-    let zone = Zone { domain: "consul".into(), datacenter: "local".into(), node: "n1".into() };
+    let zone = Zone { domain: "consul".into(), datacenter: "local".into(), node: "n1".into(), forwards: false };
     let Some(answer) = respond(&zone, catalog(), 7, question, transport, u64::from(*how)) else { return };
     let read = Message::from_vec(&answer).unwrap_or_else(|error| panic!("the answer cannot be read: {error}"));
     assert_eq!(read.metadata.message_type, MessageType::Response);

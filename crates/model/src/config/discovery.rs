@@ -1,5 +1,7 @@
 //! How programs and their clients find each other: what may be registered from outside.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::decode::{FilePath, OneOrMany, record};
 use super::node::default_of;
 
@@ -59,5 +61,15 @@ record! {
         listen: String = "127.0.0.1:8600".to_owned(),
         /// The domain under which services and nodes have their names.
         domain: String = "consul".to_owned(),
+        /// DNS servers that are asked about all other names, as `IP` or `IP:port` (53 when absent); one after the other until
+        /// one answers within 2 s. Without any, such questions are refused.
+        forward: Vec<String> = Vec::new(),
+    }
+}
+
+impl Dns {
+    /// The address of one of `forward`; `None` if it is none.
+    pub fn server(text: &str) -> Option<SocketAddr> {
+        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53)))
     }
 }

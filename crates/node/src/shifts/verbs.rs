@@ -185,8 +185,14 @@ impl Controller {
             ([], _) => heaviest.and_then(|target| target.version.as_ref()),
             _ => None,
         };
-        let several = || refused(format!("several versions of {name} have its requests: say which with --from"));
-        only.cloned().ok_or_else(several)
+        let unclear = || {
+            let leads = |targets: &model::config::Targets| targets.0.iter().any(|target| target.service == *name);
+            if routes().any(leads) {
+                return refused(format!("several versions of {name} have its requests: say which with --from"));
+            }
+            refused(format!("no route leads to {name}, so there are no requests to move: write one, or say --from"))
+        };
+        only.cloned().ok_or_else(unclear)
     }
 
     /// The largest share, in hundredths, that a route's own weights give the new destination beside the old ones, and the

@@ -18,6 +18,7 @@ fn server(seawall: &Seawall) -> SocketAddr {
 
 fn question(name: &str, kind: RecordType, edns: Option<u16>) -> Vec<u8> {
     let mut message = Message::query();
+    message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     if let Some(size) = edns {
         let mut edns = Edns::new();
@@ -156,6 +157,67 @@ fn a_long_answer_is_cut_over_udp_and_whole_over_tcp() {
         socket.send_to(&rubbish, at).unwrap();
     }
     assert_eq!(udp(at, name, RecordType::A, Some(4096)).answers.len(), 100);
+}
+
+/// A DNS server that answers every question with one address, after a datagram that pretends to be the answer.
+fn other_server() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = socket.local_addr().unwrap();
+    let listener = std::net::TcpListener::bind(at).unwrap();
+    let answer = |question: &[u8]| {
+        let asked = Message::from_vec(question).unwrap();
+        let mut answer = Message::response(asked.metadata.id, asked.metadata.op_code);
+        answer.metadata.recursion_available = true;
+        let name = asked.queries[0].name.clone();
+        answer.add_queries(asked.queries);
+        let address = hickory_proto::rr::rdata::A::new(192, 0, 2, 7);
+        answer.add_answer(hickory_proto::rr::Record::from_rdata(name, 60, RData::A(address)));
+        answer.to_vec().unwrap()
+    };
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+            let right = answer(&bytes[..length]);
+            let mut guessed = right.clone();
+            guessed[1] ^= 1;
+            socket.send_to(&guessed, from).unwrap();
+            socket.send_to(&right, from).unwrap();
+        }
+    });
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut question = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut question).unwrap();
+            let right = answer(&question);
+            stream.write_all(&u16::try_from(right.len()).unwrap().to_be_bytes()).unwrap();
+            stream.write_all(&right).unwrap();
+        }
+    });
+    at
+}
+
+#[test]
+fn names_of_others_are_asked_of_the_servers_that_are_configured() {
+    let other = other_server();
+    // The first of them is not there.
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let seawall = Seawall::up(&format!("dns: {{ listen: \"127.0.0.1:0\", forward: [ \"{gone}\", \"{other}\" ] }}\n"));
+    let at = server(&seawall);
+    register(&seawall, "web-1", "10.0.0.1", &["v1"], "passing");
+    assert_eq!(addresses(at, "web.service.consul."), ["10.0.0.1"], "its own names are its own");
+    for name in ["www.example.com.", "9.2.0.192.in-addr.arpa."] {
+        assert_eq!(addresses(at, name), ["192.0.2.7"], "{name}");
+        assert_eq!(data(&tcp(at, name, RecordType::A)), ["192.0.2.7"], "{name} over TCP");
+    }
+    let known = udp(at, "1.0.0.10.in-addr.arpa.", RecordType::PTR, None);
+    assert!(known.metadata.authoritative && known.metadata.recursion_available, "{known:?}");
+    // Nobody is there: said so.
+    let alone = Seawall::up(&format!("dns: {{ listen: \"127.0.0.1:0\", forward: [ \"{gone}\" ] }}\n"));
+    let failed = tcp(server(&alone), "www.example.com.", RecordType::A);
+    assert_eq!(failed.metadata.response_code, ResponseCode::ServFail);
 }
 
 #[test]

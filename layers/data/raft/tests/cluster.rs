@@ -24,6 +24,12 @@ fn impatient(options: &mut Options) {
     options.patience = Duration::from_secs(1);
 }
 
+/// Nobody is taken for lost because the machine is slow: leaders change when they are told to.
+fn unhurried(options: &mut Options) {
+    options.election = (Duration::from_secs(10), Duration::from_secs(20));
+    options.patience = Duration::from_secs(30);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_followers_store_conforms() {
     let clusters = RefCell::new(Vec::new());
@@ -200,7 +206,7 @@ async fn a_node_that_comes_back_does_not_unseat_a_living_leader() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_over_without_a_failed_write() {
-    let cluster = Cluster::start(3, usual);
+    let cluster = Cluster::start(3, unhurried);
     let leader = cluster.leader(&[0, 1, 2]).await;
     let next = (leader + 1) % 3;
     let store = cluster.node((leader + 2) % 3).clone();
@@ -242,7 +248,7 @@ async fn a_node_joins_and_one_leaves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_that_join_at_once_all_keep_their_votes() {
-    for _ in 0..5 {
+    for _ in 0..3 {
         let mut cluster = Cluster::start(1, usual);
         cluster.leader(&[0]).await;
         (1..5).for_each(|place| cluster.start_node(place));

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::config::{Config, Listen, Listener, Service};
+use crate::config::{Config, Dns, Listen, Listener, Service};
 use crate::diagnostic::{Diagnostics, Place};
 
 /// The most worker threads of the gateway.
 pub const MAX_WORKERS: u32 = 256;
+
+/// DNS servers that questions are passed on to.
+const MAX_FORWARD: usize = 8;
 
 /// Checks `api` and `gateway`.
 pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
@@ -31,6 +34,20 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
         if dns.domain.len() > 200 || !dns.domain.trim_matches('.').split('.').all(label) {
             let message = format!("`{}` is no domain", dns.domain);
             diagnostics.error(dns.at.field("domain"), message, "e.g. `consul` or `shop.internal`");
+        }
+        for text in &dns.forward {
+            let message = match Dns::server(text) {
+                None => format!("`{text}` is not the address of a DNS server"),
+                Some(server) if server.to_string() == dns.listen => {
+                    format!("`{text}` is where this node listens itself")
+                }
+                Some(_) => continue,
+            };
+            diagnostics.error(dns.at.field("forward"), message, "write an IP, e.g. 10.0.0.2, or IP:port");
+        }
+        if dns.forward.len() > MAX_FORWARD {
+            let message = format!("{} servers, {MAX_FORWARD} at most", dns.forward.len());
+            diagnostics.error(dns.at.field("forward"), message, "each that does not answer costs 2 s");
         }
     }
     if config.gateway.listen.is_empty() {
