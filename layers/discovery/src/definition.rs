@@ -128,7 +128,7 @@ fn checks_of(
         }
         let (given, mut record) = check(value, &path, strict)?;
         if record.kind.is_empty() {
-            let message = "a check needs a type: `http`, `tcp`, `udp`, `grpc`, `ttl`, `args`, `h2ping` or an alias";
+            let message = "a check needs a type: `http`, `tcp`, `udp`, `grpc`, `ttl`, `args` or an alias";
             return Err(FieldError::new(path, message));
         }
         id.clone_into(&mut record.service_id);
