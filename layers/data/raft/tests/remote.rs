@@ -265,6 +265,11 @@ async fn without_a_quorum_stale_reads_go_on_and_everything_else_is_refused_in_wo
     let agent = agent(&cluster).await;
     put(&agent, "k", "1").await;
     let left = (leader + 1) % 3;
+    // Two of three have made it a fact; this one need not be among them.
+    eventually("the one that will be left has it", async || {
+        cluster.get(left, "k", Consistency::Stale).await == Ok(Some("1".into()))
+    })
+    .await;
     (0..3).filter(|place| *place != left).for_each(|place| cluster.network.isolate(&name(place)));
     eventually("the one that is left says so", async || {
         let status = agent.status();
