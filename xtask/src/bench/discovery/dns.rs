@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -72,10 +72,10 @@ pub fn run(program: &Path, folder: &Path, seconds: u64) -> Result<String> {
 }
 
 fn own(program: &Path, folder: &Path) -> Result<(Running, SocketAddr, SocketAddr)> {
-    let (api, dns) = (free_port()?, UdpSocket::bind("127.0.0.1:0")?.local_addr()?);
+    let api = free_port()?;
     let file = folder.join("seawall.yaml");
     let text = format!(
-        "node: {{ name: bench, dataDir: {:?} }}\napi: {{ listen: \"{api}\" }}\ndns: {{ listen: \"{dns}\" }}\n\
+        "node: {{ name: bench, dataDir: {:?} }}\napi: {{ listen: \"{api}\" }}\ndns: {{ listen: \"127.0.0.1:0\" }}\n\
          gateway: {{ listen: [\"127.0.0.1:0\"] }}\n",
         folder.join("data"),
     );
@@ -84,7 +84,10 @@ fn own(program: &Path, folder: &Path) -> Result<(Running, SocketAddr, SocketAddr
     command.arg("up").arg(&file);
     let mut running = Running::start(command, folder.join("seawall.log"))?;
     running.wait_listening(api)?;
-    running.wait_for("line that it is ready", |said| said.contains("ready {").then_some(()))?;
+    let dns = running.wait_for("line that it is ready", |said| {
+        let line = said.lines().find_map(|line| line.strip_prefix("ready "))?;
+        serde_json::from_str::<serde_json::Value>(line).ok()?["dns"].as_str()?.parse().ok()
+    })?;
     Ok((running, dns, api))
 }
 
@@ -110,7 +113,7 @@ fn fill(api: SocketAddr) -> Result<()> {
 }
 
 fn peer(folder: &Path) -> Result<(Running, SocketAddr)> {
-    let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+    let port = free_port()?;
     let mut hosts = String::new();
     let mut more = format!(
         "no-resolv\nno-hosts\nkeep-in-foreground\nport={}\nlisten-address=127.0.0.1\nbind-interfaces\nlocal=/peer/\naddn-hosts={}\n",
