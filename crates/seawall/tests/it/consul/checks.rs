@@ -166,6 +166,15 @@ fn a_route_follows_what_is_registered() {
         let answers: Vec<_> = (0..20).map(|_| seawall.get("/")).collect();
         answers.iter().all(|answer| answer.text() == "one").then_some(())
     });
+    // A node that starts waits for the registry before it says that nobody is there.
+    for kill in 1..=5 {
+        crate::support::processes::signal(seawall.node(), "KILL");
+        wait("the next node process", || {
+            let answer = crate::support::http::request(seawall.gateway, "GET", "/", &[], b"");
+            assert!(answer.as_ref().map_or(true, |answer| answer.status == 200), "kill {kill}: {answer:?}");
+            (seawall.status()["node"]["nodeStarts"] == 1 + kill).then_some(())
+        });
+    }
     done(&seawall.api("PUT", "/v1/agent/service/deregister/one", b""));
     wait("nobody", || (seawall.get("/").status == 503).then_some(()));
     drop(one);
