@@ -82,7 +82,7 @@ impl Keys {
         self.slots.iter().filter(|slot| slot.next.load(Ordering::Relaxed) > now).count()
     }
 
-    /// Room for so many.
+    /// So many keys at work have room; up to twice as many are remembered while they happen to find it.
     pub fn room(&self) -> usize {
         self.room
     }

@@ -32,7 +32,7 @@ pub struct RateLimitView {
     /// Keys at work now, for a limit by key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u32>,
-    /// Room for so many.
+    /// So many may be at work before any is forgotten; never more than twice as many are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_keys: Option<u32>,
     /// Keys that were forgotten while at work, for want of room.

@@ -37,7 +37,7 @@ pub enum LimitKey {
 pub struct LimitView {
     /// Requests a second.
     pub qps: u32,
-    /// Keys at work, and room for so many.
+    /// Keys at work, and how many may be before any of them is forgotten. Never more than twice that many are at work.
     pub keys: Option<(usize, usize)>,
     /// Keys that lost what was known of them to others.
     pub displaced: u64,

@@ -132,7 +132,7 @@ impl Page<'_, '_> {
             limited.map(|(name, limit, guards)| (name, limit.view(&guards.numbers)))
         };
         let by_key: Vec<_> = views().filter(|(_, view)| view.keys.is_some()).collect();
-        let help = "Keys of a rate limit: at work, and the room there is";
+        let help = "Keys of a rate limit: at work, and how many may be before one is forgotten";
         let mut family = self.encoder.encode_descriptor("rate_limit_keys", help, None, MetricType::Gauge)?;
         for (name, view) in &by_key {
             let (at_work, room) = view.keys.unwrap_or_default();

@@ -211,7 +211,8 @@ record! {
         burst: Option<u32> = None,
         /// What has the rate for itself; all requests together when absent.
         key: Option<LimitKey> = None,
-        /// The most keys that are remembered; when more are at work, the one that is nearest to rest is forgotten.
+        /// So many keys are remembered for sure, and never more than twice as many; when more are at work, the one that
+        /// is nearest to rest is forgotten.
         max_keys: u32 = 10_000,
         /// What becomes of a request that comes too early.
         behaviour: Behaviour = Behaviour::Reject,
