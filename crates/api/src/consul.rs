@@ -19,6 +19,7 @@ mod query;
 mod render;
 mod reply;
 mod session;
+mod snapshot;
 mod txn;
 mod txn_catalog;
 
@@ -103,6 +104,7 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/session/node/{node}", get(session::of_node))
         .route("/v1/session/list", get(session::list))
         .route("/v1/txn", put(txn::run))
+        .route("/v1/snapshot", get(snapshot::save).put(snapshot::restore))
         .route("/v1/operator/raft/peer", delete(operator::remove_peer))
         .route("/v1/operator/raft/transfer-leader", post(operator::transfer))
         .route("/v1/operator/keyring", keyring())

@@ -27,9 +27,9 @@ pub type Save = Arc<dyn Fn() -> BoxFuture<'static, Result<Blocks, StoreError>> +
 /// Snapshots that are sent at once; a further one is refused.
 static PLACES: Semaphore = Semaphore::const_new(2);
 /// Blocks that wait for the client.
-const WAITING: usize = 4;
+pub const WAITING: usize = 4;
 /// Longest wait for the client to take a block.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends the store.
 pub async fn save(State(context): State<Context>, _: Parameters<Nothing>) -> Result<Response, Problem> {
@@ -48,7 +48,7 @@ pub async fn save(State(context): State<Context>, _: Parameters<Nothing>) -> Res
 }
 
 /// `None` is the end; without it, something is missing.
-async fn send(mut blocks: Blocks, to: mpsc::Sender<Option<Bytes>>, patience: Duration) {
+pub async fn send(mut blocks: Blocks, to: mpsc::Sender<Option<Bytes>>, patience: Duration) {
     loop {
         // The disk may be slow: nobody else waits for it.
         let next = tokio::task::spawn_blocking(move || (blocks.next(), blocks)).await;
@@ -69,7 +69,7 @@ async fn send(mut blocks: Blocks, to: mpsc::Sender<Option<Bytes>>, patience: Dur
 }
 
 /// The body: it breaks off, instead of ending, if it is not complete.
-fn received(receiver: mpsc::Receiver<Option<Bytes>>) -> impl stream::Stream<Item = io::Result<Bytes>> {
+pub fn received(receiver: mpsc::Receiver<Option<Bytes>>) -> impl stream::Stream<Item = io::Result<Bytes>> {
     stream::unfold(Some(receiver), |receiver| async {
         let mut receiver = receiver?;
         match receiver.recv().await {

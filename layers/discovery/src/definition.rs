@@ -220,6 +220,9 @@ fn how(fields: &mut Fields<'_>) -> Result<CheckDefinition, FieldError> {
             "write `args` instead: a list of the program and its arguments",
         ));
     }
+    let h2ping = fields.text("h2ping")?;
+    // Consul's default, unlike that of the other kinds.
+    let h2ping_use_tls = fields.flag_or("h2pingusetls", true)? && !h2ping.is_empty();
     let definition = CheckDefinition {
         http: fields.text("http")?,
         method: fields.text("method")?,
@@ -229,10 +232,12 @@ fn how(fields: &mut Fields<'_>) -> Result<CheckDefinition, FieldError> {
         tls_skip_verify: fields.flag("tlsskipverify")?,
         disable_redirects: fields.flag("disableredirects")?,
         tcp: fields.text("tcp")?,
+        tcp_use_tls: fields.flag("tcpusetls")?,
         udp: fields.text("udp")?,
         grpc: fields.text("grpc")?,
         grpc_use_tls: fields.flag("grpcusetls")?,
-        h2ping: fields.text("h2ping")?,
+        h2ping,
+        h2ping_use_tls,
         args,
         alias_node: fields.text("aliasnode")?,
         alias_service: fields.text("aliasservice")?,
@@ -245,20 +250,6 @@ fn how(fields: &mut Fields<'_>) -> Result<CheckDefinition, FieldError> {
         deregister_after_ms: fields.millis("deregistercriticalserviceafter")?,
         output_max_size: count(fields.number("outputmaxsize", MAX_OUTPUT as u64)?),
     };
-    for tls in ["tcpusetls", "h2pingusetls"] {
-        if fields.flag(tls)? {
-            return Err(FieldError::new(fields.path(tls), "this kind of check is made without TLS only"));
-        }
-    }
-    if definition.grpc_use_tls {
-        return Err(FieldError::new(fields.path("grpcusetls"), "gRPC checks are made without TLS only"));
-    }
-    if !definition.h2ping.is_empty() {
-        return Err(FieldError::new(
-            fields.path("h2ping"),
-            "checks by HTTP/2 ping are not made here; use `tcp` or `grpc`",
-        ));
-    }
     if !definition.http.is_empty()
         && !definition.http.starts_with("http://")
         && !definition.http.starts_with("https://")
@@ -270,6 +261,7 @@ fn how(fields: &mut Fields<'_>) -> Result<CheckDefinition, FieldError> {
         !definition.tcp.is_empty(),
         !definition.udp.is_empty(),
         !definition.grpc.is_empty(),
+        !definition.h2ping.is_empty(),
         !definition.args.is_empty(),
         definition.ttl_ms > 0,
         !definition.alias_node.is_empty() || !definition.alias_service.is_empty(),
@@ -287,6 +279,7 @@ pub fn kind_of(definition: &CheckDefinition) -> &'static str {
         one if !one.tcp.is_empty() => "tcp",
         one if !one.udp.is_empty() => "udp",
         one if !one.grpc.is_empty() => "grpc",
+        one if !one.h2ping.is_empty() => "h2ping",
         one if !one.args.is_empty() => "script",
         one if one.ttl_ms > 0 => "ttl",
         one if !one.alias_node.is_empty() || !one.alias_service.is_empty() => "alias",

@@ -94,8 +94,16 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// It is neither.
     pub fn flag(&mut self, key: &'static str) -> Result<bool, FieldError> {
+        self.flag_or(key, false)
+    }
+
+    /// True or false; what is said here when absent.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn flag_or(&mut self, key: &'static str, otherwise: bool) -> Result<bool, FieldError> {
         match self.get(key) {
-            None => Ok(false),
+            None => Ok(otherwise),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(Value::String(text)) if text == "true" || text == "false" => Ok(text == "true"),
             Some(other) => self.wrong(key, "true or false", other),

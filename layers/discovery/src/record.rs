@@ -168,6 +168,8 @@ pub struct CheckDefinition {
     pub disable_redirects: bool,
     /// `HOST:PORT` that takes a connection.
     pub tcp: String,
+    /// The same under TLS.
+    pub tcp_use_tls: bool,
     /// `HOST:PORT` that does not refuse a datagram.
     pub udp: String,
     /// `HOST:PORT[/SERVICE]` that answers gRPC's health protocol.
@@ -176,6 +178,8 @@ pub struct CheckDefinition {
     pub grpc_use_tls: bool,
     /// `HOST:PORT` that answers an HTTP/2 ping.
     pub h2ping: String,
+    /// The same under TLS.
+    pub h2ping_use_tls: bool,
     /// A program and its arguments: 0 passes, 1 warns.
     pub args: Vec<String>,
     /// A node whose state is taken over.

@@ -3,7 +3,9 @@
 
 mod exec;
 mod grpc;
+mod h2ping;
 mod http;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +19,9 @@ use tokio::time::timeout;
 
 pub use exec::{end_left_over, judge as judge_command, run as run_command};
 pub use grpc::check as grpc_check;
+pub use h2ping::check as h2_ping;
 pub use http::{Answer, request, request_with};
+pub use tls::{Connection, Terms, wrap as over_tls};
 
 /// To end a command that did not end by itself.
 pub const ENDING: Duration = Duration::from_secs(3);
@@ -69,7 +73,7 @@ async fn ask(probe: &Probe, target: &Target, limit: Duration) -> Result<(), Stri
     }
     if let Some(grpc) = &probe.grpc {
         let stream = connect(None, grpc.port, target).await?;
-        return grpc::check(stream, target.address, &grpc.service).await;
+        return grpc::check(stream, &format!("http://{}", target.address), &grpc.service).await;
     }
     Err("the probe has no handler".into())
 }

@@ -43,21 +43,34 @@ pub async fn peers(State(context): State<Context>, ask: Ask) -> Response {
 
 /// The members of the consensus.
 pub async fn raft(State(context): State<Context>, ask: Ask) -> Response {
+    let members: Vec<Value> = members(&context).iter().map(|member| json!({ "ID": member.name, "Node": member.name, "Address": member.address, "Leader": member.leader, "ProtocolVersion": "3", "LastIndex": 0, "Voter": member.voter })).collect();
+    json(&ask, &json!({ "Servers": members, "Index": 0 }))
+}
+
+/// One who takes part in the consensus.
+pub struct Member {
+    pub name: String,
+    pub address: String,
+    pub leader: bool,
+    pub voter: bool,
+}
+
+/// Everybody who takes part in the consensus.
+pub fn members(context: &Context) -> Vec<Member> {
     let status = context.status.borrow().clone();
-    let one = |name: &str, address: &str, leader: bool, voter: bool| json!({ "ID": name, "Node": name, "Address": address, "Leader": leader, "ProtocolVersion": "3", "LastIndex": 0, "Voter": voter });
-    let servers: Value = match &status.cluster {
-        None => json!([one(status.node.name.as_str(), &status.node.api, true, true)]),
-        Some(cluster) => {
-            let members = cluster.members.iter().filter(|member| member.role != "agent");
-            members
-                .map(|member| {
-                    let leader = cluster.leader.as_ref() == Some(&member.name);
-                    one(member.name.as_str(), &member.address, leader, member.role != "learner")
-                })
-                .collect()
-        }
+    let Some(cluster) = &status.cluster else {
+        let (name, address) = (status.node.name.to_string(), status.node.api.clone());
+        return vec![Member { name, address, leader: true, voter: true }];
     };
-    json(&ask, &json!({ "Servers": servers, "Index": 0 }))
+    let members = cluster.members.iter().filter(|member| member.role != "agent");
+    members
+        .map(|member| Member {
+            name: member.name.to_string(),
+            address: member.address.clone(),
+            leader: cluster.leader.as_ref() == Some(&member.name),
+            voter: member.role != "learner",
+        })
+        .collect()
 }
 
 /// Whether the loss of one more is survived.

@@ -88,11 +88,24 @@ fn definition(definition: Option<&CheckDefinition>) -> Value {
         ("TCP", &known.tcp),
         ("UDP", &known.udp),
         ("GRPC", &known.grpc),
+        ("H2PING", &known.h2ping),
         ("AliasNode", &known.alias_node),
         ("AliasService", &known.alias_service),
     ];
     for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
         shown.insert(key.into(), text.as_str().into());
+    }
+    let flags = [
+        ("TLSSkipVerify", known.tls_skip_verify),
+        ("TCPUseTLS", known.tcp_use_tls),
+        ("GRPCUseTLS", known.grpc_use_tls),
+        ("DisableRedirects", known.disable_redirects),
+    ];
+    for (key, _) in flags.into_iter().filter(|(_, flag)| *flag) {
+        shown.insert(key.into(), true.into());
+    }
+    if !known.h2ping.is_empty() {
+        shown.insert("H2PingUseTLS".into(), known.h2ping_use_tls.into());
     }
     // Values of header fields may be secrets.
     if !known.header.is_empty() {

@@ -1,40 +1,31 @@
 //! How one check is made, in Consul's meaning: 2xx passes, 429 warns; exit code 0 passes, 1 warns. What is said is bounded
 //! in time and size: an instance that answers ten megabytes costs ten kilobytes.
-//! Deliberately absent: TLS for anything but HTTP.
+//! Deliberately absent: the protocols themselves (`health::prober`), and when a check is due (`checks.rs`).
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use discovery::record::{CheckDefinition, CheckStatus};
-use health::prober;
+use health::prober::{self, Connection, Terms};
 use http::Uri;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use ureq::tls::TlsConfig;
 
-/// HTTPS checks under way at a time: each has a thread while it lasts.
-const HTTPS_AT_ONCE: usize = 4;
 /// Redirects that are followed; Consul's bound.
 const MAX_REDIRECTS: u32 = 10;
-/// The bytes of an HTTPS answer that are read.
-const MAX_BODY: u64 = 10 * 1024;
 
 /// What all checks share.
 pub struct Tools {
     working_dir: PathBuf,
-    https: Arc<Semaphore>,
 }
 
 impl Tools {
     /// Programs run in this folder.
     pub fn new(working_dir: PathBuf) -> Self {
-        Self { working_dir, https: Arc::new(Semaphore::new(HTTPS_AT_ONCE)) }
+        Self { working_dir }
     }
 }
 
@@ -48,17 +39,19 @@ pub async fn make(definition: &CheckDefinition, tools: &Tools) -> Outcome {
     let patience = if definition.args.is_empty() { limit } else { limit + prober::ENDING };
     let made = async {
         if !definition.http.is_empty() {
-            return over_http(definition, tools, limit).await;
+            return over_http(definition).await;
         }
         if !definition.args.is_empty() {
             return run(definition, tools, limit).await;
         }
         let passed = if !definition.tcp.is_empty() {
-            connect(&definition.tcp).await.map(|_| format!("TCP connect {}: Success", definition.tcp))
+            over_tcp(definition).await
+        } else if !definition.h2ping.is_empty() {
+            over_h2(definition).await
         } else if !definition.udp.is_empty() {
             datagram(&definition.udp, limit).await
         } else {
-            over_grpc(&definition.grpc).await
+            over_grpc(definition).await
         };
         match passed {
             Ok(output) => (CheckStatus::Passing, output),
@@ -89,7 +82,39 @@ fn told(step: &Step, code: u16, body: &[u8]) -> Outcome {
     (status_of(code), format!("HTTP {} {}: {code} {reason} Output: {body}", step.method, step.url))
 }
 
-async fn over_http(definition: &CheckDefinition, tools: &Tools, limit: Duration) -> Outcome {
+/// The other side of the connection that a check is made on; its own name unless the check says another.
+fn terms<'d>(definition: &'d CheckDefinition, host: &'d str, protocol: &'static [u8]) -> Terms<'d> {
+    let named = definition.tls_server_name.as_str();
+    let name = if named.is_empty() { host } else { named };
+    Terms { name, skip_verify: definition.tls_skip_verify, protocol }
+}
+
+/// The host of `HOST:PORT`.
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
+}
+
+async fn over_tcp(definition: &CheckDefinition) -> Result<String, String> {
+    let address = &definition.tcp;
+    let stream = connect(address).await?;
+    if definition.tcp_use_tls {
+        prober::over_tls(stream, terms(definition, host_of(address), b"")).await?;
+    }
+    Ok(format!("TCP connect {address}: Success"))
+}
+
+async fn over_h2(definition: &CheckDefinition) -> Result<String, String> {
+    let address = &definition.h2ping;
+    let stream = connect(address).await?;
+    if definition.h2ping_use_tls {
+        prober::h2_ping(prober::over_tls(stream, terms(definition, host_of(address), b"h2")).await?).await?;
+    } else {
+        prober::h2_ping(stream).await?;
+    }
+    Ok("HTTP2 ping was successful".into())
+}
+
+async fn over_http(definition: &CheckDefinition) -> Outcome {
     let first = if definition.method.is_empty() { "GET" } else { &definition.method };
     let mut step =
         Step { url: definition.http.clone(), method: first.to_owned(), body: definition.body.clone(), home: true };
@@ -97,9 +122,6 @@ async fn over_http(definition: &CheckDefinition, tools: &Tools, limit: Duration)
         let Ok(uri) = step.url.parse::<Uri>() else {
             return (CheckStatus::Critical, format!("{} is no URL", step.url));
         };
-        if uri.scheme_str() == Some("https") {
-            return over_https(definition, step, tools, limit).await;
-        }
         let answer = match ask_once(definition, &uri, &step).await {
             Ok(answer) => answer,
             Err(why) => return (CheckStatus::Critical, why),
@@ -124,9 +146,27 @@ struct Step {
 
 async fn ask_once(definition: &CheckDefinition, uri: &Uri, step: &Step) -> Result<prober::Answer, String> {
     let host = uri.host().ok_or_else(|| format!("{} names no host", step.url))?.trim_matches(['[', ']']);
-    let connected = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await;
-    let stream = connected.map_err(|error| format!("{} {}: {error}", step.method, step.url))?;
-    let peer = stream.peer_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let secure = uri.scheme_str() == Some("https");
+    let failed = |why: &dyn std::fmt::Display| format!("{} {}: {why}", step.method, step.url);
+    let connected = TcpStream::connect((host, uri.port_u16().unwrap_or(if secure { 443 } else { 80 }))).await;
+    let stream = connected.map_err(|error| failed(&error))?;
+    if secure {
+        // The name that the check's author gave is for the host he gave.
+        let name = if step.home { definition.tls_server_name.as_str() } else { "" };
+        let name = if name.is_empty() { host } else { name };
+        let terms = Terms { name, skip_verify: definition.tls_skip_verify, protocol: b"" };
+        let stream = prober::over_tls(stream, terms).await.map_err(|why| failed(&why))?;
+        return ask_on(stream, definition, uri, step).await;
+    }
+    ask_on(stream, definition, uri, step).await
+}
+
+async fn ask_on(
+    stream: impl Connection,
+    definition: &CheckDefinition,
+    uri: &Uri,
+    step: &Step,
+) -> Result<prober::Answer, String> {
     let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
     let fields = definition.header.iter().filter(|_| step.home);
     let mut headers: Vec<(&str, &str)> =
@@ -138,7 +178,9 @@ async fn ask_once(definition: &CheckDefinition, uri: &Uri, step: &Step) -> Resul
     }
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let body = Bytes::copy_from_slice(step.body.as_bytes());
-    prober::request_with(stream, &step.method, path, peer, &headers, body).await
+    // The host is among the headers already.
+    let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+    prober::request_with(stream, &step.method, path, nobody, &headers, body).await
 }
 
 /// Where an answer sends the check on to; `None` if it does not.
@@ -167,45 +209,6 @@ fn redirected(from: &Uri, step: &Step, status: u16, location: &str) -> Option<St
     Some(Step { url, method, body, home })
 }
 
-/// The client that does TLS here blocks its thread.
-async fn over_https(definition: &CheckDefinition, step: Step, tools: &Tools, limit: Duration) -> Outcome {
-    let Ok(place) = Arc::clone(&tools.https).acquire_owned().await else {
-        return (CheckStatus::Critical, "stopping".into());
-    };
-    let mut request = http::Request::builder().method(step.method.as_str()).uri(&step.url);
-    for (name, values) in definition.header.iter().filter(|_| step.home) {
-        for value in values {
-            request = request.header(name, value);
-        }
-    }
-    let tls = TlsConfig::builder().disable_verification(definition.tls_skip_verify).build();
-    let agent = ureq::Agent::config_builder()
-        .tls_config(tls)
-        .timeout_global(Some(limit))
-        .max_redirects(if definition.disable_redirects { 0 } else { MAX_REDIRECTS })
-        .http_status_as_error(false)
-        .allow_non_standard_methods(true)
-        .build()
-        .new_agent();
-    let request = request.body(step.body.clone());
-    let asked = tokio::task::spawn_blocking(move || {
-        let _place = place;
-        let request = request.map_err(|error| error.to_string())?;
-        let answered = if request.body().is_empty() { agent.run(request.map(|_| ())) } else { agent.run(request) };
-        let mut answer = answered.map_err(|error| error.to_string())?;
-        let code = answer.status().as_u16();
-        let mut body = Vec::new();
-        // Ignored: a body that breaks off is no reason to doubt the status.
-        let _ = answer.body_mut().as_reader().take(MAX_BODY).read_to_end(&mut body);
-        Ok::<_, String>((code, body))
-    });
-    match asked.await {
-        Ok(Ok((code, body))) => told(&step, code, &body),
-        Ok(Err(why)) => (CheckStatus::Critical, format!("{} {}: {why}", step.method, step.url)),
-        Err(error) => (CheckStatus::Critical, error.to_string()),
-    }
-}
-
 async fn run(definition: &CheckDefinition, tools: &Tools, limit: Duration) -> Outcome {
     match prober::judge_command(&definition.args, &BTreeMap::new(), &tools.working_dir, limit).await {
         Ok(()) => (CheckStatus::Passing, String::new()),
@@ -232,10 +235,15 @@ async fn datagram(address: &str, limit: Duration) -> Result<String, String> {
 }
 
 /// `HOST:PORT[/SERVICE]`.
-async fn over_grpc(written: &str) -> Result<String, String> {
+async fn over_grpc(definition: &CheckDefinition) -> Result<String, String> {
+    let written = &definition.grpc;
     let (address, service) = written.split_once('/').unwrap_or((written, ""));
     let stream = connect(address).await?;
-    let peer = stream.peer_addr().map_err(|error| error.to_string())?;
-    prober::grpc_check(stream, peer, service).await?;
+    if definition.grpc_use_tls {
+        let stream = prober::over_tls(stream, terms(definition, host_of(address), b"h2")).await?;
+        prober::grpc_check(stream, &format!("https://{address}"), service).await?;
+    } else {
+        prober::grpc_check(stream, &format!("http://{address}"), service).await?;
+    }
     Ok(format!("gRPC check {written}: success"))
 }

@@ -1,7 +1,7 @@
 //! `seawall snapshot`: the key-value store and the streams as a file. Saving asks a node; checking and restoring need none.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use super::{Failure, Outcome};
 
 /// Longest time to save a store.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How a compressed file begins (RFC 1952).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Said wherever somebody might count on them.
 const NOT_IN_IT: &str = "not in it: logs, certificates, the machines' own files";
 
@@ -36,12 +38,12 @@ enum Verb {
     },
     /// Check FILE to its last bit, and say what it holds
     Verify {
-        /// A file that was saved.
+        /// A file that was saved, or an archive of `GET /v1/snapshot`.
         file: PathBuf,
     },
     /// Make a new data directory that a node starts from with what FILE holds
     Restore {
-        /// A file that was saved.
+        /// A file that was saved, or an archive of `GET /v1/snapshot`.
         file: PathBuf,
         /// The new node's data directory; it must be empty, or not exist
         #[arg(long, value_name = "DIR")]
@@ -59,12 +61,12 @@ pub fn run(client: impl FnOnce() -> Result<Client, Failure>, arguments: &Argumen
             describe(&mut out, &saved)?;
         }
         Verb::Verify { file } => {
-            let saved = offline::verify(file).map_err(failure)?;
+            let saved = offline::verify(&Unpacked::of(file, file)?.file).map_err(failure)?;
             writeln!(out, "{}: whole", file.display())?;
             describe(&mut out, &saved)?;
         }
         Verb::Restore { file, data_dir } => {
-            let saved = offline::restore(file, data_dir).map_err(failure)?;
+            let saved = offline::restore(&Unpacked::of(file, data_dir)?.file, data_dir).map_err(failure)?;
             writeln!(out, "restored {} into {}", file.display(), data_dir.display())?;
             describe(&mut out, &saved)?;
             writeln!(
@@ -117,6 +119,54 @@ fn receive(mut body: impl io::Read, fresh: &Path) -> Result<(), Failure> {
     }
     file.sync_all().with_context(|| fresh.display().to_string())?;
     Ok(())
+}
+
+/// A saved file as it is, or what an archive has in it, which is gone afterwards.
+struct Unpacked {
+    file: PathBuf,
+    is_ours: bool,
+}
+
+impl Unpacked {
+    /// What is unpacked goes beside `place`.
+    fn of(file: &Path, place: &Path) -> Result<Self, Failure> {
+        let mut begin = [0; 2];
+        let opened = File::open(file).and_then(|mut opened| opened.read_exact(&mut begin));
+        // What cannot be read, or is no archive, is judged by whoever wants it.
+        if opened.is_err() || begin != GZIP {
+            return Ok(Self { file: file.to_owned(), is_ours: false });
+        }
+        let mut name = place.file_name().unwrap_or_default().to_owned();
+        name.push(".unpacked");
+        let unpacked = Self { file: place.with_file_name(name), is_ours: true };
+        let mut to: File = platform::identity::create_private(&unpacked.file)
+            .with_context(|| unpacked.file.display().to_string())
+            .map_err(Failure::failed)?;
+        unpack(file, &mut to).with_context(|| file.display().to_string()).map_err(Failure::failed)?;
+        Ok(unpacked)
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        if self.is_ours {
+            // Ignored: the next one is written over it.
+            let _ = std::fs::remove_file(&self.file);
+        }
+    }
+}
+
+/// Takes the state out of what `GET /v1/snapshot` answers.
+fn unpack(archive: &Path, to: &mut File) -> anyhow::Result<()> {
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(File::open(archive)?));
+    for entry in archive.entries().context("it is compressed, but no archive")? {
+        let mut entry = entry.context("the archive breaks off")?;
+        if entry.path()?.as_os_str() == "state.bin" {
+            io::copy(&mut entry, to).context("the archive breaks off")?;
+            return Ok(());
+        }
+    }
+    Err(anyhow!("an archive without `state.bin`: no snapshot"))
 }
 
 fn failure(error: SavedError) -> Failure {

@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, Seawall, configuration, processes, run, start_fai
 
 /// Writes `cert.pem` and `key.pem` for `127.0.0.1` into the folder, signed by an authority of its own; a client that
 /// trusts it.
-fn new_certificate(folder: &Path) -> ureq::Agent {
+pub fn new_certificate(folder: &Path) -> ureq::Agent {
     new_certificate_named(folder, "", 2035)
 }
 
@@ -33,18 +33,18 @@ fn new_certificate_named(folder: &Path, prefix: &str, ends: i32) -> ureq::Agent 
     ureq::Agent::config_builder().tls_config(tls).timeout_global(Some(PATIENCE)).build().new_agent()
 }
 
-fn with_listeners(body: &str, listeners: &str) -> tempfile::TempDir {
+pub fn with_listeners(body: &str, listeners: &str) -> tempfile::TempDir {
     let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
     let text = configuration(body).replace("listen: [\"127.0.0.1:0\"]", &format!("listen: [{listeners}]"));
     std::fs::write(folder.path().join("seawall.yaml"), text).unwrap();
     folder
 }
 
-fn listener(seawall: &Seawall, index: usize) -> SocketAddr {
+pub fn listener(seawall: &Seawall, index: usize) -> SocketAddr {
     seawall.ready()["gateway"][index].as_str().unwrap().parse().unwrap()
 }
 
-const UNDER_TLS: &str = "\"127.0.0.1:0\", { address: \"127.0.0.1:0\", \
+pub const UNDER_TLS: &str = "\"127.0.0.1:0\", { address: \"127.0.0.1:0\", \
     tls: { certificates: [{ certFile: cert.pem, keyFile: key.pem }] } }";
 
 #[test]

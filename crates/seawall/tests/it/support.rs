@@ -149,7 +149,16 @@ impl Seawall {
         Self::start(new_folder(body), Turn::Beside)
     }
 
+    /// Starts in such a folder, with a variable in its environment.
+    pub fn up_in_with(folder: tempfile::TempDir, (name, value): (&str, &Path)) -> Self {
+        Self::start_with(folder, Turn::shared(), Some((name, value)))
+    }
+
     fn start(folder: tempfile::TempDir, turn: Turn) -> Self {
+        Self::start_with(folder, turn, None)
+    }
+
+    fn start_with(folder: tempfile::TempDir, turn: Turn, variable: Option<(&str, &Path)>) -> Self {
         let file = folder.path().join("seawall.yaml");
         let stderr = File::options().create(true).append(true).open(folder.path().join("stderr")).unwrap();
         let mut keeper = Command::new(BINARY)
@@ -157,6 +166,7 @@ impl Seawall {
             .arg(&file)
             .arg("--data-dir")
             .arg(folder.path().join("data"))
+            .envs(variable)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

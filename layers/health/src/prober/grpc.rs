@@ -1,26 +1,25 @@
 //! The gRPC health protocol (grpc.health.v1.Health/Check): one small message each way, so that no gRPC library is needed.
 
-use std::net::SocketAddr;
-
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+
+use super::tls::Connection;
 
 /// `HealthCheckResponse.ServingStatus.SERVING`.
 const SERVING: u8 = 1;
 
-/// Asks whether `service` (the server as a whole when empty) is SERVING.
+/// Asks whether `service` (the server as a whole when empty) is SERVING. The origin is scheme and authority, without a slash.
 ///
 /// # Errors
 /// In one line: no HTTP/2, a gRPC error, or another status.
-pub async fn check(stream: TcpStream, host: SocketAddr, service: &str) -> Result<(), String> {
+pub async fn check(stream: impl Connection, origin: &str, service: &str) -> Result<(), String> {
     let broken = |error: hyper::Error| format!("gRPC health: {error}");
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::post(format!("http://{host}/grpc.health.v1.Health/Check"))
+    let request = hyper::Request::post(format!("{origin}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Full::new(message(service)?))

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+
+use super::tls::Connection;
 
 /// How much of an answer's body is read; Kubernetes reads as much.
 const MAX_BODY: usize = 10 * 1024;
@@ -27,7 +28,7 @@ pub struct Answer {
 /// # Errors
 /// In one line: the connection broke, or what came back is not HTTP.
 pub async fn request(
-    stream: TcpStream,
+    stream: impl Connection,
     method: &str,
     path: &str,
     host: SocketAddr,
@@ -41,7 +42,7 @@ pub async fn request(
 /// # Errors
 /// As [`request`].
 pub async fn request_with(
-    stream: TcpStream,
+    stream: impl Connection,
     method: &str,
     path: &str,
     host: SocketAddr,
@@ -57,7 +58,7 @@ pub async fn request_with(
 /// # Errors
 /// As [`request`].
 pub async fn request_within(
-    stream: TcpStream,
+    stream: impl Connection,
     method: &str,
     path: &str,
     host: SocketAddr,
@@ -72,7 +73,7 @@ pub async fn request_within(
 }
 
 async fn send(
-    stream: TcpStream,
+    stream: impl Connection,
     method: &str,
     path: &str,
     host: SocketAddr,

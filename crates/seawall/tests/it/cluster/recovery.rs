@@ -134,3 +134,42 @@ fn a_snapshot_is_saved_checked_and_started_from() {
     };
     assert_eq!((append(3), append(4)), (Some(2), Some(3)), "what a producer has sent is known");
 }
+
+#[test]
+fn what_consuls_clients_save_is_unpacked_by_others_and_restored() {
+    let saved = Seawall::up("");
+    assert_eq!(saved.api("PUT", "/v1/kv/color", b"red").status, 200);
+    let answer = saved.api("GET", "/v1/snapshot", b"");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/x-gzip")));
+    let elsewhere = saved.api("GET", "/v1/snapshot?dc=elsewhere", b"");
+    assert_eq!(elsewhere.status, 500, "{}", elsewhere.text());
+    let refused = saved.api("PUT", "/v1/snapshot", &answer.body);
+    assert!(refused.status == 501 && refused.text().contains("seawall snapshot restore"), "{}", refused.text());
+    let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    let file = text(&folder.path().join("backup.tgz"));
+    std::fs::write(&file, &answer.body).unwrap();
+    let there = std::fs::read_dir(saved.data_dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(there.into_iter().all(|name| !name.to_string_lossy().contains("archive")), "what was between is gone");
+
+    let unpacked = folder.path().join("unpacked");
+    std::fs::create_dir(&unpacked).unwrap();
+    let done = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).current_dir(&unpacked).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    done("tar", &["-xzf", &file]);
+    done("sha256sum", &["--check", "--strict", "SHA256SUMS"]);
+    let (whole, _) = cli(0, &["snapshot", "verify", &file]);
+    assert!(whole.contains("backup.tgz: whole") && whole.contains("revision  "), "{whole}");
+    let cut = text(&folder.path().join("cut.tgz"));
+    std::fs::write(&cut, &answer.body[..answer.body.len() / 2]).unwrap();
+    let (_, err) = cli(1, &["snapshot", "verify", &cut]);
+    assert!(err.contains("cut.tgz") && err.contains("breaks off"), "{err}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left of what was unpacked");
+
+    let data_dir = text(&folder.path().join("data"));
+    cli(0, &["snapshot", "restore", &file, "--data-dir", &data_dir]);
+    std::fs::write(folder.path().join("seawall.yaml"), configuration("")).unwrap();
+    let restored = Seawall::up_beside(folder);
+    assert_eq!(restored.api("GET", "/v1/kv/color?raw", b"").text(), "red");
+}

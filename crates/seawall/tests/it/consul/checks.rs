@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{done, ids, put};
+use crate::listeners;
 use crate::support::{Seawall, wait};
 
 /// A program that nobody here runs: it answers with a status that the test chooses.
@@ -134,6 +135,51 @@ fn each_kind_of_check_is_made_and_judged() {
         std::thread::sleep(std::time::Duration::from_millis(1500));
         (program.asked.load(Ordering::Relaxed) == before).then_some(())
     });
+}
+
+/// Each kind that knows TLS, against the gateway's own listeners.
+#[test]
+fn a_check_over_tls_trusts_whom_the_machine_trusts_and_no_other_name() {
+    let folder =
+        listeners::with_listeners("routes:\n  - { respond: { status: 200, body: yes } }\n", listeners::UNDER_TLS);
+    listeners::new_certificate(folder.path());
+    let authorities = folder.path().join("ca.pem");
+    let seawall = Seawall::up_in_with(folder, ("SSL_CERT_FILE", &authorities));
+    let (plain, secure) = (listeners::listener(&seawall, 0), listeners::listener(&seawall, 1));
+    let register = |id: &str, how: Value| {
+        let mut body = json!({ "Name": id, "Interval": "1s", "Timeout": "5s" });
+        body.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+        done(&put(&seawall, "/v1/agent/check/register", &body));
+    };
+    let url = format!("https://{secure}/");
+    register("https", json!({ "HTTP": url }));
+    register("https-named", json!({ "HTTP": url, "TLSServerName": "shop.local" }));
+    register("https-other", json!({ "HTTP": url, "TLSServerName": "other.local" }));
+    register("https-skipped", json!({ "HTTP": url, "TLSServerName": "other.local", "TLSSkipVerify": true }));
+    register("tcp", json!({ "TCP": secure.to_string(), "TCPUseTLS": true }));
+    register("tcp-plain", json!({ "TCP": plain.to_string(), "TCPUseTLS": true }));
+    register("h2", json!({ "H2Ping": secure.to_string() }));
+    register("h2-other", json!({ "H2Ping": secure.to_string(), "TLSServerName": "other.local" }));
+    register("h2-plain", json!({ "H2Ping": plain.to_string(), "H2PingUseTLS": false }));
+    register("h2-tls-expected", json!({ "H2Ping": plain.to_string() }));
+    let passing = ["https", "https-named", "https-skipped", "tcp", "h2", "h2-plain"];
+    for id in passing {
+        stands(&seawall, id, "passing");
+    }
+    let output = |id: &str| {
+        let checks = seawall.api("GET", "/v1/agent/checks", b"").json();
+        checks[id]["Output"].as_str().unwrap_or_default().to_owned()
+    };
+    for id in ["https-other", "h2-other"] {
+        wait("a certificate of another name", || output(id).contains("not valid for name").then_some(()));
+    }
+    for id in ["tcp-plain", "h2-tls-expected"] {
+        wait("no TLS there", || output(id).contains("TLS with 127.0.0.1").then_some(()));
+    }
+    for id in ["https-other", "h2-other", "tcp-plain", "h2-tls-expected"] {
+        assert_eq!(standing(&seawall, id), "critical", "{id}");
+    }
+    assert!(output("h2").contains("HTTP2 ping was successful"), "{}", output("h2"));
 }
 
 #[test]
