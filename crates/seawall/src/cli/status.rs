@@ -1,5 +1,7 @@
 //! `seawall status`: layers, node, services, instances.
 
+mod registered;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -46,12 +48,19 @@ pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
 fn render(client: &Client, arguments: &Arguments) -> Result<String, Failure> {
     let body = text(client.get("/api/v1/status")?)?;
     let mut status: Status = serde_json::from_str(&body)?;
+    let mut others = Vec::new();
     if let Some(wanted) = &arguments.service {
         let own = status.services.iter().map(|service| service.name.to_string());
         let names: Vec<String> = own.chain(status.registered.iter().map(|one| one.name.clone())).collect();
         status.services.retain(|service| service.name.as_str() == wanted);
-        status.registered.retain(|service| service.name == *wanted);
+        status.registered.clear();
         status.registered_more = 0;
+        if status.services.is_empty() {
+            others = registered::instances(client, wanted)?;
+            if !others.is_empty() {
+                status.registered.push(registered::summary(wanted, &others));
+            }
+        }
         if status.services.is_empty() && status.registered.is_empty() {
             let cure = model::diagnostic::nearest(wanted, names.iter().map(String::as_str))
                 .map_or_else(|| format!("there are: {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
@@ -68,7 +77,10 @@ fn render(client: &Client, arguments: &Arguments) -> Result<String, Failure> {
     if !status.services.is_empty() || status.registered.is_empty() {
         page += &services(&status.services);
     }
-    page += &registered(&status);
+    page += &registered::services(&status);
+    if !others.is_empty() {
+        page += &registered::page(others);
+    }
     Ok(page)
 }
 
@@ -106,34 +118,6 @@ fn head(status: &Status) -> String {
     if let Some(cluster) = &status.cluster {
         page += &super::cluster::members(cluster);
         page.push('\n');
-    }
-    page
-}
-
-/// What others run, where there is something.
-fn registered(status: &Status) -> String {
-    if status.registered.is_empty() {
-        return String::new();
-    }
-    let mut rows = table(&["REGISTERED", "STATE", "PASSING", "WARNING", "CRITICAL"]);
-    for service in &status.registered {
-        let word = match (service.passing + service.warning, service.critical) {
-            (0, _) => "down",
-            (_, 0) => "ready",
-            _ => "degraded",
-        };
-        rows.add_row([
-            Cell::new(&service.name),
-            state(word),
-            Cell::new(service.passing),
-            Cell::new(service.warning),
-            Cell::new(service.critical),
-        ]);
-    }
-    let mut page = format!("\n{}", lines(&rows));
-    if status.registered_more > 0 {
-        // Writing into a String cannot fail.
-        let _ = writeln!(page, "and {} more: /v1/catalog/services", status.registered_more);
     }
     page
 }

@@ -265,6 +265,11 @@ fn the_status_shows_what_others_run_as_text_and_as_json() {
     assert_eq!(row(&text), ["web", "degraded", "1", "1", "1"], "{text}");
     let (text, _) = seawall.cli_exits(0, &["status", "web"]);
     assert!(row(&text).len() == 5 && !text.contains("shop"), "{text}");
+    // Each instance, the worst first, with what its checks say.
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("web-")).collect();
+    let begins = |at: usize, id: &str, word: &str| lines[at].starts_with(id) && lines[at].contains(word);
+    assert!(begins(0, "web-3", " down ") && begins(1, "web-2", " degraded ") && begins(2, "web-1", " ready"), "{text}");
+    assert!(lines[0].contains("Service 'web' check is critical"), "{text}");
     let (text, _) = seawall.cli_exits(0, &["status", "web", "-o", "json"]);
     let shown: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&shown["registered"], &shown["services"]), (&web, &json!([])));

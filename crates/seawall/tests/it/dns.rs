@@ -161,9 +161,11 @@ fn a_long_answer_is_cut_over_udp_and_whole_over_tcp() {
 
 /// A DNS server that answers every question with one address, after a datagram that pretends to be the answer.
 fn other_server() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let at = socket.local_addr().unwrap();
-    let listener = std::net::TcpListener::bind(at).unwrap();
+    let (socket, listener, at) = wait("a port that is free in both protocols", || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = socket.local_addr().unwrap();
+        Some((socket, std::net::TcpListener::bind(at).ok()?, at))
+    });
     let answer = |question: &[u8]| {
         let asked = Message::from_vec(question).unwrap();
         let mut answer = Message::response(asked.metadata.id, asked.metadata.op_code);
@@ -202,8 +204,8 @@ fn other_server() -> SocketAddr {
 #[test]
 fn names_of_others_are_asked_of_the_servers_that_are_configured() {
     let other = other_server();
-    // The first of them is not there.
-    let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // The first of them is not there, and no test's socket ever is.
+    let gone = "127.0.0.1:1";
     let seawall = Seawall::up(&format!("dns: {{ listen: \"127.0.0.1:0\", forward: [ \"{gone}\", \"{other}\" ] }}\n"));
     let at = server(&seawall);
     register(&seawall, "web-1", "10.0.0.1", &["v1"], "passing");
