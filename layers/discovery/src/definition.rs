@@ -50,8 +50,8 @@ pub struct ServiceDefinition {
 /// What is wrong, and where.
 pub fn service(value: &Value, path: &str, strict: Strict) -> Result<ServiceDefinition, FieldError> {
     let mut fields = Fields::of(value, path)?;
-    let name = fields.text("name")?;
-    let id = match (fields.text("id")?, fields.text("serviceid")?) {
+    let name = fields.name("name")?;
+    let id = match (fields.name("id")?, fields.name("serviceid")?) {
         (id, other) if id.is_empty() => other,
         (id, _) => id,
     };
@@ -128,7 +128,7 @@ fn checks_of(
         }
         let (given, mut record) = check(value, &path, strict)?;
         if record.kind.is_empty() {
-            let message = "a check needs a type: `http`, `tcp`, `udp`, `grpc`, `ttl`, `args` or an alias";
+            let message = "a check needs a type: `http`, `tcp`, `udp`, `grpc`, `h2ping`, `ttl`, `args` or an alias";
             return Err(FieldError::new(path, message));
         }
         id.clone_into(&mut record.service_id);
@@ -154,7 +154,7 @@ fn checks_of(
 /// What is wrong, and where.
 pub fn check(value: &Value, path: &str, strict: Strict) -> Result<(Option<String>, CheckRecord), FieldError> {
     let mut fields = Fields::of(value, path)?;
-    let ids = [fields.text("checkid")?, fields.text("id")?];
+    let ids = [fields.name("checkid")?, fields.name("id")?];
     let mut definition = how(&mut fields)?;
     let kind = kind_of(&definition);
     let timed = !matches!(kind, "ttl" | "alias" | "");

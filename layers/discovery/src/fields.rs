@@ -89,6 +89,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A name: a text that a terminal, a file or a header can show.
+    ///
+    /// # Errors
+    /// It is no text, or has control characters.
+    pub fn name(&mut self, key: &'static str) -> Result<String, FieldError> {
+        let text = self.text(key)?;
+        if text.chars().any(char::is_control) {
+            return Err(FieldError::new(self.path(key), "a name has no control characters"));
+        }
+        Ok(text)
+    }
+
     /// True or false; false when absent.
     ///
     /// # Errors

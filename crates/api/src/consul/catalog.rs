@@ -148,7 +148,7 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
     let value = body_of(&body)?;
     let mut fields = Fields::of(&value, "")?;
     super::check_datacenter(&context, &mut fields)?;
-    let name = fields.text("node")?;
+    let name = fields.name("node")?;
     if name.is_empty() {
         return Err(Trouble::bad("Must provide node"));
     }
@@ -221,7 +221,7 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
 /// An instance as its author writes it, with its id.
 pub fn read_service(value: &Value, path: &str) -> Result<(String, ServiceRecord), FieldError> {
     let mut fields = Fields::of(value, path)?;
-    let name = fields.text("service")?;
+    let name = fields.name("service")?;
     let id = fields.text("id")?;
     if name.is_empty() && id.is_empty() {
         return Err(FieldError::new(fields.path("service"), "Must provide service name"));

@@ -211,9 +211,11 @@ fn redirected(from: &Uri, step: &Step, status: u16, location: &str) -> Option<St
 
 async fn run(definition: &CheckDefinition, tools: &Tools, limit: Duration) -> Outcome {
     match prober::judge_command(&definition.args, &BTreeMap::new(), &tools.working_dir, limit).await {
-        Ok(()) => (CheckStatus::Passing, String::new()),
-        Err((Some(1), why)) => (CheckStatus::Warning, why),
-        Err((_, why)) => (CheckStatus::Critical, why),
+        Ok((Some(0), said)) => (CheckStatus::Passing, said),
+        Ok((Some(1), said)) => (CheckStatus::Warning, said),
+        Ok((Some(code), said)) if said.is_empty() => (CheckStatus::Critical, format!("exit code {code}")),
+        Ok((_, said)) => (CheckStatus::Critical, said),
+        Err(why) => (CheckStatus::Critical, why),
     }
 }
 

@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use platform::process::Tree;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 /// How much of what a command writes to its standard error is quoted.
 const MAX_QUOTE: usize = 200;
+/// Bytes of what a command writes that are kept while it runs; what is more is read all the same, so that it goes on.
+const MAX_KEPT: usize = 4096;
+/// To read what is left in the pipes of a command that has ended.
+const READING: Duration = Duration::from_millis(50);
 
 /// What the marker of a command's tree begins with, behind the node's own prefix.
 const MARK: &str = "exec:";
@@ -34,34 +39,59 @@ pub async fn run(
     working_dir: &Path,
     limit: Duration,
 ) -> Result<(), String> {
-    judge(command, env, working_dir, limit).await.map_err(|(_, why)| why)
+    let (status, said) = end(command, env, working_dir, limit, Stdio::null).await?;
+    if status.success() {
+        return Ok(());
+    }
+    let quote: String = said.lines().next().unwrap_or_default().trim().chars().take(MAX_QUOTE).collect();
+    let (program, how) = (&command[0], platform::process::describe_exit(status));
+    Err(if quote.is_empty() { format!("`{program}`: {how}") } else { format!("`{program}`: {how}: {quote}") })
 }
 
-/// The same; with what went wrong comes the exit code, if it ended with one.
+/// Runs `command` for its exit code, none if a signal ended it, and for what it writes to both of its outputs, of which the
+/// last 4 KiB are kept.
 ///
 /// # Errors
-/// See [`run`].
+/// In one line: not started, or not in time.
 pub async fn judge(
     command: &[String],
     env: &BTreeMap<String, String>,
     working_dir: &Path,
     limit: Duration,
-) -> Result<(), (Option<i32>, String)> {
-    let plain = |why: String| (None, why);
+) -> Result<(Option<i32>, String), String> {
+    let (status, mut said) = end(command, env, working_dir, limit, Stdio::piped).await?;
+    if status.code().is_none() {
+        said = format!("{}\n{said}", platform::process::describe_exit(status));
+    }
+    Ok((status.code(), said))
+}
+
+/// Runs it to its end; with what it wrote to standard error, and to standard output where that is a pipe.
+async fn end(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    working_dir: &Path,
+    limit: Duration,
+    output: fn() -> Stdio,
+) -> Result<(ExitStatus, String), String> {
     static RUNS: AtomicU64 = AtomicU64::new(0);
-    let (program, arguments) = command.split_first().ok_or_else(|| plain("an empty command".to_owned()))?;
+    let (program, arguments) = command.split_first().ok_or_else(|| "an empty command".to_owned())?;
     let mut process = Command::new(platform::program::locate(program, working_dir, env));
     process.args(arguments).envs(env).current_dir(working_dir);
-    process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    process.stdin(Stdio::null()).stdout(output()).stderr(Stdio::piped());
     let marker = format!(
         "{}{MARK}{}:{}",
         platform::process::tree_prefix(),
         std::process::id(),
         RUNS.fetch_add(1, Ordering::Relaxed)
     );
-    let mut tree =
-        Tree::spawn(process, &marker).map_err(|error| plain(format!("cannot start `{program}`: {error}")))?;
-    let (_, _, errors) = tree.pipes();
+    let mut tree = Tree::spawn(process, &marker).map_err(|error| format!("cannot start `{program}`: {error}"))?;
+    let said = Said::default();
+    let (_, output, errors) = tree.pipes();
+    let reading = [
+        output.map(|pipe| tokio::spawn(said.clone().hear(pipe))),
+        errors.map(|pipe| tokio::spawn(said.clone().hear(pipe))),
+    ];
     let waited = timeout(limit, tree.wait()).await;
     if waited.is_err() {
         // Ignored: what cannot be killed is not ours to wait for.
@@ -69,18 +99,32 @@ pub async fn judge(
         let _ = timeout(Duration::from_secs(1), tree.wait()).await;
     }
     let _ = tree.end(Duration::from_millis(500)).await;
-    let status = waited.map_err(|_| plain(format!("`{program}` did not end within {} ms", limit.as_millis())))?;
-    let status = status.map_err(|error| plain(error.to_string()))?;
-    if status.success() {
-        return Ok(());
+    for mut reader in reading.into_iter().flatten() {
+        // Somebody else may hold the pipe open.
+        if timeout(READING, &mut reader).await.is_err() {
+            reader.abort();
+        }
     }
-    let mut quote = Vec::new();
-    if let Some(errors) = errors {
-        let _ = timeout(Duration::from_millis(50), errors.take(MAX_QUOTE as u64).read_to_end(&mut quote)).await;
+    let status = waited.map_err(|_| format!("`{program}` did not end within {} ms", limit.as_millis()))?;
+    Ok((status.map_err(|error| error.to_string())?, said.text()))
+}
+
+/// The last of what a command has written.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Said {
+    async fn hear(self, mut pipe: impl AsyncRead + Unpin) {
+        let mut bytes = [0; 1024];
+        while let Ok(read @ 1..) = pipe.read(&mut bytes).await {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.extend_from_slice(&bytes[..read]);
+            let over = kept.len().saturating_sub(MAX_KEPT);
+            kept.drain(..over);
+        }
     }
-    let quote = String::from_utf8_lossy(&quote);
-    let quote = quote.lines().next().unwrap_or_default().trim();
-    let how = platform::process::describe_exit(status);
-    let why = if quote.is_empty() { format!("`{program}`: {how}") } else { format!("`{program}`: {how}: {quote}") };
-    Err((status.code(), why))
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
 }

@@ -101,8 +101,10 @@ fn each_kind_of_check_is_made_and_judged() {
     register("tcp", json!({ "TCP": address.to_string() }));
     register("udp", json!({ "UDP": udp.local_addr().unwrap().to_string() }));
     register("args", json!({ "Args": ["/bin/sh", "-c", "exit 0"] }));
-    register("warns", json!({ "Args": ["/bin/sh", "-c", "exit 1"] }));
+    register("warns", json!({ "Args": ["/bin/sh", "-c", "echo disk at 81 %; echo 'see df' >&2; exit 1"] }));
     register("fails", json!({ "Args": ["/bin/sh", "-c", "exit 2"] }));
+    // More than a pipe holds: it must not wait for a reader.
+    register("talks", json!({ "Args": ["/bin/sh", "-c", "head -c 300000 /dev/zero | tr '\\0' x; echo the end"] }));
     register("nobody", json!({ "TCP": "127.0.0.1:1" }));
     register("word", json!({ "TTL": "1s" }));
     register("alias", json!({ "AliasNode": "test" }));
@@ -112,12 +114,16 @@ fn each_kind_of_check_is_made_and_judged() {
         ("udp", "passing"),
         ("args", "passing"),
         ("warns", "warning"),
+        ("talks", "passing"),
         ("alias", "critical"),
     ] {
         stands(&seawall, id, status);
     }
     let checks = seawall.api("GET", "/v1/agent/checks", b"").json();
     assert!(checks["http"]["Output"].as_str().unwrap().contains("200"), "{checks}");
+    let output = |id: &str| checks[id]["Output"].as_str().unwrap_or_default().to_owned();
+    assert!(output("warns").contains("disk at 81 %\n") && output("warns").contains("see df\n"), "{checks}");
+    assert!(output("talks").ends_with("xxxthe end\n") && output("talks").len() <= 4096, "{checks}");
     assert_eq!((standing(&seawall, "fails").as_str(), standing(&seawall, "nobody").as_str()), ("critical", "critical"));
     // 429 warns, anything else but 2xx fails.
     program.answers(429);

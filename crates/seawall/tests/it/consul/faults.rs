@@ -27,6 +27,8 @@ fn registrations_that_cannot_be_are_refused_with_the_place_and_change_nothing() 
         (register, json!({ "Name": "a", "Tags": ["x".repeat(1 << 20)] }).to_string(), 400, "the limit is 65536"),
         (register, json!({ "Name": "a", "Meta": { "k": "x".repeat(1 << 20) } }).to_string(), 400, "the limit is 65536"),
         (register, json!({ "Name": "a".repeat(300) }).to_string(), 400, "255 bytes"),
+        (register, json!({ "Name": "a\u{0}b" }).to_string(), 400, "`Name`: a name has no control characters"),
+        (register, json!({ "Name": "a", "ID": "a\u{1b}[2J" }).to_string(), 400, "control characters"),
         (register, with(json!({ "HTTP": "http://a/", "Interval": "-5s" })), 400, "Check.Interval"),
         (register, with(json!({ "HTTP": "http://a/", "Interval": "99999999999999999999h" })), 400, "Check.Interval"),
         (register, with(json!({ "HTTP": "http://a/", "Interval": "10 fortnights" })), 400, "Check.Interval"),
