@@ -111,6 +111,8 @@ pub enum EventKind {
     ShiftRolledBack,
     /// An operator, or another configuration, ended a shift.
     ShiftAborted,
+    /// An operator took the word of an ended shift away: routes alone say where requests go.
+    ShiftCleared,
     /// A service's breaker has opened: its requests begin to go to a backup, in steps.
     BackupEngaged,
     /// More of them go there.

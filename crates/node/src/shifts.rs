@@ -130,7 +130,7 @@ impl Shifts {
 /// A shift in one line.
 pub fn note(view: &ShiftView) -> String {
     let since = view.since.get(..19).unwrap_or_default();
-    let what = if view.automatic { "breaker open, requests go" } else { "shift" };
+    let what = if view.automatic { "backup in use, requests go" } else { "shift" };
     format!("{what} to {}: {} % there, {} since {since}Z: {}", view.to, view.percent, view.state, view.why)
 }
 

@@ -119,9 +119,10 @@ impl Service {
                     format!("{probes} of the requests for {name} go through, to see whether it is better"),
                 )
             }
-            State::Closed => {
-                (EventKind::BreakerClosed, format!("{name} gets all requests again: the probes have passed"))
-            }
+            State::Closed => (
+                EventKind::BreakerClosed,
+                format!("the breaker of {name} lets every request through again: the probes have passed"),
+            ),
         };
         shell.emit(kind, Subject::service(name), &cause, message);
         self.guarding.breaker_cause = (turn.to != State::Closed).then_some(cause);

@@ -241,7 +241,7 @@ impl Controller {
             Phase::Aborted => {
                 (known.phase.is_open() || known.phase == Phase::Done, EventKind::ShiftAborted, "is taken back")
             }
-            _ => (!known.phase.is_open(), EventKind::ShiftAborted, "says nothing about requests any more: routes do"),
+            _ => (!known.phase.is_open(), EventKind::ShiftCleared, "says nothing about requests any more: routes do"),
         };
         if !may {
             return Err(refused(format!(

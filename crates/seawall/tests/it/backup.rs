@@ -60,7 +60,7 @@ fn a_set_that_is_killed_is_replaced_by_its_backup_step_by_step_and_gets_its_requ
     }
     wait("the backup serves", || (seawall.service("orders")["shift"]["state"] == "done").then_some(()));
     let (table, _) = seawall.cli_exits(0, &["status"]);
-    assert!(table.contains("breaker open, requests go to orders-dr: 100 % there"), "{table}");
+    assert!(table.contains("backup in use, requests go to orders-dr: 100 % there"), "{table}");
     let finished = seawall.event("fail-back-finished", "orders");
     std::thread::sleep(Duration::from_millis(700));
     let ended = load.now();

@@ -212,6 +212,7 @@ fn a_good_version_gets_all_requests_step_by_step_and_none_fails() {
     seawall.cli_exits(0, &["shift", "orders", "clear"]);
     assert!((0..20).all(|_| version(&seawall.get("/")) == "v2"));
     assert_eq!(shift(&seawall), Value::Null);
+    seawall.event("shift-cleared", "orders");
 }
 
 #[test]
