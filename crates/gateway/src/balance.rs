@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use model::{Epoch, VersionName};
 
@@ -31,6 +31,8 @@ pub(crate) enum Choice {
     Wait,
     /// The only ones left have just failed: wait for a change, or until this one may be tried again.
     WaitUntil(Arc<Instance>),
+    /// The breaker of each that could take it is open; the first of them lets one through after so long.
+    Shut(Duration),
 }
 
 impl Choice {
@@ -168,7 +170,10 @@ fn draw(
     let total = shares.total();
     let is_good = |place: &usize| {
         let instance = &resolved.instances[shares.index(*place)];
-        !tried.has(instance) && !instance.is_suspect(now_ms) && !instance.row.is_ejected(now_ms)
+        !tried.has(instance)
+            && !instance.is_suspect(now_ms)
+            && !instance.row.is_ejected(now_ms)
+            && !instance.fuse.is_shut(now_ms)
     };
     match resolved.told.balance {
         Balance::RoundRobin => {
@@ -210,7 +215,8 @@ fn walk(
     let heeds = pairs().any(|(_, (_, instance))| instance.row.is_ejected(now_ms)) && !service.panics(&resolved, now_ms);
     let group = |endpoint: &Endpoint, instance: &Instance| {
         let ejected = heeds && instance.row.is_ejected(now_ms);
-        eligible(told, endpoint, version).then(|| group_of(endpoint, instance, tried, now_ms, ejected))
+        let takes = eligible(told, endpoint, version) && !instance.fuse.is_shut(now_ms);
+        takes.then(|| group_of(endpoint, instance, tried, now_ms, ejected))
     };
     let mut weights = [0_u64; GROUPS];
     for (_, (endpoint, instance)) in pairs() {
@@ -218,7 +224,11 @@ fn walk(
             weights[group] += u64::from(endpoint.weight);
         }
     }
-    let Some(best) = weights.iter().position(|&weight| weight > 0) else { return Choice::Wait };
+    let Some(best) = weights.iter().position(|&weight| weight > 0) else {
+        let shut = pairs().filter(|(_, (endpoint, _))| eligible(told, endpoint, version));
+        let left = shut.map(|(_, (_, instance))| instance.fuse.shut_for_ms(now_ms)).min();
+        return left.map_or(Choice::Wait, |left| Choice::Shut(Duration::from_millis(left.max(1))));
+    };
     let members = || {
         pairs()
             .filter(|(_, (endpoint, instance))| group(endpoint, instance) == Some(best))

@@ -6,6 +6,7 @@
 mod admitted;
 mod again;
 mod ejections;
+mod fuse;
 mod gate;
 mod limit;
 mod line;
@@ -24,6 +25,10 @@ pub(crate) use admitted::{Refusal, admit, pause};
 pub(crate) use again::Again;
 pub use ejections::EjectedView;
 pub(crate) use ejections::{Ejections, Row, judge};
+pub(crate) use fuse::Fuse;
+use fuse::Fuses;
+pub use fuse::InstanceBreakerView;
+pub(crate) use fuse::ask as ask_instance;
 use gate::Gate;
 use limit::Limit;
 pub use limit::{LimitKey, LimitView, RateLimit};
@@ -39,6 +44,8 @@ pub struct Traffic {
     pub rate_limit: Option<RateLimit>,
     /// When it gets no requests for a while.
     pub breaker: Option<BreakerPolicy>,
+    /// Whether it or each of its instances has a breaker.
+    pub breaker_scope: BreakerScope,
     /// How many requests it has at once, over all workers.
     pub concurrency: Option<Concurrency>,
     /// When one of its instances gets none for a while.
@@ -47,6 +54,16 @@ pub struct Traffic {
     pub retry_budget: RetryBudget,
     /// What is answered when it cannot.
     pub fallback: Option<Arc<Fallback>>,
+}
+
+/// Who has a breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BreakerScope {
+    /// The service.
+    #[default]
+    Service,
+    /// Each of its instances. The service's own then does only what an operator says.
+    Instance,
 }
 
 /// A bulkhead and its line.
@@ -76,6 +93,7 @@ pub(crate) struct Guards {
     limit: Option<Arc<Limit>>,
     gate: Option<Arc<Gate>>,
     line: Option<Arc<Line>>,
+    fuses: Option<Arc<Fuses>>,
     pub(crate) ejections: Option<Arc<Ejections>>,
     pub(crate) numbers: Arc<Numbers>,
 }
@@ -113,6 +131,8 @@ pub struct NoBreaker;
 pub struct GuardsView {
     /// Its breaker.
     pub breaker: Option<BreakerView>,
+    /// Its instances' breakers, of those that have had a request.
+    pub instance_breakers: Vec<InstanceBreakerView>,
     /// Its places.
     pub concurrency: Option<ConcurrencyView>,
     /// Its rate limit.
@@ -160,10 +180,22 @@ impl Guards {
             let known = before.and_then(|before| before.limit.clone()).filter(|known| known.is(policy));
             known.unwrap_or_else(|| Arc::new(Limit::new(policy.clone())))
         });
+        let per_instance = told.breaker.is_some() && told.breaker_scope == BreakerScope::Instance;
+        let fuses = per_instance.then(|| before.and_then(|before| before.fuses.clone()).unwrap_or_default());
         let known = || before.and_then(|before| before.ejections.clone());
         let ejections = told.outlier.as_ref().map(|_| known().unwrap_or_default());
         let numbers = before.map_or_else(Arc::default, |before| before.numbers.clone());
-        Self { told, limit, gate, line, ejections, numbers }
+        Self { told, limit, gate, line, fuses, ejections, numbers }
+    }
+
+    /// Endpoints were swapped: who was away and is ready is another process, or a better one.
+    pub(crate) fn swapped(&self, before: &Resolved, after: &Resolved, notes: &Notes) {
+        if let Some(ejections) = &self.ejections {
+            ejections.swapped(before, after, notes);
+        }
+        if let (Some(fuses), Some(policy)) = (&self.fuses, &self.told.breaker) {
+            fuses.swapped(policy, before, after, notes);
+        }
     }
 
     /// Counts a fallback for `reason`.
@@ -176,6 +208,7 @@ impl Guards {
     fn view(&self) -> GuardsView {
         GuardsView {
             breaker: self.gate.as_ref().map(|gate| gate.view()),
+            instance_breakers: Vec::new(),
             concurrency: self.line.as_ref().map(|line| line.view()),
             rate_limit: self.limit.as_ref().map(|limit| limit.view(&self.numbers)),
             ejected: self.ejections.as_ref().map_or_else(Vec::new, |ejections| ejections.view()),
@@ -194,6 +227,7 @@ impl Service {
         {
             ejections.end_all();
         }
+        self.set_fuses(before.as_deref(), guards.as_deref());
         self.all_metrics.guards(self.name(), guards.clone());
         self.guards.store(guards);
     }
@@ -210,6 +244,9 @@ impl Service {
             guards.numbers.breaker_turns[turn.to as usize].fetch_add(1, Ordering::Relaxed);
         }
         if known != forced {
+            if let Some(fuses) = &guards.fuses {
+                fuses.force(policy, forced);
+            }
             self.notes.add(Note::Forced(forced));
         }
         Ok(gate.view())
@@ -217,7 +254,10 @@ impl Service {
 
     /// The guards as they are now; `None` without any.
     pub fn guards(&self) -> Option<GuardsView> {
-        self.guards.load_full().map(|guards| guards.view())
+        self.guards.load_full().map(|guards| {
+            let instance_breakers = if guards.fuses.is_some() { self.fuse_views() } else { Vec::new() };
+            GuardsView { instance_breakers, ..guards.view() }
+        })
     }
 
     /// Whether so few are left that ejections are not heeded.
@@ -229,10 +269,13 @@ impl Service {
 
     /// What guards did since this was asked last, oldest first.
     pub fn take_notes(&self) -> Vec<Note> {
-        if let Some(guards) = self.guards.load_full()
-            && let Some(ejections) = &guards.ejections
-        {
-            ejections.sweep(&self.notes, Instant::now());
+        if let Some(guards) = self.guards.load_full() {
+            if let Some(ejections) = &guards.ejections {
+                ejections.sweep(&self.notes, Instant::now());
+            }
+            if let Some(fuses) = &guards.fuses {
+                fuses.forget_left();
+            }
         }
         self.notes.take()
     }

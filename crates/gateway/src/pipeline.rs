@@ -272,6 +272,10 @@ async fn attempts<S: Front>(
                     Err(_) => break End::Answer(Answer::INSTANCE_CLOSED),
                 }
             }
+            Choice::Shut(left) => {
+                service.count_shut_out();
+                break End::Answer(Answer::breaker_open(left));
+            }
             Choice::Wait => None,
             Choice::WaitUntil(instance) => Some(instance),
         };
@@ -332,6 +336,9 @@ async fn attempt<S: Front>(
         exchange.client.upload.keep(taken.replay_limit(), expected, !guard.idempotent);
     }
     let begun = start.now;
+    let asked = if exchange.watched { guards::ask_instance(worker, service, instance, begun) } else { Ok(None) };
+    // Another worker's request was the last that it lets through for now.
+    let Ok(passed) = asked else { return Err(start.fresh) };
     let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {
         Ok(done) => {
             instance.metrics.answered(done.status, done.switched_after.unwrap_or_else(|| begun.elapsed()));
@@ -344,6 +351,9 @@ async fn attempt<S: Front>(
             if exchange.watched {
                 guards::judge(worker, service, instance, (done.status >= 500).then_some("5xx"));
             }
+            if let Some(passed) = passed {
+                passed.ended(worker, service, done.status >= 500, exchange.took);
+            }
             return Ok(End::Done(done));
         }
         Err(failed) => failed,
@@ -354,6 +364,11 @@ async fn attempt<S: Front>(
     let hurried = exchange.hurried && matches!(failed, Failed::Deadline { .. });
     if let Some(why) = failed.blames().filter(|_| exchange.watched && !hurried) {
         guards::judge(worker, service, instance, Some(why));
+    }
+    let is_sound = matches!(failed, Failed::Repeat(status) if status < 500);
+    let tells = is_sound || (failed.blames().is_some() && !hurried);
+    if let Some(passed) = passed.filter(|_| tells) {
+        passed.ended(worker, service, !is_sound, exchange.took);
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),

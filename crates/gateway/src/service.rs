@@ -15,7 +15,7 @@ use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
 use crate::ended::Ends;
-use crate::guards::{Guards, Line, Notes, Row};
+use crate::guards::{Fuse, Guards, Line, Notes, Row};
 use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
@@ -188,6 +188,8 @@ pub(crate) struct Instance {
     probe_at_ms: AtomicU64,
     /// Failures in a row, and what came of them.
     pub(crate) row: Row,
+    /// Its own breaker, where instances have one.
+    pub(crate) fuse: Fuse,
     signalled_ms: [AtomicU64; SIGNAL_KINDS],
     /// One bit for each [`Distrust`] that was told.
     distrusts_told: AtomicU8,
@@ -236,10 +238,8 @@ impl Service {
         let swap = known.swaps;
         let after = Arc::new(Resolved { told: endpoints, instances, shares, swap });
         self.resolved.store(after.clone());
-        if let Some(guards) = self.guards.load_full()
-            && let Some(ejections) = &guards.ejections
-        {
-            ejections.swapped(&before, &after, &self.notes);
+        if let Some(guards) = self.guards.load_full() {
+            guards.swapped(&before, &after, &self.notes);
         }
         self.forget_left(&mut known);
         known.retired.add(before);
@@ -363,6 +363,7 @@ impl Instance {
             suspect_until_ms: AtomicU64::new(0),
             probe_at_ms: AtomicU64::new(0),
             row: Row::default(),
+            fuse: Fuse::default(),
             signalled_ms: Default::default(),
             distrusts_told: AtomicU8::new(0),
         }

@@ -42,8 +42,8 @@ pub use route::{
 pub use service::{Backoff, BalanceBy, EndpointOptions, Hold, Mode, RestartPolicy, Service, Version};
 pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
 pub use traffic::{
-    Behaviour, BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey, Outlier,
-    RateLimit, RetryBudget, Traffic,
+    Behaviour, BreakerPreset, BreakerRule, BreakerScope, CircuitBreaker, Comparator, Concurrency, Fallback, LimitKey,
+    Outlier, RateLimit, RetryBudget, Traffic,
 };
 
 use crate::id::ServiceName;

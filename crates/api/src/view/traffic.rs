@@ -1,5 +1,7 @@
 //! What guards a service's requests, as it is shown. Each node tells of its own gateway.
 
+use std::collections::BTreeMap;
+
 use model::InstanceId;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,9 @@ pub struct TrafficView {
     /// Its circuit breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerView>,
+    /// Its instances' breakers, of those that have had a request, where each has its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub instance_breakers: BTreeMap<InstanceId, BreakerView>,
     /// Its concurrency limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyView>,

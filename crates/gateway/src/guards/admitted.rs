@@ -14,7 +14,7 @@ use guard::bulkhead::{Entry, Waiter};
 use traffic::Decision;
 
 use super::line::{self, PendingEnd, Place};
-use super::{Guards, Note};
+use super::{BreakerScope, Guards, Note};
 use crate::answer::Answer;
 use crate::connection::Client;
 use crate::front::Front;
@@ -161,6 +161,7 @@ impl Admitted {
         let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return };
         let now = Instant::now();
         let took = took.unwrap_or_else(|| now.saturating_duration_since(self.begun));
+        let failed = failed.filter(|_| self.guards.told.breaker_scope == BreakerScope::Service);
         let ending = failed.map_or(Ending::Unknown, |failed| Ending::Answered { failed, took });
         if let Some(turn) = gate.ended(policy, pass, ending, now) {
             self.turned(worker, turn);

@@ -48,6 +48,7 @@ impl Collector for GuardPage {
         }
         let mut page = Page { encoder: &mut encoder, all: &all };
         page.breakers()?;
+        page.fuses()?;
         page.places()?;
         page.limits()?;
         page.ejections()?;
@@ -91,6 +92,20 @@ impl Page<'_, '_> {
         self.counters("breaker_refused", help, "reason", |guards| {
             guards.gate.iter().map(|_| ("open", &guards.numbers.breaker_refused))
         })
+    }
+
+    fn fuses(&mut self) -> std::fmt::Result {
+        let help = "Instances of a service whose own breaker is open or half-open";
+        let mut family = self.encoder.encode_descriptor("instance_breakers", help, None, MetricType::Gauge)?;
+        for (name, guards) in self.all {
+            let Some(fuses) = &guards.fuses else { continue };
+            for (word, state) in STATES.into_iter().filter(|(_, state)| *state != State::Closed) {
+                let count = i64::try_from(fuses.count(state)).unwrap_or(i64::MAX);
+                let labels = [("service", name.as_str()), ("state", word)];
+                ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 
     fn places(&mut self) -> std::fmt::Result {

@@ -59,6 +59,18 @@ record! {
         open_for: Option<Duration> = None,
         /// Requests let through to see whether the service is better; judged together by the same thresholds, and only then it closes. Default 1.
         probes: Option<u32> = None,
+        /// Who has a breaker.
+        per: BreakerScope = BreakerScope::Service,
+    }
+}
+
+words! {
+    /// Who has a breaker.
+    BreakerScope {
+        /// The service.
+        Service = "service",
+        /// Each of its instances, by these settings: one whose breaker is open gets no requests, the others do. If all are open, the service has none, as with a breaker of its own.
+        Instance = "instance",
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::decode::{Places, Ratio};
-use super::super::{BreakerPreset, CircuitBreaker, Concurrency};
+use super::super::{BreakerPreset, BreakerScope, CircuitBreaker, Concurrency};
 use super::{Guard, Target};
 use crate::diagnostic::{Place, nearest};
 use crate::id::ServiceName;
@@ -145,6 +145,7 @@ impl Command<'_> {
                 min_requests: Some(self.number(target, VOLUME, 20, u32::MAX)),
                 open_for: Some(milliseconds(self.number(target, SLEEP, 5_000, u32::MAX))),
                 probes: None,
+                per: BreakerScope::Service,
                 at: self.places(&[
                     (PERCENTAGE, "errorRatio"),
                     (WINDOW, "window"),

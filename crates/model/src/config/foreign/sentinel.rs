@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::decode::{Decode, Places, Ratio, record};
-use super::super::{Behaviour, BreakerPreset, CircuitBreaker, Concurrency, RateLimit, yaml};
+use super::super::{Behaviour, BreakerPreset, BreakerScope, CircuitBreaker, Concurrency, RateLimit, yaml};
 use super::{Guard, Ignored, Number, Target};
 use crate::diagnostic::Place;
 use crate::id::ServiceName;
@@ -172,6 +172,7 @@ pub(super) fn degrade(target: &mut Target<'_>, names: &Names, text: &str, file: 
             min_requests: Some(rule.min_request_amount),
             open_for: Some(Duration::from_secs(rule.time_window.into())),
             probes: None,
+            per: BreakerScope::Service,
             at: at.renamed(&measure(rule.grade)),
         };
         let mut refuse = |field: &str, what: &str, cure: &str| target.diagnostics.error(at.field(field), what, cure);

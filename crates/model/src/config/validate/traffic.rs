@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::route::{check_field_name, check_field_value};
 use crate::config::Service;
-use crate::config::traffic::{Behaviour, CircuitBreaker, Concurrency, Fallback, RateLimit};
+use crate::config::traffic::{Behaviour, BreakerScope, CircuitBreaker, Concurrency, Fallback, RateLimit};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
 
@@ -60,6 +60,12 @@ pub fn check(
     if !traffic.backup.is_empty() && traffic.circuit_breaker.is_none() {
         let cure = "add circuitBreaker: { preset: source }";
         error(traffic.at.field("backup"), "a `backup` without a `circuitBreaker`, whose opening it waits for", cure);
+    }
+    if let Some(breaker) = traffic.circuit_breaker.as_ref().filter(|breaker| breaker.per == BreakerScope::Instance)
+        && !traffic.backup.is_empty()
+    {
+        let cure = "remove `per: instance`, or `backup`";
+        error(breaker.at.field("per"), "a `backup` waits for the breaker of the service, which it does not have", cure);
     }
     for backup in &traffic.backup {
         if backup == name || !services.contains_key(backup) {
