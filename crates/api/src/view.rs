@@ -5,7 +5,7 @@ mod traffic;
 use model::{Epoch, InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 
-pub use traffic::{BreakerView, ConcurrencyView, EjectionView, RateLimitView, ShiftView, TrafficView};
+pub use traffic::{AdaptiveView, BreakerView, ConcurrencyView, EjectionView, RateLimitView, ShiftView, TrafficView};
 
 /// Everything `seawall status` shows.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

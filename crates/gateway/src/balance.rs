@@ -1,5 +1,5 @@
 //! Which instance takes a request: ready ones only, local before remote, trusted before suspected, untried before
-//! tried; among equals by weight and load. The balance step of the request walk.
+//! tried; among equals by weight and load, and by how long their answers take if that is wanted. The balance step of the request walk.
 //! Deliberately absent: waiting (`hold.rs`) and any change of readiness (the control plane's).
 
 use std::sync::Arc;
@@ -109,6 +109,11 @@ impl Taken {
         &self.resolved.told.upstream
     }
 
+    /// Whether somebody asks how long the instance takes.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.resolved.told.balance == Balance::PeakEwma
+    }
+
     pub(crate) fn replay_limit(&self) -> usize {
         self.resolved.told.replay_limit
     }
@@ -181,14 +186,14 @@ fn draw(
             let place = (0..DRAWS).map(|_| shares.at(turn() % total)).find(is_good)?;
             Some(shares.index(place))
         }
-        Balance::LeastRequests => {
+        Balance::LeastRequests | Balance::PeakEwma => {
             let first = (0..DRAWS).map(|_| shares.at(random() % total)).find(is_good)?;
             let rest = total - shares.weight(first);
             if rest == 0 {
                 return Some(shares.index(first));
             }
             let second = (0..DRAWS).map(|_| shares.at_without(first, random() % rest)).find(is_good)?;
-            Some(lighter(resolved, shares.index(first), shares.index(second)))
+            Some(lighter(resolved, shares.index(first), shares.index(second), now_ms))
         }
     }
 }
@@ -251,12 +256,12 @@ fn walk(
             let turn = service.turn.fetch_add(1, Ordering::Relaxed) as u64;
             at_weight(members(), turn % total)
         }
-        Balance::LeastRequests => at_weight(members(), random() % total).map(|first| {
+        Balance::LeastRequests | Balance::PeakEwma => at_weight(members(), random() % total).map(|first| {
             let first_weight = u64::from(told.endpoints[first].weight);
             let others = members().filter(|(index, _)| *index != first);
             let rest = total.saturating_sub(first_weight).max(1);
             let second = at_weight(others, random() % rest);
-            second.map_or(first, |second| lighter(&resolved, first, second))
+            second.map_or(first, |second| lighter(&resolved, first, second, now_ms))
         }),
     };
     // Other workers suspect and trust instances at any moment, so a group may have emptied since it was weighed.
@@ -294,11 +299,20 @@ fn at_weight(members: impl Iterator<Item = (usize, u64)>, mut point: u64) -> Opt
     last
 }
 
-/// The one whose requests in flight, this one included, weigh less on its share.
-fn lighter(resolved: &Resolved, first: usize, second: usize) -> usize {
-    let load = |index: usize| resolved.instances[index].in_flight() as u64 + 1;
+/// The one whose requests in flight, this one included, weigh less on its share: by their number, or by the time that they
+/// will take.
+fn lighter(resolved: &Resolved, first: usize, second: usize, now_ms: u64) -> usize {
+    let load = |index: usize| {
+        let instance = &resolved.instances[index];
+        let in_flight = instance.in_flight() as u64;
+        if resolved.told.balance == Balance::PeakEwma { instance.latency(in_flight, now_ms) } else { in_flight + 1 }
+    };
     let weight = |index: usize| u64::from(resolved.told.endpoints[index].weight);
-    if load(first) * weight(second) <= load(second) * weight(first) { first } else { second }
+    if load(first).saturating_mul(weight(second)) <= load(second).saturating_mul(weight(first)) {
+        first
+    } else {
+        second
+    }
 }
 
 #[cfg(test)]

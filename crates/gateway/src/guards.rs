@@ -8,20 +8,23 @@ mod again;
 mod ejections;
 mod fuse;
 mod gate;
+mod kept;
 mod limit;
 mod line;
 mod notes;
 mod page;
+mod tuner;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use guard::breaker::{BreakerPolicy, Forced, State, Why};
-use guard::{OutlierPolicy, Places, RetryBudget};
+use guard::{AdaptivePolicy, OutlierPolicy, Places, RetryBudget};
+use model::ServiceName;
 
 use crate::service::{Resolved, Service};
-pub(crate) use admitted::{Refusal, admit, pause};
+pub(crate) use admitted::{Admitted, Refusal, admit, pause};
 pub(crate) use again::Again;
 pub use ejections::EjectedView;
 pub(crate) use ejections::{Ejections, Row, judge};
@@ -30,12 +33,17 @@ use fuse::Fuses;
 pub use fuse::InstanceBreakerView;
 pub(crate) use fuse::ask as ask_instance;
 use gate::Gate;
+pub use kept::KeepPolicy;
+use kept::Kept;
+pub(crate) use kept::{Keeping, KeptAnswer};
 use limit::Limit;
 pub use limit::{LimitKey, LimitView, RateLimit};
 pub(crate) use line::{Line, PendingEnd};
 pub use notes::Note;
 pub(crate) use notes::Notes;
 pub(crate) use page::{GuardPage, GuardSeries};
+pub use tuner::AdaptiveView;
+use tuner::Tuner;
 
 /// How a service's traffic is guarded. The default guards nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,12 +56,18 @@ pub struct Traffic {
     pub breaker_scope: BreakerScope,
     /// How many requests it has at once, over all workers.
     pub concurrency: Option<Concurrency>,
+    /// That number finds itself, within these bounds; `concurrency` says who waits.
+    pub adaptive: Option<AdaptivePolicy>,
     /// When one of its instances gets none for a while.
     pub outlier: Option<OutlierPolicy>,
     /// How many failed requests are sent again at a time.
     pub retry_budget: RetryBudget,
-    /// What is answered when it cannot.
+    /// What is answered when it cannot, and nothing below can either.
     pub fallback: Option<Arc<Fallback>>,
+    /// Who answers when it cannot.
+    pub fallback_service: Option<ServiceName>,
+    /// Answers of it that are kept for when it cannot.
+    pub keep: Option<KeepPolicy>,
 }
 
 /// Who has a breaker.
@@ -94,6 +108,8 @@ pub(crate) struct Guards {
     gate: Option<Arc<Gate>>,
     line: Option<Arc<Line>>,
     fuses: Option<Arc<Fuses>>,
+    pub(crate) kept: Option<Arc<Kept>>,
+    tuner: Option<Arc<Tuner>>,
     pub(crate) ejections: Option<Arc<Ejections>>,
     pub(crate) numbers: Arc<Numbers>,
 }
@@ -106,20 +122,53 @@ pub(crate) struct Numbers {
     pub(crate) breaker_refused: AtomicU64,
     pub(crate) breaker_turns: [AtomicU64; 3],
     pub(crate) pending: [AtomicU64; line::PENDING_ENDS.len()],
+    /// By priority.
+    pub(crate) shed: [AtomicU64; PRIORITIES.len()],
     pub(crate) fallbacks: [AtomicU64; FALLBACK_REASONS.len()],
+    pub(crate) fallback_kinds: [AtomicU64; FALLBACK_KINDS.len()],
+}
+
+/// Priorities, as the metrics name them.
+pub(crate) const PRIORITIES: [&str; 3] = ["critical", "normal", "sheddable"];
+
+/// What a client gets instead, as the metrics name it.
+pub(crate) const FALLBACK_KINDS: [&str; 3] = ["fixed", "service", "cached"];
+
+/// What a client gets instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FallbackKind {
+    Fixed,
+    Service,
+    Cached,
 }
 
 /// Reasons for which a fallback is answered: nobody was there, or nobody in time, and the client has seen nothing.
-pub(crate) const FALLBACK_REASONS: [&str; 8] = [
+pub(crate) const FALLBACK_REASONS: [&str; 9] = [
     "breaker-open",
     "no-ready-instance",
     "held-too-long",
     "hold-full",
     "too-many-requests-pending",
     "pending-too-long",
+    "shed",
     "connect-failed",
     "timeout",
 ];
+
+/// One of [`FALLBACK_REASONS`], small: every connection has room for some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FallbackReason(u8);
+
+impl FallbackReason {
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        let place = FALLBACK_REASONS.iter().position(|known| *known == word)?;
+        u8::try_from(place).ok().map(Self)
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        FALLBACK_REASONS[usize::from(self.0)]
+    }
+}
 
 /// A service has no breaker that could be forced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,6 +212,8 @@ pub struct ConcurrencyView {
     pub active: usize,
     /// Requests that wait for one.
     pub pending: usize,
+    /// The bounds of one that finds itself.
+    pub adaptive: Option<AdaptiveView>,
 }
 
 impl Guards {
@@ -172,9 +223,16 @@ impl Guards {
             Some(gate) => gate.adopt(policy),
             None => Arc::new(Gate::new(policy)),
         });
-        let line = told.concurrency.map(|concurrency| match before.and_then(|before| before.line.clone()) {
-            Some(line) => line.adopt(concurrency.places),
-            None => Arc::new(Line::new(concurrency.places)),
+        let tuner = told.adaptive.filter(|_| told.concurrency.is_some()).map(|policy| {
+            let known = before.and_then(|before| before.tuner.clone()).filter(|known| known.is(policy));
+            known.unwrap_or_else(|| Arc::new(Tuner::new(policy)))
+        });
+        let line = told.concurrency.map(|Concurrency { places, .. }| {
+            let places = Places { max: tuner.as_ref().map_or(places.max, |tuner| tuner.limit()), ..places };
+            match before.and_then(|before| before.line.clone()) {
+                Some(line) => line.adopt(places),
+                None => Arc::new(Line::new(places)),
+            }
         });
         let limit = told.rate_limit.as_ref().map(|policy| {
             let known = before.and_then(|before| before.limit.clone()).filter(|known| known.is(policy));
@@ -184,8 +242,12 @@ impl Guards {
         let fuses = per_instance.then(|| before.and_then(|before| before.fuses.clone()).unwrap_or_default());
         let known = || before.and_then(|before| before.ejections.clone());
         let ejections = told.outlier.as_ref().map(|_| known().unwrap_or_default());
+        let kept = told.keep.map(|policy| {
+            let known = before.and_then(|before| before.kept.clone()).filter(|known| known.is(policy));
+            known.unwrap_or_else(|| Arc::new(Kept::new(policy)))
+        });
         let numbers = before.map_or_else(Arc::default, |before| before.numbers.clone());
-        Self { told, limit, gate, line, fuses, ejections, numbers }
+        Self { told, limit, gate, line, fuses, kept, tuner, ejections, numbers }
     }
 
     /// Endpoints were swapped: who was away and is ready is another process, or a better one.
@@ -199,9 +261,10 @@ impl Guards {
     }
 
     /// Counts a fallback for `reason`.
-    pub(crate) fn fell_back(&self, reason: &str) {
-        if let Some(index) = FALLBACK_REASONS.iter().position(|known| *known == reason) {
-            self.numbers.fallbacks[index].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn fell_back(&self, reason: &str, kind: FallbackKind) {
+        self.numbers.fallback_kinds[kind as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(reason) = FallbackReason::of(reason) {
+            self.numbers.fallbacks[usize::from(reason.0)].fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -209,7 +272,10 @@ impl Guards {
         GuardsView {
             breaker: self.gate.as_ref().map(|gate| gate.view()),
             instance_breakers: Vec::new(),
-            concurrency: self.line.as_ref().map(|line| line.view()),
+            concurrency: self.line.as_ref().map(|line| {
+                let adaptive = self.tuner.as_ref().map(|tuner| tuner.view());
+                ConcurrencyView { adaptive, ..line.view() }
+            }),
             rate_limit: self.limit.as_ref().map(|limit| limit.view(&self.numbers)),
             ejected: self.ejections.as_ref().map_or_else(Vec::new, |ejections| ejections.view()),
         }

@@ -51,10 +51,12 @@ pub use challenge::{Challenges, UnderWay};
 pub use compress::Coding;
 pub use entry::{Manner, Protocols};
 pub use gateway::Gateway;
-pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, RetryPolicy, breaker};
+pub use guard::{
+    AdaptivePolicy, HoldPolicy, OutlierPolicy, Places, Priority, Release, RetryBudget, RetryPolicy, breaker,
+};
 pub use guards::{
-    BreakerScope, BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView, InstanceBreakerView,
-    LimitKey, LimitView, NoBreaker, Note, RateLimit, Traffic,
+    AdaptiveView, BreakerScope, BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView,
+    InstanceBreakerView, KeepPolicy, LimitKey, LimitView, NoBreaker, Note, RateLimit, Traffic,
 };
 pub use http1::Limits;
 pub use listen::Listener;

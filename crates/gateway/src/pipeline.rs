@@ -10,6 +10,7 @@
 
 mod answering;
 mod faults;
+mod instead;
 mod mirroring;
 mod recording;
 
@@ -22,7 +23,7 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
-use crate::guards::{self, Again, FALLBACK_REASONS, Fallback, PendingEnd, Refusal};
+use crate::guards::{self, Admitted, Again, Fallback, FallbackReason, KeptAnswer, PendingEnd, Refusal};
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
@@ -60,6 +61,8 @@ enum End {
     },
     /// What the service's guards have for when it cannot answer, and why it could not.
     Fallback(Answer, Arc<Fallback>),
+    /// What the service answered some time ago, and why it does not now.
+    Kept(Answer, Arc<KeptAnswer>),
     /// An authority sees that the name it came by leads here.
     Challenge(Arc<ErrorPage>),
     /// Nobody is there to answer.
@@ -75,26 +78,20 @@ impl End {
             Self::Done(done) => Some(done.status >= 500),
             Self::Answer(answer) => (answer.status >= 500).then_some(true),
             Self::Cut(_) => Some(true),
-            Self::Redirect { .. } | Self::Fallback(..) | Self::Challenge(_) | Self::Gone => None,
+            Self::Redirect { .. } | Self::Fallback(..) | Self::Kept(..) | Self::Challenge(_) | Self::Gone => None,
+        }
+    }
+
+    fn refused(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Answer(answer) => Self::Answer(answer),
+            Refusal::Gone => Self::Gone,
         }
     }
 
     /// The request's time was over.
     fn is_late(&self) -> bool {
-        matches!(self, Self::Answer(answer) | Self::Cut(answer) | Self::Fallback(answer, _) if answer.reason == Answer::TIMEOUT.reason)
-    }
-
-    /// Nobody was there, or in time: the service's fallback, if it has one.
-    fn or_fallback(self, to: &Destination) -> Self {
-        let Self::Answer(answer) = &self else { return self };
-        if !FALLBACK_REASONS.contains(&answer.reason) {
-            return self;
-        }
-        let guards = to.service.guards.load_full();
-        let fallback = guards.as_ref().and_then(|guards| guards.told.fallback.clone());
-        let Some((guards, fallback)) = guards.zip(fallback) else { return self };
-        guards.fell_back(answer.reason);
-        Self::Fallback(*answer, fallback)
+        matches!(self, Self::Answer(answer) | Self::Cut(answer) | Self::Fallback(answer, _) | Self::Kept(answer, _) if answer.reason == Answer::TIMEOUT.reason)
     }
 }
 
@@ -110,6 +107,10 @@ struct Walk {
     identity: Identity,
     /// How long the instance took to begin its answer, where somebody asks.
     took: Option<Duration>,
+    /// An attempt was made, so that some of the client's body may be taken.
+    attempted: bool,
+    /// Another service is asked, because the route's own could not answer for this reason.
+    instead: Option<FallbackReason>,
 }
 
 impl Walk {
@@ -122,6 +123,8 @@ impl Walk {
             instance: None,
             identity: Identity::default(),
             took: None,
+            attempted: false,
+            instead: None,
         }
     }
 
@@ -134,9 +137,8 @@ impl Walk {
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -> After {
     let mut walk = Walk::begin(client.request_end);
-    let end = match (challenge(worker, client), route(worker, client)) {
-        (Some(page), _) => End::Challenge(page),
-        (None, Ok(route)) => {
+    let end = match arrive(worker, client) {
+        Ok(route) => {
             walk.route = Some(route.clone());
             walk.chosen = route.choose(&client.head);
             match (route.destination(walk.chosen), &route.action) {
@@ -151,23 +153,31 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                     };
                     match injected {
                         Some(end) => *end,
-                        None => match guards::admit(worker, client, &to.service, deadline).await {
-                            Ok(admitted) => {
-                                let watched = admitted.is_some();
-                                let copies = mirroring::begin(worker, client, &route);
-                                let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
-                                if let Some(copies) = copies {
-                                    copies.finish(worker, client);
+                        None => {
+                            // Not a step of its own: a connection at rest would have room for one more.
+                            let priority = route.policy.priority;
+                            let end = match guards::admit(worker, client, &to.service, deadline, priority).await {
+                                Ok(admitted) => {
+                                    let watched = admitted.is_some();
+                                    let copies = mirroring::begin(worker, client, &route);
+                                    let end =
+                                        attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
+                                    if let Some(copies) = copies {
+                                        copies.finish(worker, client);
+                                    }
+                                    tell(worker, admitted, &end, &walk);
+                                    end
                                 }
-                                if let Some(mut admitted) = admitted {
-                                    let failed = end.failed().filter(|_| !walk.hurried || !end.is_late());
-                                    admitted.ended(worker, failed, walk.took);
+                                Err(refusal) => End::refused(*refusal),
+                            };
+                            match to.service.answers(end) {
+                                Ok(end) => end,
+                                Err(refused) => {
+                                    let asked = (&route, to);
+                                    Box::pin(instead::answer(worker, client, asked, deadline, &mut walk, refused)).await
                                 }
-                                end.or_fallback(to)
                             }
-                            Err(Refusal::Answer(answer)) => End::Answer(answer).or_fallback(to),
-                            Err(Refusal::Gone) => End::Gone,
-                        },
+                        }
                     }
                 }
                 (None, CompiledAction::Respond(fixed)) => End::Fallback(Answer::FIXED, fixed.clone()),
@@ -181,11 +191,26 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                 (None, _) => End::Answer(Answer::NO_ROUTE),
             }
         }
-        (None, Err(answer)) => End::Answer(answer),
+        Err(end) => *end,
     };
     let (after, delivered) = fallback(worker, client, &end).await;
     recording::record(worker, client, &walk, &end, delivered);
     after
+}
+
+/// Tells the guards how a request ended that they had let in.
+fn tell(worker: &Worker, admitted: Option<Box<Admitted>>, end: &End, walk: &Walk) {
+    let Some(mut admitted) = admitted else { return };
+    let (failed, is_late) = (end.failed(), end.is_late());
+    admitted.ended(worker, failed.filter(|_| !walk.hurried || !is_late), walk.took, is_late);
+}
+
+/// The route of a request, or how it ends without one; boxed, because every connection would have room for it.
+fn arrive<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Box<End>> {
+    match challenge(worker, client) {
+        Some(page) => Err(Box::new(End::Challenge(page))),
+        None => route(worker, client).map_err(|answer| Box::new(End::Answer(answer))),
+    }
 }
 
 /// What an authority came for, in the clear only.
@@ -220,8 +245,11 @@ async fn attempts<S: Front>(
     let service = &*to.service;
     let policy = route.retry.as_ref();
     let idempotent = is_idempotent(client.head.method()) || policy.is_some_and(|policy| policy.non_idempotent);
-    let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
-    (exchange.watched, exchange.hurried) = (watched, walk.hurried);
+    let kept = if watched { service.keeps(to, client) } else { None };
+    let mut exchange = Exchange::new(worker, client, deadline, route, (walk.begun, walk.attempted));
+    (exchange.watched, exchange.hurried, exchange.keeps) = (watched, walk.hurried, kept);
+    exchange.instead = walk.instead;
+    walk.attempted = true;
     let mut guard = Guard {
         attempts: match policy {
             Some(policy) => Attempts::by(policy),
@@ -336,9 +364,10 @@ async fn attempt<S: Front>(
         exchange.client.upload.keep(taken.replay_limit(), expected, !guard.idempotent);
     }
     let begun = start.now;
-    let asked = if exchange.watched { guards::ask_instance(worker, service, instance, begun) } else { Ok(None) };
-    // Another worker's request was the last that it lets through for now.
-    let Ok(passed) = asked else { return Err(start.fresh) };
+    // Another worker's request may have been the last that its breaker lets through for now.
+    let Ok(passed) = guards::ask_instance(worker, exchange.watched.then_some(service), instance, begun) else {
+        return Err(start.fresh);
+    };
     let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {
         Ok(done) => {
             instance.metrics.answered(done.status, done.switched_after.unwrap_or_else(|| begun.elapsed()));
@@ -351,9 +380,11 @@ async fn attempt<S: Front>(
             if exchange.watched {
                 guards::judge(worker, service, instance, (done.status >= 500).then_some("5xx"));
             }
-            if let Some(passed) = passed {
-                passed.ended(worker, service, done.status >= 500, exchange.took);
+            if taken.is_timed() {
+                let took = exchange.took.unwrap_or_else(|| begun.elapsed());
+                instance.took(took, done.status >= 500, Instant::now());
             }
+            passed.ended(worker, service, done.status >= 500, (begun, exchange.took));
             return Ok(End::Done(done));
         }
         Err(failed) => failed,
@@ -365,10 +396,13 @@ async fn attempt<S: Front>(
     if let Some(why) = failed.blames().filter(|_| exchange.watched && !hurried) {
         guards::judge(worker, service, instance, Some(why));
     }
+    if taken.is_timed() && failed.blames().is_some() {
+        instance.took(exchange.took.unwrap_or_else(|| begun.elapsed()), true, Instant::now());
+    }
     let is_sound = matches!(failed, Failed::Repeat(status) if status < 500);
     let tells = is_sound || (failed.blames().is_some() && !hurried);
-    if let Some(passed) = passed.filter(|_| tells) {
-        passed.ended(worker, service, !is_sound, exchange.took);
+    if tells {
+        passed.ended(worker, service, !is_sound, (begun, exchange.took));
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use guard::Priority;
+
 use crate::compress::Coding;
 use crate::http1::{Kind, RequestHead};
 use crate::routes::Target;
@@ -28,6 +30,8 @@ pub struct Policy {
     pub mirrors: Vec<Mirror>,
     /// What is done to its requests on purpose.
     pub fault: Option<Fault>,
+    /// How much its requests matter when a service's places run short.
+    pub priority: Priority,
 }
 
 /// Somebody who gets a copy of requests (Istio's `mirrors`).

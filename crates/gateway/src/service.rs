@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use guard::{HoldPolicy, Places};
+use guard::{HoldPolicy, Latency, Places};
 use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
@@ -190,6 +190,8 @@ pub(crate) struct Instance {
     pub(crate) row: Row,
     /// Its own breaker, where instances have one.
     pub(crate) fuse: Fuse,
+    /// How long its answers take ([`Latency`]), where balance asks.
+    latency: AtomicU64,
     signalled_ms: [AtomicU64; SIGNAL_KINDS],
     /// One bit for each [`Distrust`] that was told.
     distrusts_told: AtomicU8,
@@ -364,6 +366,7 @@ impl Instance {
             probe_at_ms: AtomicU64::new(0),
             row: Row::default(),
             fuse: Fuse::default(),
+            latency: AtomicU64::new(Latency::default().pack()),
             signalled_ms: Default::default(),
             distrusts_told: AtomicU8::new(0),
         }
@@ -400,6 +403,21 @@ impl Instance {
         let due = self.probe_at_ms();
         let next = now_ms + probe_interval.as_millis() as u64;
         due <= now_ms && self.probe_at_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// An answer of it began after this long, or did not come for this long. `failed`: at least as long as one that is good.
+    pub(crate) fn took(&self, took: Duration, failed: bool, now: Instant) {
+        let (now_ms, known) = (millis(now), Latency::unpack(self.latency.load(Ordering::Relaxed)));
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        // Who fails quickly must not be preferred for it.
+        let micros = if failed { micros.max(known.micros(now_ms)) } else { micros };
+        // Of two that end at once one is lost, which changes little.
+        self.latency.store(known.observe(micros, now_ms).pack(), Ordering::Relaxed);
+    }
+
+    /// What one more request weighs on it, beside those in flight.
+    pub(crate) fn latency(&self, in_flight: u64, now_ms: u64) -> u64 {
+        Latency::unpack(self.latency.load(Ordering::Relaxed)).cost(in_flight, now_ms)
     }
 
     /// Whether this has not been told since TLS with it last worked.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway::{
-    Action, Coding, Fallback, Fault, HeaderEdits, HostMatch, Match, Mirror, PathMatch, PathRewrite, Policy, Redirect,
-    RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
+    Action, Coding, Fallback, Fault, HeaderEdits, HostMatch, Match, Mirror, PathMatch, PathRewrite, Policy, Priority,
+    Redirect, RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
 };
 use model::config;
 use model::{Config, ServiceName};
@@ -57,6 +57,11 @@ pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
                 max_body_bytes: route.max_body_bytes,
                 mirrors: route.mirror.0.iter().map(mirror).collect(),
                 fault: route.fault.as_ref().map(fault),
+                priority: match route.priority {
+                    config::Priority::Critical => Priority::Critical,
+                    config::Priority::Normal => Priority::Normal,
+                    config::Priority::Sheddable => Priority::Sheddable,
+                },
                 compress: route.compress.iter().map(|coding| coding_of(*coding)).collect(),
             },
         }
@@ -178,6 +183,10 @@ fn edits(written: &config::Headers) -> HeaderEdits {
     HeaderEdits { remove: written.remove.clone(), set: pairs(&written.set), add: pairs(&written.add) }
 }
 
+fn falls_back(traffic: &config::Traffic, service: &ServiceName) -> bool {
+    traffic.fallback.as_ref().is_some_and(|fallback| fallback.service.as_ref() == Some(service))
+}
+
 /// Whether a route or a TCP listener leads to `service`.
 pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
     let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
@@ -188,5 +197,5 @@ pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
             .services
             .values()
             .filter_map(|other| other.traffic.as_ref())
-            .any(|other| other.backup.contains(service))
+            .any(|other| other.backup.contains(service) || falls_back(other, service))
 }

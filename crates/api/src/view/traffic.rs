@@ -119,4 +119,20 @@ pub struct ConcurrencyView {
     pub pending: u32,
     /// The most of them.
     pub max_pending: u32,
+    /// The bounds of a limit that finds itself: `max` is then what it has found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<AdaptiveView>,
+}
+
+/// A concurrency limit that finds itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdaptiveView {
+    /// Never fewer.
+    pub min: u32,
+    /// Never more.
+    pub max: u32,
+    /// The shortest time that answers take, in milliseconds, once it has been measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_rtt_ms: Option<u64>,
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use guard::Deadline;
+use guard::adaptive::Sample;
 use guard::breaker::{Ending, Pass};
 use guard::bulkhead::{Entry, Waiter};
+use guard::{Deadline, Priority};
 use traffic::Decision;
 
 use super::line::{self, PendingEnd, Place};
@@ -28,7 +29,10 @@ pub(crate) struct Admitted {
     pass: Option<Pass>,
     /// Given back when it is dropped.
     place: Option<Place>,
+    priority: Priority,
     begun: Instant,
+    /// When it got its place.
+    placed: Instant,
 }
 
 /// Why a request does not get past the guards.
@@ -39,30 +43,44 @@ pub(crate) enum Refusal {
     Gone,
 }
 
-/// Lets a request in, or says why not. `None`: nothing guards its service.
+/// Lets a request in, or says why not; boxed, so that a connection at rest has no room for it. `None`: nothing guards its
+/// service.
 pub(crate) async fn admit<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     service: &Arc<Service>,
     deadline: Deadline,
-) -> Result<Option<Box<Admitted>>, Refusal> {
+    priority: Priority,
+) -> Result<Option<Box<Admitted>>, Box<Refusal>> {
     let Some(guards) = service.guards.load_full() else { return Ok(None) };
-    let mut admitted =
-        Box::new(Admitted { guards, service: service.clone(), pass: None, place: None, begun: Instant::now() });
+    let begun = Instant::now();
+    let mut admitted = Box::new(Admitted {
+        guards,
+        service: service.clone(),
+        pass: None,
+        place: None,
+        priority,
+        begun,
+        placed: begun,
+    });
     if let Some(wait) = admitted.ask_limit(client)? {
         Box::pin(pause(worker, client, admitted.begun + wait, deadline)).await?;
     }
     admitted.pass_gate(worker)?;
     match admitted.enter_line() {
         Entry::In => Ok(Some(admitted)),
-        Entry::Full => Err(Refusal::Answer(Answer::PENDING_FULL)),
+        Entry::Full => Err(Box::new(Refusal::Answer(Answer::PENDING_FULL))),
+        Entry::Shed => Err(Box::new(Refusal::Answer(Answer::SHED))),
         // Boxed, because it is rare: every connection would have room for it.
-        Entry::Waits(waiter) => match Box::pin(admitted.wait(worker, client, waiter, deadline)).await {
-            Ok(()) => Ok(Some(admitted)),
-            Err(PendingEnd::Gone) => Err(Refusal::Gone),
-            Err(PendingEnd::Deadline) => Err(Refusal::Answer(Answer::TIMEOUT)),
-            Err(_) => Err(Refusal::Answer(Answer::PENDING_TOO_LONG)),
-        },
+        Entry::Waits(waiter) | Entry::Displaces(waiter, _) => {
+            match Box::pin(admitted.wait(worker, client, waiter, deadline)).await {
+                Ok(()) => Ok(Some(admitted)),
+                Err(PendingEnd::Gone) => Err(Box::new(Refusal::Gone)),
+                Err(PendingEnd::Deadline) => Err(Box::new(Refusal::Answer(Answer::TIMEOUT))),
+                Err(PendingEnd::Shed) => Err(Box::new(Refusal::Answer(Answer::SHED))),
+                Err(_) => Err(Box::new(Refusal::Answer(Answer::PENDING_TOO_LONG))),
+            }
+        }
     }
 }
 
@@ -119,11 +137,12 @@ impl Admitted {
 
     fn enter_line(&mut self) -> Entry {
         let Some(line) = &self.guards.line else { return Entry::In };
-        let entry = line.enter();
+        let entry = line.enter(self.priority);
         match entry {
             Entry::In => self.place = Some(Place::new(line.clone())),
             Entry::Full => self.count(PendingEnd::Full),
-            Entry::Waits(_) => {}
+            Entry::Shed => self.count(PendingEnd::Shed),
+            Entry::Waits(_) | Entry::Displaces(..) => {}
         }
         entry
     }
@@ -142,11 +161,15 @@ impl Admitted {
         let waited = line::wait(worker, client, line, waiter, until, deadline).await;
         self.count(waited.as_ref().err().copied().unwrap_or(PendingEnd::Placed));
         self.place = Some(waited?);
+        self.placed = Instant::now();
         Ok(())
     }
 
     fn count(&self, end: PendingEnd) {
         self.guards.numbers.pending[end as usize].fetch_add(1, Ordering::Relaxed);
+        if end == PendingEnd::Shed {
+            self.guards.numbers.shed[self.priority as usize].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn turned(&self, worker: &Worker, turn: guard::breaker::Turn) {
@@ -156,7 +179,8 @@ impl Admitted {
     }
 
     /// How the request ended: its answer came after `took`, or it has taken its whole time until now.
-    pub(crate) fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>) {
+    pub(crate) fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
+        self.measure(worker, failed, took, is_late);
         let Some(pass) = self.pass.take() else { return };
         let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return };
         let now = Instant::now();
@@ -165,6 +189,24 @@ impl Admitted {
         let ending = failed.map_or(Ending::Unknown, |failed| Ending::Answered { failed, took });
         if let Some(turn) = gate.ended(policy, pass, ending, now) {
             self.turned(worker, turn);
+        }
+    }
+}
+
+impl Admitted {
+    /// What a request tells of how many the service bears at once. One that failed at once tells nothing.
+    fn measure(&self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
+        let (Some(tuner), Some(line)) = (&self.guards.tuner, &self.guards.line) else { return };
+        let now = Instant::now();
+        let took = match failed {
+            Some(false) => took,
+            Some(true) if is_late => Some(now.saturating_duration_since(self.placed)),
+            _ => None,
+        };
+        let Some(took) = took else { return };
+        let sample = Sample { begun: self.placed, took, active: line.active() };
+        if let Some(limit) = tuner.ended(sample, now, worker.random()) {
+            line.set_max(limit);
         }
     }
 }

@@ -57,59 +57,67 @@ pub(super) struct Fuses {
 }
 
 /// An attempt that an instance's breaker has let through. Dropped without a word it tells nothing.
+#[derive(Debug, Default)]
 pub(crate) struct Passed {
-    guards: Arc<Guards>,
-    instance: Arc<Instance>,
-    pass: Option<Pass>,
-    begun: Instant,
+    /// Nobody where there is no breaker, and once it is told how it ended.
+    instance: Option<Arc<Instance>>,
+    pass: Pass,
 }
 
 /// The instance's breaker lets nobody through: another instance is to be chosen.
 #[derive(Debug)]
 pub(crate) struct Shut;
 
-/// Asks the breaker of `instance`, if it has one.
+/// Asks the breaker of `instance`, if it has one; none is heeded where nothing guards the service.
 pub(crate) fn ask(
     worker: &Worker,
-    service: &Service,
+    service: Option<&Service>,
     instance: &Arc<Instance>,
     now: Instant,
-) -> Result<Option<Passed>, Shut> {
+) -> Result<Passed, Shut> {
+    let Some(service) = service else { return Ok(Passed::default()) };
     // A look without a count: services whose instances have no breakers pay no more.
+    let guards = service.guards.load();
     let has_fuses = |guards: &&Arc<Guards>| guards.fuses.as_ref().is_some_and(|fuses| !fuses.is_bridged());
-    let Some(guards) = service.guards.load().as_ref().filter(has_fuses).cloned() else { return Ok(None) };
-    let Some(policy) = &guards.told.breaker else { return Ok(None) };
+    let Some(guards) = guards.as_ref().filter(has_fuses) else { return Ok(Passed::default()) };
+    let Some(policy) = &guards.told.breaker else { return Ok(Passed::default()) };
     let gate = instance.fuse.0.get_or_init(|| Box::new(Gate::new(policy)));
     let (asked, turn) = gate.ask(policy, now);
     if let Some(turn) = turn {
-        turned(worker, service, &guards, instance, turn);
+        turned(worker, service, guards, instance, turn);
     }
-    let pass = Some(asked.map_err(|_| Shut)?);
-    Ok(Some(Passed { guards, instance: instance.clone(), pass, begun: now }))
+    let pass = asked.map_err(|_| Shut)?;
+    Ok(Passed { instance: Some(instance.clone()), pass })
 }
 
 impl Passed {
-    /// How the attempt ended; its answer began after `took`, or it has taken until now.
-    pub(crate) fn ended(mut self, worker: &Worker, service: &Service, failed: bool, took: Option<Duration>) {
-        let (Some(pass), Some(policy), Some(gate)) =
-            (self.pass.take(), &self.guards.told.breaker, self.instance.fuse.0.get())
-        else {
+    /// How the attempt ended that began at `begun`; its answer came after `took`, or it has taken until now.
+    pub(crate) fn ended(
+        mut self,
+        worker: &Worker,
+        service: &Service,
+        failed: bool,
+        (begun, took): (Instant, Option<Duration>),
+    ) {
+        let guards = service.guards.load();
+        let policy = guards.as_ref().filter(|guards| guards.fuses.is_some());
+        let Some((guards, policy)) = policy.and_then(|guards| Some((guards, guards.told.breaker.as_ref()?))) else {
             return;
         };
+        let Some(instance) = self.instance.take() else { return };
+        let Some(gate) = instance.fuse.0.get() else { return };
         let now = Instant::now();
-        let took = took.unwrap_or_else(|| now.saturating_duration_since(self.begun));
-        if let Some(turn) = gate.ended(policy, pass, Ending::Answered { failed, took }, now) {
-            turned(worker, service, &self.guards, &self.instance, turn);
+        let took = took.unwrap_or_else(|| now.saturating_duration_since(begun));
+        if let Some(turn) = gate.ended(policy, self.pass, Ending::Answered { failed, took }, now) {
+            turned(worker, service, guards, &instance, turn);
         }
     }
 }
 
 impl Drop for Passed {
     fn drop(&mut self) {
-        if let (Some(pass), Some(policy), Some(gate)) =
-            (self.pass.take(), &self.guards.told.breaker, self.instance.fuse.0.get())
-        {
-            gate.ended(policy, pass, Ending::Unknown, Instant::now());
+        if let Some(gate) = self.instance.as_ref().and_then(|instance| instance.fuse.0.get()) {
+            gate.forget(self.pass);
         }
     }
 }

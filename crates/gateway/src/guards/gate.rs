@@ -75,6 +75,15 @@ impl Gate {
         inside.dated(turn)
     }
 
+    /// A request that had passed told nothing.
+    pub(super) fn forget(&self, pass: Pass) {
+        let mut inside = self.lock();
+        inside.breaker.forget(pass);
+        if inside.breaker.state() == State::HalfOpen {
+            self.note_shut(None, Instant::now());
+        }
+    }
+
     pub(super) fn force(&self, policy: &BreakerPolicy, forced: Option<Forced>) -> Option<Turn> {
         let mut inside = self.lock();
         let changed = inside.breaker.forced() != forced;

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::view::{BreakerView, ConcurrencyView, EjectionView, RateLimitView, TrafficView};
+use api::view::{AdaptiveView, BreakerView, ConcurrencyView, EjectionView, RateLimitView, TrafficView};
 use gateway::breaker::{BreakerPolicy, Comparator, Forced, Reached, State, Turn, Why, Window};
 use gateway::{
-    Behaviour, BreakerScope, Concurrency, EjectedView, Fallback, LimitKey, LimitPolicy, Note, OutlierPolicy, Places,
-    RateLimit, RetryBudget, Traffic,
+    AdaptivePolicy, Behaviour, BreakerScope, Concurrency, EjectedView, Fallback, KeepPolicy, LimitKey, LimitPolicy,
+    Note, OutlierPolicy, Places, RateLimit, RetryBudget, Traffic,
 };
 use model::config::{self, BreakerRule};
 use model::{EventKind, InstanceId, ServiceName};
@@ -181,6 +181,13 @@ impl Service {
                 max: count(view.places.max),
                 pending: count(view.pending),
                 max_pending: count(view.places.pending),
+                adaptive: view.adaptive.map(|adaptive| AdaptiveView {
+                    min: count(adaptive.policy.min),
+                    max: count(adaptive.policy.max),
+                    min_rtt_ms: adaptive
+                        .min_rtt
+                        .map(|shortest| u64::try_from(shortest.as_millis()).unwrap_or(u64::MAX)),
+                }),
             }),
             rate_limit: view.rate_limit.map(|limit| RateLimitView {
                 qps: limit.qps,
@@ -304,6 +311,7 @@ fn traffic(written: &config::Traffic) -> Traffic {
             places: Places { max: concurrency.max as usize, pending: concurrency.pending as usize },
             max_wait: concurrency.max_wait,
         }),
+        adaptive: written.concurrency.as_ref().and_then(|concurrency| concurrency.adaptive.as_ref()).map(adaptive),
         rate_limit: written.rate_limit.as_ref().map(rate_limit),
         outlier: written.outlier.as_ref().map(|outlier| OutlierPolicy {
             consecutive_errors: outlier.consecutive_errors,
@@ -318,13 +326,32 @@ fn traffic(written: &config::Traffic) -> Traffic {
             part: written.retry_budget.part.0,
             min: written.retry_budget.min_concurrency as usize,
         },
-        fallback: written.fallback.as_ref().map(|fallback| {
+        fallback_service: written.fallback.as_ref().and_then(|fallback| fallback.service.clone()),
+        keep: written.fallback.as_ref().and_then(|fallback| {
+            Some(KeepPolicy {
+                max_age: fallback.cached?,
+                max_bytes: usize::try_from(fallback.max_cached_bytes).unwrap_or(usize::MAX),
+                max_entries: fallback.max_cached_answers as usize,
+            })
+        }),
+        fallback: written.fallback.as_ref().filter(|fallback| fallback.is_fixed()).map(|fallback| {
             Arc::new(Fallback {
-                status: fallback.status,
+                status: fallback.fixed_status(),
                 headers: fallback.headers.clone().into_iter().collect(),
                 body: fallback.body.clone().into_bytes(),
             })
         }),
+    }
+}
+
+fn adaptive(written: &config::Adaptive) -> AdaptivePolicy {
+    AdaptivePolicy {
+        min: written.min as usize,
+        max: written.max as usize,
+        interval: written.interval,
+        min_rtt_interval: written.min_rtt_interval,
+        min_rtt_requests: written.min_rtt_requests,
+        buffer: written.buffer.0,
     }
 }
 

@@ -164,6 +164,7 @@ impl Command<'_> {
             }
             Some(("SEMAPHORE", _)) => {
                 let concurrency = Concurrency {
+                    adaptive: None,
                     max: self.number(target, SEMAPHORE, 10, u32::MAX),
                     pending: 0,
                     max_wait: Duration::from_secs(10),

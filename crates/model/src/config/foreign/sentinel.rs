@@ -117,6 +117,7 @@ pub(super) fn flow(target: &mut Target<'_>, names: &Names, text: &str, file: u16
         let guard = match behaviour {
             Some(behaviour) => Guard::Limit(limit(&rule, count, behaviour)),
             None => Guard::Concurrency(Concurrency {
+                adaptive: None,
                 max: count,
                 pending: 0,
                 max_wait: Duration::from_secs(10),
