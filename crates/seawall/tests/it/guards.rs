@@ -131,6 +131,67 @@ fn an_instance_that_fails_is_left_alone_and_a_client_that_comes_too_often_refuse
     assert_eq!(other.status, 200, "another key");
 }
 
+const DEGRADED: &str = r#"
+services:
+  orders:
+    command: [DEMO]
+    replicas: 3
+    traffic: { circuitBreaker: { per: instance, errorRatio: 50%, comparator: ">=", window: 60s, minRequests: 2, openFor: 300s } }
+  pages:
+    command: [DEMO]
+    traffic:
+      circuitBreaker: { errorRatio: 50%, comparator: ">=", window: 60s, minRequests: 4, openFor: 300s }
+      fallback: { cached: 1h, service: archive }
+      concurrency: { pending: 10, adaptive: { min: 4 } }
+  archive: { command: [DEMO] }
+routes:
+  - { match: { pathPrefix: /pages }, to: { service: pages }, priority: critical }
+  - { to: { service: orders } }
+"#;
+
+#[test]
+fn one_instance_has_a_rest_and_the_others_none() {
+    let seawall = Seawall::up(DEGRADED);
+    seawall.wait_ready("orders");
+    seawall.fault("orders-1", "fail");
+    let of_one = |seawall: &Seawall| {
+        let breaker = seawall.service("orders")["traffic"]["instanceBreakers"]["orders-1"].clone();
+        (!breaker.is_null()).then_some(breaker)
+    };
+    let open = wait("its breaker is open", || {
+        seawall.get("/");
+        of_one(&seawall).filter(|one| one["state"] == "open")
+    });
+    assert!(open["why"].as_str().unwrap().contains("requests failed") && open["since"].is_string(), "{open}");
+    assert!((0..30).all(|_| seawall.get("/").status == 200), "who fails gets none");
+    let opened = seawall.event("breaker-opened", "orders-1");
+    assert_eq!(opened["service"], "orders");
+    // A new process begins anew.
+    seawall.cli_exits(0, &["restart", "orders"]);
+    wait("it is closed", || of_one(&seawall).is_none_or(|one| one["state"] == "closed").then_some(()));
+}
+
+#[test]
+fn what_was_answered_before_or_another_service_stands_in() {
+    let seawall = Seawall::up(DEGRADED);
+    for service in ["pages", "archive"] {
+        seawall.wait_ready(service);
+    }
+    let concurrency = seawall.service("pages")["traffic"]["concurrency"].clone();
+    assert!(concurrency["max"].as_u64().unwrap() >= 4, "{concurrency}");
+    let fresh = seawall.get("/pages/kept");
+    assert_eq!((fresh.status, fresh.header("seawall-reason")), (200, None));
+    seawall.fault("pages-0", "fail");
+    let reason = || Some(seawall.get("/pages/kept")).filter(|answer| answer.header("seawall-reason").is_some());
+    let kept = wait("the kept answer", reason);
+    assert_eq!((kept.status, kept.header("seawall-reason")), (200, Some("breaker-open")));
+    assert_eq!(kept.text(), fresh.text(), "the last good answer");
+    assert!(kept.header("age").is_some() && kept.header("warning").unwrap().starts_with("110 "), "{:?}", kept.headers);
+    let other = seawall.get("/pages/never-asked");
+    assert_eq!((other.status, other.header("seawall-reason")), (200, Some("breaker-open")));
+    assert!(other.text().contains("archive-0"), "{}", other.text());
+}
+
 #[test]
 fn a_breaker_held_through_one_node_is_held_in_every_gateway() {
     let cluster = Cluster::up_with("");
