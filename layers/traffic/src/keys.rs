@@ -5,11 +5,15 @@
 //! No lock: a slot is two atomics. Two requests that meet in the moment in which a slot changes its key may both count
 //! for the new one. Deliberately absent: hashing (the caller's, keyed, so that nobody can aim at a slot).
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::pace::Nanos;
 
 const WAYS: usize = 8;
+/// Sets that come into being together, when a key has its place in one of them: a thousand limits that nobody meets have no
+/// memory, and nobody looks through it.
+const PAGE: usize = 64;
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -21,7 +25,8 @@ struct Slot {
 /// Paces by key.
 #[derive(Debug)]
 pub struct Keys {
-    slots: Box<[Slot]>,
+    pages: Box<[OnceLock<Box<[Slot]>>]>,
+    sets: usize,
     room: usize,
     displaced: AtomicU64,
 }
@@ -31,7 +36,8 @@ impl Keys {
     pub fn new(most: usize) -> Self {
         let room = most.max(WAYS);
         let sets = (room * 2).div_ceil(WAYS);
-        Self { slots: (0..sets * WAYS).map(|_| Slot::default()).collect(), room, displaced: AtomicU64::new(0) }
+        let pages = (0..sets.div_ceil(PAGE)).map(|_| OnceLock::new()).collect();
+        Self { pages, sets, room, displaced: AtomicU64::new(0) }
     }
 
     /// The pace of the key with this hash.
@@ -72,14 +78,19 @@ impl Keys {
     }
 
     fn set(&self, hash: u64) -> &[Slot] {
-        let sets = (self.slots.len() / WAYS) as u128;
-        let begin = ((u128::from(hash) * sets) >> 64) as usize * WAYS;
-        &self.slots[begin..begin + WAYS]
+        let set = ((u128::from(hash) * self.sets as u128) >> 64) as usize;
+        let (page, begin) = (set / PAGE, set % PAGE * WAYS);
+        let slots = self.pages[page].get_or_init(|| {
+            let sets = PAGE.min(self.sets - page * PAGE);
+            (0..sets * WAYS).map(|_| Slot::default()).collect()
+        });
+        &slots[begin..begin + WAYS]
     }
 
     /// Keys at work now: those that have used some of their rate.
     pub fn at_work(&self, now: Nanos) -> usize {
-        self.slots.iter().filter(|slot| slot.next.load(Ordering::Relaxed) > now).count()
+        let slots = self.pages.iter().filter_map(OnceLock::get).flatten();
+        slots.filter(|slot| slot.next.load(Ordering::Relaxed) > now).count()
     }
 
     /// So many keys at work have room; up to twice as many are remembered while they happen to find it.
