@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::connection::Client;
 use crate::front::Front;
-use crate::guards::Fallback;
-use crate::heads::{push_connection, push_length};
+use crate::guards::{Fallback, Left};
+use crate::heads::{push_connection, push_left, push_length};
 use crate::http1::{Bad, Kind, Span, Version};
 use crate::options::ErrorPage;
 use crate::policy::HeaderEdits;
@@ -26,8 +26,8 @@ pub(crate) struct Answer {
     pub(crate) detail: &'static str,
     /// After how many seconds trying again makes sense; zero: nobody knows.
     retry_after: u32,
-    /// The rate that was exceeded, in requests a second.
-    limit: Option<u32>,
+    /// The rate that was exceeded, in requests.
+    limit: Option<u64>,
 }
 
 impl Answer {
@@ -37,6 +37,7 @@ impl Answer {
     pub(crate) const HELD_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "held-too-long") };
     pub(crate) const HOLD_FULL: Self = Self { retry_after: 1, ..Self::new(503, "hold-full") };
     pub(crate) const PENDING_FULL: Self = Self { retry_after: 1, ..Self::new(503, "too-many-requests-pending") };
+    pub(crate) const TOO_MANY_AT_ONCE: Self = Self { retry_after: 1, ..Self::new(503, "too-many-at-once") };
     pub(crate) const PENDING_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "pending-too-long") };
     pub(crate) const TIMEOUT: Self = Self::new(504, "timeout");
     /// An answer that was to be repeated, when too many others were being repeated.
@@ -56,8 +57,8 @@ impl Answer {
     }
 
     /// For a client that comes too often; after so long one request would be let through.
-    pub(crate) fn rate_limited(qps: u32, after: Duration) -> Self {
-        Self { retry_after: whole_seconds(after), limit: Some(qps), ..Self::new(429, "rate-limited") }
+    pub(crate) fn rate_limited(limit: u64, after: Duration) -> Self {
+        Self { retry_after: whole_seconds(after), limit: Some(limit), ..Self::new(429, "rate-limited") }
     }
 
     /// For an instance that is not whom it should be.
@@ -123,14 +124,7 @@ impl Answer {
             out.extend_from_slice(b"\r\n");
         }
         if let Some(limit) = self.limit {
-            // draft-ietf-httpapi-ratelimit-headers, 06: of a second; nothing is left of it.
-            for (name, number) in [(&b"Limit"[..], limit), (b"Remaining", 0), (b"Reset", self.retry_after)] {
-                out.extend_from_slice(b"RateLimit-");
-                out.extend_from_slice(name);
-                out.extend_from_slice(b": ");
-                push_decimal(out, number.into());
-                out.extend_from_slice(b"\r\n");
-            }
+            push_left(out, Left { limit, remaining: 0, reset: self.retry_after.into() });
         }
         let mut body = Vec::with_capacity(96);
         match form.page {

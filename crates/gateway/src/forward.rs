@@ -14,7 +14,10 @@ use crate::dial::{dial, during};
 use crate::ended::Ending;
 use crate::front::Front;
 use crate::handshake::Distrust;
-use crate::heads::{Additions, Delivery, Identity, trailer_passes, write_request, write_response};
+use crate::guards::Left;
+use crate::heads::{
+    Additions, Delivery, Identity, add_left, tells_left, trailer_passes, write_request, write_response,
+};
 use crate::http1::{Bad, Decoder, Framing, Kind, Scanner};
 use crate::http2;
 use crate::options::Trailers;
@@ -100,6 +103,8 @@ pub(crate) struct Exchange<'a, S> {
     ending: Option<Ending>,
     /// Somebody asks how long the instance takes.
     pub(crate) watched: bool,
+    /// What is left of the service's rate, for the client to know.
+    pub(crate) left: Option<Left>,
     /// The caller waits for less than the route would.
     pub(crate) hurried: bool,
     /// There may be another attempt, if the route has what comes repeated.
@@ -140,6 +145,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             tried: begun,
             ending: None,
             watched: false,
+            left: None,
             hurried: false,
             has_more: false,
             try_until: None,
@@ -394,6 +400,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         });
         let edits = timed.as_ref().or(edits.as_ref()).unwrap_or(&policy.response);
         let response = &client.response;
+        let left = self.left.filter(|_| !tells_left(&response.fields, bytes));
         let delivery = if S::MULTIPLEXED { Delivery::Plain } else { Delivery::of(response.framing, version) };
         // A body still on its way would stand before the next request.
         let keep = client.head.keep_alive()
@@ -402,9 +409,18 @@ impl<'a, S: Front> Exchange<'a, S> {
             && !worker.draining.get();
         client.download.staged.clear();
         if S::MULTIPLEXED {
+            let told = left.map(|left| {
+                let mut edits = edits.clone();
+                edits.add.extend(left.fields().map(|(name, number)| (name.to_owned(), number.to_string())));
+                edits
+            });
+            let edits = told.as_ref().unwrap_or(edits);
             client.stream.begin(response, bytes, framing == Framing::None, edits).map_err(|_| Failed::Gone)?;
         } else {
             write_response(&mut client.download.staged, response, bytes, delivery, version, keep, edits);
+            if let Some(left) = left {
+                add_left(&mut client.download.staged, left);
+            }
         }
         let done = Done { status: response.status, keep, switched_after: None };
         client.download.begin(decoder_for(&link.wire, framing, &worker.options.limits), delivery == Delivery::Chunked);

@@ -53,8 +53,8 @@ pub use entry::{Manner, Protocols};
 pub use gateway::Gateway;
 pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, RetryPolicy, breaker};
 pub use guards::{
-    BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView, LimitKey, LimitView, NoBreaker, Note,
-    RateLimit, Traffic,
+    Allowance, AtOnce, AtOnceView, BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView, Keyed,
+    LimitKey, LimitView, Meter, NoBreaker, Note, RateLimit, Scope, Traffic,
 };
 pub use http1::Limits;
 pub use listen::Listener;

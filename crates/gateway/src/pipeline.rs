@@ -22,7 +22,7 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
-use crate::guards::{self, Again, FALLBACK_REASONS, Fallback, PendingEnd, Refusal};
+use crate::guards::{self, Again, FALLBACK_REASONS, Fallback, Left, PendingEnd, Refusal};
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
@@ -151,9 +151,9 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                     };
                     match injected {
                         Some(end) => *end,
-                        None => match guards::admit(worker, client, &to.service, deadline).await {
+                        None => match guards::admit(worker, client, &to.service, &route, deadline).await {
                             Ok(admitted) => {
-                                let watched = admitted.is_some();
+                                let watched = admitted.as_ref().map(|admitted| admitted.left);
                                 let copies = mirroring::begin(worker, client, &route);
                                 let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
                                 if let Some(copies) = copies {
@@ -214,14 +214,14 @@ async fn attempts<S: Front>(
     client: &mut Client<S>,
     route: &CompiledRoute,
     to: &Destination,
-    (deadline, watched): (Deadline, bool),
+    (deadline, watched): (Deadline, Option<Option<Left>>),
     walk: &mut Walk,
 ) -> End {
     let service = &*to.service;
     let policy = route.retry.as_ref();
     let idempotent = is_idempotent(client.head.method()) || policy.is_some_and(|policy| policy.non_idempotent);
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
-    (exchange.watched, exchange.hurried) = (watched, walk.hurried);
+    (exchange.watched, exchange.left, exchange.hurried) = (watched.is_some(), watched.flatten(), walk.hurried);
     let mut guard = Guard {
         attempts: match policy {
             Some(policy) => Attempts::by(policy),

@@ -15,7 +15,7 @@ use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
 use crate::ended::Ends;
-use crate::guards::{Guards, Line, Notes, Row};
+use crate::guards::{Guards, Line, Meter, Notes, Row};
 use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
@@ -144,6 +144,8 @@ pub struct Service {
     /// What guards its traffic, if anything does.
     pub(crate) guards: ArcSwapOption<Guards>,
     pub(crate) notes: Notes,
+    /// What passes it, for rules of others.
+    pub(crate) meter: Meter,
     /// Requests that are sent again.
     pub(crate) retries: Arc<Line>,
 }
@@ -206,6 +208,7 @@ impl Service {
             swapped: Notify::new(),
             guards: ArcSwapOption::default(),
             notes: Notes::default(),
+            meter: Meter::default(),
             retries: Arc::new(Line::new(Places { max: 1, pending: 0 })),
         }
     }
