@@ -61,6 +61,11 @@ impl Answer {
         Self { retry_after: whole_seconds(after), limit: Some(limit), ..Self::new(429, "rate-limited") }
     }
 
+    /// For a gateway that has too much to do.
+    pub(crate) const fn overloaded(what: &'static str) -> Self {
+        Self { retry_after: 1, detail: what, ..Self::new(503, "overloaded") }
+    }
+
     /// For an instance that is not whom it should be.
     pub(crate) const fn distrusted(why: &'static str) -> Self {
         Self { detail: why, ..Self::new(502, "instance-tls") }

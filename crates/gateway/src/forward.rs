@@ -13,8 +13,8 @@ use crate::connection::Client;
 use crate::dial::{dial, during};
 use crate::ended::Ending;
 use crate::front::Front;
-use crate::handshake::Distrust;
 use crate::guards::Left;
+use crate::handshake::Distrust;
 use crate::heads::{
     Additions, Delivery, Identity, add_left, tells_left, trailer_passes, write_request, write_response,
 };

@@ -1,7 +1,7 @@
 //! The request walk on one page:
 //!
 //! ```text
-//! listen -> route -> (fault) -> guards (limit, breaker, places) -> (mirror) -> balance -> forward (deadline, retry, hold)
+//! listen -> route -> (overload) -> (fault) -> guards (limits, breaker, places) -> (mirror) -> balance -> forward (deadline, retry, hold)
 //!        -> fallback -> record
 //! ```
 //!
@@ -134,6 +134,8 @@ impl Walk {
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -> After {
     let mut walk = Walk::begin(client.request_end);
+    // Given back when the answer has gone out.
+    let mut _inside = None;
     let end = match (challenge(worker, client), route(worker, client)) {
         (Some(page), _) => End::Challenge(page),
         (None, Ok(route)) => {
@@ -145,10 +147,13 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                     let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
                     let deadline = Deadline::begin(walk.begun, least);
                     walk.hurried = least != route.timeout;
-                    let injected = match &route.fault {
-                        None => None,
-                        Some(fault) => Box::pin(faults::inject(worker, client, fault, deadline)).await,
+                    let entered = worker.table.protection.enter();
+                    let injected = match (&entered, &route.fault) {
+                        (Err(overload), _) => Some(Box::new(End::Answer(Answer::overloaded(overload.as_str())))),
+                        (Ok(_), None) => None,
+                        (Ok(_), Some(fault)) => Box::pin(faults::inject(worker, client, fault, deadline)).await,
                     };
+                    _inside = entered.ok();
                     match injected {
                         Some(end) => *end,
                         None => match guards::admit(worker, client, &to.service, &route, deadline).await {

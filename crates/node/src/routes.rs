@@ -18,34 +18,11 @@ use crate::shifts::Shifts;
 pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
     let route = |(index, route): (usize, &model::config::Route)| {
         let written = &route.matches;
-        let exact = written.path.clone().map(PathMatch::Exact);
-        let start = || written.path_start.clone().map(PathMatch::Start);
-        let prefix = || written.path_prefix.clone().map(PathMatch::Prefix);
-        let regex = || written.path_regex.clone().map(PathMatch::Regex);
-        let path = exact.or_else(prefix).or_else(start).or_else(regex);
-        let scheme = written.scheme.map(|scheme| match scheme {
-            config::RequestScheme::Http => Scheme::Http,
-            config::RequestScheme::Https => Scheme::Https,
-        });
-        let one = |method: Option<String>| Match {
-            scheme,
-            path: path.clone(),
-            method,
-            headers: conditions(&written.headers),
-            without: conditions(&written.without_headers),
-            query: conditions(&written.query),
-            ignore_path_case: written.ignore_path_case,
-        };
-        let matches = if written.methods.0.is_empty() {
-            vec![one(None)]
-        } else {
-            written.methods.0.iter().cloned().map(Some).map(one).collect()
-        };
         Route {
             name: format!("routes[{index}] on line {}", route.at.whole.line),
             series: route.name.clone(),
             hosts: written.hosts.0.iter().map(|host| HostMatch::parse(host)).collect(),
-            matches,
+            matches: matches(written),
             action: action(config, route, shifts),
             timeout: route.timeout,
             retry: route.retry.as_ref().map(retry),
@@ -62,6 +39,33 @@ pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
         }
     };
     config.routes.iter().enumerate().map(route).collect()
+}
+
+/// Conditions as the gateway takes them, one for each method that is named.
+pub fn matches(written: &config::Match) -> Vec<Match> {
+    let exact = written.path.clone().map(PathMatch::Exact);
+    let start = || written.path_start.clone().map(PathMatch::Start);
+    let prefix = || written.path_prefix.clone().map(PathMatch::Prefix);
+    let regex = || written.path_regex.clone().map(PathMatch::Regex);
+    let path = exact.or_else(prefix).or_else(start).or_else(regex);
+    let scheme = written.scheme.map(|scheme| match scheme {
+        config::RequestScheme::Http => Scheme::Http,
+        config::RequestScheme::Https => Scheme::Https,
+    });
+    let one = |method: Option<String>| Match {
+        scheme,
+        path: path.clone(),
+        method,
+        headers: conditions(&written.headers),
+        without: conditions(&written.without_headers),
+        query: conditions(&written.query),
+        ignore_path_case: written.ignore_path_case,
+    };
+    if written.methods.0.is_empty() {
+        vec![one(None)]
+    } else {
+        written.methods.0.iter().cloned().map(Some).map(one).collect()
+    }
 }
 
 fn action(config: &Config, route: &config::Route, shifts: &Shifts) -> Action {

@@ -189,8 +189,7 @@ impl Limiter {
             Err(early) => refused(Duration::from_nanos(early)),
             Ok((ahead, left, reset)) => {
                 let waits = self.queue.is_some() && ahead > 0;
-                let decision =
-                    if waits { Decision::Wait(Duration::from_nanos(ahead)) } else { Decision::Admitted };
+                let decision = if waits { Decision::Wait(Duration::from_nanos(ahead)) } else { Decision::Admitted };
                 Asked { decision, left, reset: Duration::from_nanos(reset) }
             }
         }

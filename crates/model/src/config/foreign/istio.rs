@@ -154,7 +154,8 @@ impl Writer<'_, '_> {
                 if number == 0 {
                     self.route(route, &hosts, &mut routes);
                 } else {
-                    let mut target = Target { config: &mut *self.target.config, diagnostics: &mut quiet };
+                    let sources = self.target.sources;
+                    let mut target = Target { config: &mut *self.target.config, diagnostics: &mut quiet, sources };
                     let mut writer = Writer {
                         target: &mut target,
                         names: self.names,

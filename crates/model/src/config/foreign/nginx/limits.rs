@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::super::super::decode::Places;
 use super::super::super::node::default_of;
-use super::super::super::{Behaviour, Concurrency, LimitKey, RateLimit};
-use super::super::{Guard, Target};
+use super::super::super::{Behaviour, Concurrency, LimitKey, RateLimit, WithoutKey};
+use super::super::{Guard, Target, plain};
 use super::parse::{Directive, Word};
 use super::value;
 use crate::diagnostic::Diagnostics;
@@ -96,7 +96,9 @@ impl Zones {
             behaviour: if queues { Behaviour::Queue } else { Behaviour::Reject },
             max_queueing_time: Duration::from_secs_f64(f64::from(burst) / f64::from(qps)),
             at: Places::from_parts(directive.at, std::iter::empty()),
-            ..unlimited()
+            // nginx: a request without the key is not counted.
+            without_key: WithoutKey::Pass,
+            ..plain(qps, Behaviour::Reject, Places::default())
         };
         target.guard(service, Guard::Limit(limit), directive.at);
     }
@@ -124,20 +126,6 @@ impl Zones {
         let at = Places::from_parts(directive.at, std::iter::empty());
         let concurrency = Concurrency { max, pending: 0, max_wait: Duration::from_secs(10), at };
         target.guard(service, Guard::Concurrency(concurrency), directive.at);
-    }
-}
-
-fn unlimited() -> RateLimit {
-    RateLimit {
-        qps: 1,
-        burst: None,
-        key: None,
-        max_keys: 10_000,
-        behaviour: Behaviour::Reject,
-        warm_up_period: Duration::from_secs(10),
-        cold_factor: 3,
-        max_queueing_time: Duration::from_millis(500),
-        at: Places::default(),
     }
 }
 
