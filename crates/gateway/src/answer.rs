@@ -34,6 +34,7 @@ impl Answer {
     pub(crate) const NO_ROUTE: Self = Self::new(404, "no-route");
     pub(crate) const ROUTES_UNKNOWN: Self = Self { retry_after: 1, ..Self::new(503, "routes-unknown") };
     pub(crate) const NO_INSTANCE: Self = Self { retry_after: 1, ..Self::new(503, "no-ready-instance") };
+    pub(crate) const INSTANCES_FULL: Self = Self { retry_after: 1, ..Self::new(503, "instances-full") };
     pub(crate) const HELD_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "held-too-long") };
     pub(crate) const HOLD_FULL: Self = Self { retry_after: 1, ..Self::new(503, "hold-full") };
     pub(crate) const PENDING_FULL: Self = Self { retry_after: 1, ..Self::new(503, "too-many-requests-pending") };

@@ -29,6 +29,8 @@ pub(crate) enum Choice {
     Take(Taken),
     /// Nobody now: the request waits if the service's policy says so.
     Wait,
+    /// All that are there have as many requests as they may.
+    Full,
     /// The only ones left have just failed: wait for a change, or until this one may be tried again.
     WaitUntil(Arc<Instance>),
 }
@@ -167,8 +169,12 @@ fn draw(
     let shares = &resolved.shares;
     let total = shares.total();
     let is_good = |place: &usize| {
-        let instance = &resolved.instances[shares.index(*place)];
-        !tried.has(instance) && !instance.is_suspect(now_ms) && !instance.row.is_ejected(now_ms)
+        let index = shares.index(*place);
+        let instance = &resolved.instances[index];
+        !resolved.is_full(index)
+            && !tried.has(instance)
+            && !instance.is_suspect(now_ms)
+            && !instance.row.is_ejected(now_ms)
     };
     match resolved.told.balance {
         Balance::RoundRobin => {
@@ -208,20 +214,24 @@ fn walk(
     let told = &resolved.told;
     let pairs = || told.endpoints.iter().zip(&resolved.instances).enumerate();
     let heeds = pairs().any(|(_, (_, instance))| instance.row.is_ejected(now_ms)) && !service.panics(&resolved, now_ms);
-    let group = |endpoint: &Endpoint, instance: &Instance| {
+    let group = |(index, (endpoint, instance)): (usize, (&Endpoint, &Arc<Instance>))| {
         let ejected = heeds && instance.row.is_ejected(now_ms);
-        eligible(told, endpoint, version).then(|| group_of(endpoint, instance, tried, now_ms, ejected))
+        let takes = eligible(told, endpoint, version) && !resolved.is_full(index);
+        takes.then(|| group_of(endpoint, instance, tried, now_ms, ejected))
     };
     let mut weights = [0_u64; GROUPS];
-    for (_, (endpoint, instance)) in pairs() {
-        if let Some(group) = group(endpoint, instance) {
-            weights[group] += u64::from(endpoint.weight);
+    for pair in pairs() {
+        if let Some(group) = group(pair) {
+            weights[group] += u64::from(pair.1.0.weight);
         }
     }
-    let Some(best) = weights.iter().position(|&weight| weight > 0) else { return Choice::Wait };
+    let Some(best) = weights.iter().position(|&weight| weight > 0) else {
+        let full = pairs().any(|(index, (endpoint, _))| resolved.is_full(index) && eligible(told, endpoint, version));
+        return if full { Choice::Full } else { Choice::Wait };
+    };
     let members = || {
         pairs()
-            .filter(|(_, (endpoint, instance))| group(endpoint, instance) == Some(best))
+            .filter(|pair| group(*pair) == Some(best))
             .map(|(index, (endpoint, _))| (index, u64::from(endpoint.weight)))
     };
     if best >= SUSPECTED && told.hold.is_some() {

@@ -109,6 +109,8 @@ pub(crate) struct Exchange<'a, S> {
     pub(crate) hurried: bool,
     /// There may be another attempt, if the route has what comes repeated.
     pub(crate) has_more: bool,
+    /// After that nothing is repeated.
+    pub(crate) repeat_until: Option<Instant>,
     /// When this attempt's own time is over, until its answer begins.
     try_until: Option<Instant>,
     /// From this attempt's begin to the head of its answer, if that is asked and came.
@@ -148,6 +150,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             left: None,
             hurried: false,
             has_more: false,
+            repeat_until: None,
             try_until: None,
             took: None,
         }

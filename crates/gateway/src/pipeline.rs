@@ -255,6 +255,7 @@ async fn attempts<S: Front>(
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
                 exchange.has_more = policy.is_some() && idempotent && guard.attempts.has_more();
+                exchange.repeat_until = policy.and_then(|policy| walk.begun.checked_add(policy.within?));
                 match attempt(worker, &mut exchange, to, taken, Start { now, fresh }, &mut guard).await {
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
@@ -277,6 +278,7 @@ async fn attempts<S: Front>(
                     Err(_) => break End::Answer(Answer::INSTANCE_CLOSED),
                 }
             }
+            Choice::Full => break End::Answer(Answer::INSTANCES_FULL),
             Choice::Wait => None,
             Choice::WaitUntil(instance) => Some(instance),
         };
@@ -368,7 +370,7 @@ async fn attempt<S: Front>(
             }
             return again(worker, exchange, to, &taken, Failure::Status, guard);
         }
-        Failed::Garbage(_) if exchange.has_more => {
+        Failed::Garbage(_) if exchange.has_more && exchange.has_time() => {
             signal(SignalKind::BadResponse, 0);
             return again(worker, exchange, to, &taken, Failure::Garbage, guard);
         }
@@ -419,6 +421,9 @@ fn again<S>(
     if failure == Failure::NothingWritten {
         // A connection that ended says little of the instance; one that cannot be made says enough.
         instance.suspect(Instant::now(), options.avoid, options.probe_interval);
+    }
+    if !exchange.has_time() {
+        guard.attempts.end();
     }
     let may_wait = service.resolved().told.hold.is_some();
     let spared = failure == Failure::TimedOut && exchange.spares_late();

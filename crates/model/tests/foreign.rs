@@ -185,13 +185,15 @@ fn what_has_no_counterpart_is_refused_by_name_line_and_column() {
         let report = param(rule);
         assert!(report.contains(said) && report.contains("p.json:1:"), "{rule}: {report}");
     }
-    let report = refused("{ sentinel: { paramFlow: p.json } }", "[{\"resource\": \"stock\", \"paramIdx\": 0, \"count\": 1}]");
+    let report =
+        refused("{ sentinel: { paramFlow: p.json } }", "[{\"resource\": \"stock\", \"paramIdx\": 0, \"count\": 1}]");
     assert!(report.contains("nothing says what the parameters of `stock` are"), "{report}");
     let report = refused("{ sentinel: { system: s.json } }", "[{\"highestCpuUsage\": 2, \"avgRt\": 0, \"load\": 1}]");
     for said in ["`highestCpuUsage` of more than 1", "`avgRt: 0`", "unknown key `load`"] {
         assert!(report.contains(said), "{report}");
     }
-    let include = "[{ hystrix: { properties: h.properties, commands: { OrderCommand: order-service,\n  Other: nobody } } }]";
+    let include =
+        "[{ hystrix: { properties: h.properties, commands: { OrderCommand: order-service,\n  Other: nobody } } }]";
     let report = refused(include, "");
     assert!(report.contains("there is no `nobody`") && report.contains("shop.yaml:2:"), "{report}");
     let report = refused(DEGRADE, "[{\"resource\": \"stock\", \"grade\": 1, \"count\": 50, \"timeWindow\": 1}]");
@@ -218,12 +220,11 @@ fn what_has_no_counterpart_is_refused_by_name_line_and_column() {
 
 #[test]
 fn ten_thousand_callers_cost_no_more_than_one() {
-    let rule = |number: usize| format!(r#"{{"resource": "stock", "limitApp": "app-{number}", "count": {}}}"#, number + 1);
+    let rule =
+        |number: usize| format!(r#"{{"resource": "stock", "limitApp": "app-{number}", "count": {}}}"#, number + 1);
     let rules: Vec<String> = (0..10_000).map(rule).collect();
-    let config = taken(
-        "{ sentinel: { flow: flow.json, origin: { header: X-Client } } }",
-        &format!("[{}]", rules.join(",")),
-    );
+    let config =
+        taken("{ sentinel: { flow: flow.json, origin: { header: X-Client } } }", &format!("[{}]", rules.join(",")));
     let limits = &traffic(&config, "stock").rate_limit.0;
     assert_eq!((limits.len(), limits[0].exceptions.len()), (1, 10_000), "one limit is asked");
 }

@@ -131,6 +131,7 @@ fn retry(written: &config::Retry) -> RetryPolicy {
         non_idempotent: has(&[On::NonIdempotent]),
         per_try: written.per_try_timeout,
         backoff: written.backoff,
+        within: written.within,
     }
 }
 

@@ -9,7 +9,12 @@ impl<S> Exchange<'_, S> {
     /// The route has such an answer repeated, and the request can be.
     pub(super) fn repeats(&self, status: u16) -> bool {
         let wanted = self.route.retry.as_ref().is_some_and(|retry| retry.repeats(status));
-        wanted && self.has_more && self.interim == 0 && self.client.upload.replayable()
+        wanted && self.has_more && self.has_time() && self.interim == 0 && self.client.upload.replayable()
+    }
+
+    /// Something may still be repeated.
+    pub(crate) fn has_time(&self) -> bool {
+        self.repeat_until.is_none_or(|until| std::time::Instant::now() < until)
     }
 
     /// That the attempt took too long is not repeated.

@@ -58,6 +58,8 @@ record! {
         per_try_timeout: Option<Duration> = None,
         /// The pause before the first repetition, doubled for each one more up to ten times this; each is drawn evenly from zero up.
         backoff: Duration = Duration::from_millis(25),
+        /// Nothing is repeated later than this after the request came (nginx' `proxy_next_upstream_timeout`). No bound when absent.
+        within: Option<Duration> = None,
     }
 }
 

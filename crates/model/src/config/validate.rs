@@ -137,6 +137,9 @@ impl Checker<'_> {
                 let message = format!("`{name}` is none of its endpoints");
                 self.error("endpointOptions", message, "write it as under `endpoints`");
             }
+            if options.max_requests == Some(0) {
+                self.error("endpointOptions", format!("`{name}` with maxRequests 0"), "1 or more, or down: true");
+            }
             if options.weight == 0 || options.weight > 10_000 {
                 self.error(
                     "endpointOptions",

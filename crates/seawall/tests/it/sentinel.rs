@@ -192,8 +192,7 @@ fn a_system_rule_is_over_everything_that_enters() {
         assert!(is_over(&shop.ask("/stock", ANYBODY), 503, "overloaded:concurrent"));
     });
     assert_eq!(shop.ask("/stock", ANYBODY).status, 200);
-    let view = shop.seawall.status()["node"]["overload"].clone();
-    assert!(view["refused"].as_u64().unwrap() >= 1, "{view}");
+    wait("status tells", || (shop.seawall.status()["node"]["overload"]["refused"].as_u64()? >= 1).then_some(()));
     let page = shop.seawall.api("GET", "/metrics", b"").text();
     assert!(page.contains("overload_refused_total{reason=\"concurrent\"}"), "{page}");
 }

@@ -105,6 +105,7 @@ pub(super) fn retry(written: &HttpRetries, diagnostics: &mut Diagnostics) -> Ret
         on,
         per_try_timeout: written.per_try_timeout.filter(|time| !time.is_zero()),
         backoff: written.backoff,
+        within: None,
         at: written.at.renamed(&[("attempts", "attempts"), ("retryOn", "on"), ("perTryTimeout", "perTryTimeout")]),
     }
 }
