@@ -85,6 +85,9 @@ impl Answer {
     /// For a route that has a fixed answer.
     pub(crate) const FIXED: Self = Self::new(200, "fixed");
 
+    /// For a browser that asks what a page may do.
+    pub(crate) const PREFLIGHT: Self = Self::new(200, "cors-preflight");
+
     /// For an authority that looks whether a name leads here.
     pub(crate) const CHALLENGE: Self = Self::new(200, "acme-challenge");
 

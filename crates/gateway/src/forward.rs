@@ -26,11 +26,11 @@ use crate::pool::Link;
 use crate::pump::{Blocked, PumpError, decoder_for};
 use crate::routes::CompiledRoute;
 use crate::service::Service;
-use crate::text;
 use crate::tunnel;
 use crate::worker::Worker;
 use guard::{Deadline, Failure};
 
+mod edits;
 mod late;
 mod repeat;
 
@@ -395,15 +395,11 @@ impl<'a, S: Front> Exchange<'a, S> {
             compress::choose(&policy.compress, &client.head, &mut client.response, bytes, &policy.response, count)
         };
         let (encoder, edits) = coded.map_or((None, None), |(encoder, edits)| (encoder, Some(edits)));
-        let timed = worker.options.server_timing.then(|| {
-            let timing = text::server_timing(self.tried.saturating_duration_since(self.begun), self.tried.elapsed());
-            let mut edits = edits.as_ref().unwrap_or(&policy.response).clone();
-            edits.add.push(("Server-Timing".into(), timing));
-            edits
-        });
-        let edits = timed.as_ref().or(edits.as_ref()).unwrap_or(&policy.response);
+        let left = self.left.filter(|_| !tells_left(&client.response.fields, bytes));
+        let times = (self.begun, self.tried);
+        let edits = edits::of(worker, client, self.route, edits, times, left.filter(|_| S::MULTIPLEXED));
+        let edits = edits.as_ref().unwrap_or(&policy.response);
         let response = &client.response;
-        let left = self.left.filter(|_| !tells_left(&response.fields, bytes));
         let delivery = if S::MULTIPLEXED { Delivery::Plain } else { Delivery::of(response.framing, version) };
         // A body still on its way would stand before the next request.
         let keep = client.head.keep_alive()
@@ -412,12 +408,6 @@ impl<'a, S: Front> Exchange<'a, S> {
             && !worker.draining.get();
         client.download.staged.clear();
         if S::MULTIPLEXED {
-            let told = left.map(|left| {
-                let mut edits = edits.clone();
-                edits.add.extend(left.fields().map(|(name, number)| (name.to_owned(), number.to_string())));
-                edits
-            });
-            let edits = told.as_ref().unwrap_or(edits);
             client.stream.begin(response, bytes, framing == Framing::None, edits).map_err(|_| Failed::Gone)?;
         } else {
             write_response(&mut client.download.staged, response, bytes, delivery, version, keep, edits);

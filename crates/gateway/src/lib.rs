@@ -66,7 +66,7 @@ pub use policy::{Fault, HeaderEdits, Mirror, PathRewrite, Policy, Redirect, is_o
 pub use proxy_protocol::ProxyVersion;
 pub use record::AccessRecord;
 pub use routes::{
-    Action, HostMatch, Match, Part, PathMatch, Route, RouteError, Scheme, Split, Sticky, Target, ValueMatch,
+    Action, Cors, HostMatch, Match, Part, PathMatch, Route, RouteError, Scheme, Split, Sticky, Target, ValueMatch,
 };
 pub use service::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch, Upstream};
 pub use signal::{COALESCE_MS, Signal};

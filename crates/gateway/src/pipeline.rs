@@ -141,7 +141,9 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
         (None, Ok(route)) => {
             walk.route = Some(route.clone());
             walk.chosen = route.choose(&client.head);
+            let preflight = route.cors.as_ref().and_then(|cors| cors.preflight(&client.head, client.scheme()));
             match (route.destination(walk.chosen), &route.action) {
+                (Some(_), _) if let Some(answer) = preflight => End::Fallback(Answer::PREFLIGHT, Arc::new(answer)),
                 (Some(to), _) => {
                     // Whoever calls may ask for less than the route allows, never for more.
                     let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();

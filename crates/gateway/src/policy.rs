@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::compress::Coding;
 use crate::http1::{Kind, RequestHead};
-use crate::routes::Target;
+use crate::routes::{Cors, Target};
 use crate::text::push_decimal;
 
 /// A route's changes. The default changes nothing.
@@ -28,6 +28,8 @@ pub struct Policy {
     pub mirrors: Vec<Mirror>,
     /// What is done to its requests on purpose.
     pub fault: Option<Fault>,
+    /// What pages of other origins may do.
+    pub cors: Option<Cors>,
 }
 
 /// Somebody who gets a copy of requests (Istio's `mirrors`).

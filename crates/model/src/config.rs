@@ -38,8 +38,8 @@ pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
 pub use route::{
-    Coding, Condition, Fault, FaultAbort, FaultDelay, Headers, Match, Mirror, Mirrors, Redirect, RequestScheme,
-    Respond, Retry, RetryOn, Rewrite, Route, Source, Sticky, Target, Targets,
+    Coding, Condition, CorsPolicy, Fault, FaultAbort, FaultDelay, Headers, Match, Mirror, Mirrors, Redirect,
+    RequestScheme, Respond, Retry, RetryOn, Rewrite, Route, Source, Sticky, Target, Targets,
 };
 pub use service::{Backoff, BalanceBy, EndpointOptions, Hold, Mode, RestartPolicy, Service, Version};
 pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway::{
-    Action, Coding, Fallback, Fault, HeaderEdits, HostMatch, Match, Mirror, PathMatch, PathRewrite, Policy, Redirect,
-    RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
+    Action, Coding, Cors, Fallback, Fault, HeaderEdits, HostMatch, Match, Mirror, PathMatch, PathRewrite, Policy,
+    Redirect, RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
 };
 use model::config;
 use model::{Config, ServiceName};
@@ -34,6 +34,7 @@ pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
                 max_body_bytes: route.max_body_bytes,
                 mirrors: route.mirror.0.iter().map(mirror).collect(),
                 fault: route.fault.as_ref().map(fault),
+                cors: route.cors.as_ref().map(cors),
                 compress: route.compress.iter().map(|coding| coding_of(*coding)).collect(),
             },
         }
@@ -144,16 +145,17 @@ fn coding_of(written: config::Coding) -> Coding {
 }
 
 fn conditions(written: &BTreeMap<String, config::Condition>) -> Vec<(String, ValueMatch)> {
-    let one = |(name, condition): (&String, &config::Condition)| {
-        let value = match condition {
-            config::Condition::Exact(text) => ValueMatch::Exact(text.clone()),
-            config::Condition::Prefix(text) => ValueMatch::Prefix(text.clone()),
-            config::Condition::Regex(text) => ValueMatch::Regex(text.clone()),
-            config::Condition::Present => ValueMatch::Present,
-        };
-        (name.clone(), value)
-    };
+    let one = |(name, wanted): (&String, &config::Condition)| (name.clone(), condition(wanted));
     written.iter().map(one).collect()
+}
+
+fn condition(written: &config::Condition) -> ValueMatch {
+    match written {
+        config::Condition::Exact(text) => ValueMatch::Exact(text.clone()),
+        config::Condition::Prefix(text) => ValueMatch::Prefix(text.clone()),
+        config::Condition::Regex(text) => ValueMatch::Regex(text.clone()),
+        config::Condition::Present => ValueMatch::Present,
+    }
 }
 
 fn mirror(written: &config::Mirror) -> Mirror {
@@ -165,6 +167,19 @@ fn fault(written: &config::Fault) -> Fault {
     Fault {
         delay: written.delay.as_ref().map(|delay| (delay.wait, millionths(delay.percent))),
         abort: written.abort.as_ref().map(|abort| (abort.status, millionths(abort.percent))),
+    }
+}
+
+fn cors(written: &config::CorsPolicy) -> Cors {
+    // `*` is every origin, as in the field itself.
+    let is_any = written.origins.contains(&config::Condition::Exact("*".to_owned()));
+    Cors {
+        origins: if is_any { Vec::new() } else { written.origins.iter().map(condition).collect() },
+        methods: written.methods.join(","),
+        headers: written.headers.join(","),
+        exposed: written.expose_headers.join(","),
+        max_age: written.max_age.map(|age| age.as_secs()),
+        credentials: written.credentials,
     }
 }
 
