@@ -27,7 +27,7 @@ pub(crate) struct Answer {
     /// After how many seconds trying again makes sense; zero: nobody knows.
     retry_after: u32,
     /// The rate that was exceeded, in requests.
-    limit: Option<u64>,
+    limit: Option<u32>,
 }
 
 impl Answer {
@@ -58,7 +58,7 @@ impl Answer {
     }
 
     /// For a client that comes too often; after so long one request would be let through.
-    pub(crate) fn rate_limited(limit: u64, after: Duration) -> Self {
+    pub(crate) fn rate_limited(limit: u32, after: Duration) -> Self {
         Self { retry_after: whole_seconds(after), limit: Some(limit), ..Self::new(429, "rate-limited") }
     }
 
@@ -133,7 +133,7 @@ impl Answer {
             out.extend_from_slice(b"\r\n");
         }
         if let Some(limit) = self.limit {
-            push_left(out, Left { limit, remaining: 0, reset: self.retry_after.into() });
+            push_left(out, Left { limit, remaining: 0, reset: self.retry_after });
         }
         let mut body = Vec::with_capacity(96);
         match form.page {

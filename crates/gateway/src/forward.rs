@@ -13,7 +13,7 @@ use crate::connection::Client;
 use crate::dial::{dial, during};
 use crate::ended::Ending;
 use crate::front::Front;
-use crate::guards::Left;
+use crate::guards::Admitted;
 use crate::handshake::Distrust;
 use crate::heads::{
     Additions, Delivery, Identity, add_left, tells_left, trailer_passes, write_request, write_response,
@@ -101,16 +101,12 @@ pub(crate) struct Exchange<'a, S> {
     tried: Instant,
     /// Tells of the end of the instance, once there is reason to listen.
     ending: Option<Ending>,
-    /// Somebody asks how long the instance takes.
-    pub(crate) watched: bool,
-    /// What is left of the service's rate, for the client to know.
-    pub(crate) left: Option<Left>,
+    /// The service's guards have let it in: somebody asks how long the instance takes, and answers may tell what is left.
+    pub(crate) admitted: Option<&'a Admitted>,
     /// The caller waits for less than the route would.
     pub(crate) hurried: bool,
     /// There may be another attempt, if the route has what comes repeated.
     pub(crate) has_more: bool,
-    /// After that nothing is repeated.
-    pub(crate) repeat_until: Option<Instant>,
     /// When this attempt's own time is over, until its answer begins.
     try_until: Option<Instant>,
     /// From this attempt's begin to the head of its answer, if that is asked and came.
@@ -146,11 +142,9 @@ impl<'a, S: Front> Exchange<'a, S> {
             begun,
             tried: begun,
             ending: None,
-            watched: false,
-            left: None,
+            admitted: None,
             hurried: false,
             has_more: false,
-            repeat_until: None,
             try_until: None,
             took: None,
         }
@@ -181,7 +175,7 @@ impl<'a, S: Front> Exchange<'a, S> {
                 .response
                 .parse(head, to_head, &worker.options.limits)
                 .map_err(|bad| Failed::Garbage(bad.why))?;
-            self.took = self.watched.then(|| start.now.elapsed());
+            self.took = self.admitted.is_some().then(|| start.now.elapsed());
             match self.client.response.status {
                 101 if upgrade && self.client.response.fields.first(Kind::Upgrade).is_some() => {
                     return self.switch(link, length, service, taken, start.now).await;
@@ -395,7 +389,8 @@ impl<'a, S: Front> Exchange<'a, S> {
             compress::choose(&policy.compress, &client.head, &mut client.response, bytes, &policy.response, count)
         };
         let (encoder, edits) = coded.map_or((None, None), |(encoder, edits)| (encoder, Some(edits)));
-        let left = self.left.filter(|_| !tells_left(&client.response.fields, bytes));
+        let left =
+            self.admitted.and_then(|admitted| admitted.left).filter(|_| !tells_left(&client.response.fields, bytes));
         let times = (self.begun, self.tried);
         let edits = edits::of(worker, client, self.route, edits, times, left.filter(|_| S::MULTIPLEXED));
         let edits = edits.as_ref().unwrap_or(&policy.response);

@@ -23,7 +23,7 @@ use guard::breaker::{BreakerPolicy, Forced, State, Why};
 use guard::{OutlierPolicy, Places, RetryBudget};
 
 use crate::service::{Resolved, Service};
-pub(crate) use admitted::{Refusal, admit, pause};
+pub(crate) use admitted::{Admitted, Refusal, admit, pause};
 pub(crate) use again::Again;
 use at_once::Bound;
 pub use at_once::{AtOnce, AtOnceView};

@@ -55,12 +55,13 @@ impl Protection {
     ///
     /// # Errors
     /// What is too much.
-    pub(crate) fn enter(&self) -> Result<Option<Inside>, Overload> {
+    pub(crate) fn enter(&self) -> Result<Option<Box<Inside>>, Overload> {
         let system = self.system.load();
         let Some(system) = system.as_ref() else { return Ok(None) };
         let begun = Instant::now();
         match system.enter(since(begun)) {
-            Ok(()) => Ok(Some(Inside { system: system.clone(), begun })),
+            // Boxed: every connection would have room for it.
+            Ok(()) => Ok(Some(Box::new(Inside { system: system.clone(), begun }))),
             Err(overload) => {
                 self.refused[overload as usize].fetch_add(1, Ordering::Relaxed);
                 Err(overload)

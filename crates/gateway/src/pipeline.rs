@@ -22,7 +22,7 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
-use crate::guards::{self, Again, FALLBACK_REASONS, Fallback, Left, PendingEnd, Refusal};
+use crate::guards::{self, Admitted, Again, FALLBACK_REASONS, Fallback, PendingEnd, Refusal};
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
@@ -141,26 +141,32 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
         (None, Ok(route)) => {
             walk.route = Some(route.clone());
             walk.chosen = route.choose(&client.head);
-            let preflight = route.cors.as_ref().and_then(|cors| cors.preflight(&client.head, client.scheme()));
             match (route.destination(walk.chosen), &route.action) {
-                (Some(_), _) if let Some(answer) = preflight => End::Fallback(Answer::PREFLIGHT, Arc::new(answer)),
+                (Some(_), _) if let Some(answer) = preflight(client, &route) => {
+                    End::Fallback(Answer::PREFLIGHT, answer)
+                }
                 (Some(to), _) => {
                     // Whoever calls may ask for less than the route allows, never for more.
                     let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
                     let deadline = Deadline::begin(walk.begun, least);
                     walk.hurried = least != route.timeout;
-                    let entered = worker.table.protection.enter();
-                    let injected = match (&entered, &route.fault) {
-                        (Err(overload), _) => Some(Box::new(End::Answer(Answer::overloaded(overload.as_str())))),
-                        (Ok(_), None) => None,
-                        (Ok(_), Some(fault)) => Box::pin(faults::inject(worker, client, fault, deadline)).await,
+                    let overload = match worker.table.protection.enter() {
+                        Ok(inside) => {
+                            _inside = inside;
+                            None
+                        }
+                        Err(overload) => Some(overload),
                     };
-                    _inside = entered.ok();
+                    let injected = match (overload, &route.fault) {
+                        (Some(overload), _) => Some(Box::new(End::Answer(Answer::overloaded(overload.as_str())))),
+                        (None, None) => None,
+                        (None, Some(fault)) => Box::pin(faults::inject(worker, client, fault, deadline)).await,
+                    };
                     match injected {
                         Some(end) => *end,
                         None => match guards::admit(worker, client, &to.service, &route, deadline).await {
                             Ok(admitted) => {
-                                let watched = admitted.as_ref().map(|admitted| admitted.left);
+                                let watched = admitted.as_deref();
                                 let copies = mirroring::begin(worker, client, &route);
                                 let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
                                 if let Some(copies) = copies {
@@ -201,6 +207,11 @@ fn challenge<S>(worker: &Worker, client: &Client<S>) -> Option<Arc<ErrorPage>> {
     (client.origin.scheme == "http" && matches!(client.head.method(), b"GET" | b"HEAD")).then_some(page)
 }
 
+/// What a browser is told that asks what a page of another origin may do.
+fn preflight<S>(client: &Client<S>, route: &CompiledRoute) -> Option<Arc<Fallback>> {
+    route.cors.as_ref()?.preflight(&client.head, client.scheme()).map(Arc::new)
+}
+
 /// Which service the request is for.
 fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Answer> {
     let Some(route) = worker.table.routes().find(&client.head, client.scheme()).cloned() else {
@@ -221,14 +232,14 @@ async fn attempts<S: Front>(
     client: &mut Client<S>,
     route: &CompiledRoute,
     to: &Destination,
-    (deadline, watched): (Deadline, Option<Option<Left>>),
+    (deadline, watched): (Deadline, Option<&Admitted>),
     walk: &mut Walk,
 ) -> End {
     let service = &*to.service;
     let policy = route.retry.as_ref();
     let idempotent = is_idempotent(client.head.method()) || policy.is_some_and(|policy| policy.non_idempotent);
     let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
-    (exchange.watched, exchange.left, exchange.hurried) = (watched.is_some(), watched.flatten(), walk.hurried);
+    (exchange.admitted, exchange.hurried) = (watched, walk.hurried);
     let mut guard = Guard {
         attempts: match policy {
             Some(policy) => Attempts::by(policy),
@@ -257,7 +268,6 @@ async fn attempts<S: Front>(
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
                 exchange.has_more = policy.is_some() && idempotent && guard.attempts.has_more();
-                exchange.repeat_until = policy.and_then(|policy| walk.begun.checked_add(policy.within?));
                 match attempt(worker, &mut exchange, to, taken, Start { now, fresh }, &mut guard).await {
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
@@ -350,7 +360,7 @@ async fn attempt<S: Front>(
             if done.status >= 500 {
                 signal(SignalKind::ServerError, done.status);
             }
-            if exchange.watched {
+            if exchange.admitted.is_some() {
                 guards::judge(worker, service, instance, (done.status >= 500).then_some("5xx"));
             }
             return Ok(End::Done(done));
@@ -361,7 +371,7 @@ async fn attempt<S: Front>(
         instance.metrics.answered(502, begun.elapsed());
     }
     let hurried = exchange.hurried && matches!(failed, Failed::Deadline { .. });
-    if let Some(why) = failed.blames().filter(|_| exchange.watched && !hurried) {
+    if let Some(why) = failed.blames().filter(|_| exchange.admitted.is_some() && !hurried) {
         guards::judge(worker, service, instance, Some(why));
     }
     match failed {

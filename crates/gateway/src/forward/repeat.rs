@@ -14,7 +14,8 @@ impl<S> Exchange<'_, S> {
 
     /// Something may still be repeated.
     pub(crate) fn has_time(&self) -> bool {
-        self.repeat_until.is_none_or(|until| std::time::Instant::now() < until)
+        let within = self.route.retry.as_ref().and_then(|retry| retry.within);
+        within.is_none_or(|within| self.begun.elapsed() < within)
     }
 
     /// That the attempt took too long is not repeated.

@@ -51,17 +51,21 @@ pub struct LimitView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     /// Requests in a while.
-    pub(crate) limit: u64,
+    pub(crate) limit: u32,
     /// So many more may come now.
-    pub(crate) remaining: u64,
+    pub(crate) remaining: u32,
     /// After so many seconds there are more.
-    pub(crate) reset: u64,
+    pub(crate) reset: u32,
 }
 
 impl Left {
     /// As fields of an answer.
     pub(crate) fn fields(self) -> [(&'static str, u64); 3] {
-        [("RateLimit-Limit", self.limit), ("RateLimit-Remaining", self.remaining), ("RateLimit-Reset", self.reset)]
+        [
+            ("RateLimit-Limit", self.limit.into()),
+            ("RateLimit-Remaining", self.remaining.into()),
+            ("RateLimit-Reset", self.reset.into()),
+        ]
     }
 }
 
@@ -87,7 +91,7 @@ pub(super) enum Said {
     Nothing,
     Admitted(Counted),
     /// Of so many in a while; one would be let in after so long.
-    Refused(u64, Duration),
+    Refused(u32, Duration),
 }
 
 impl Limit {
@@ -124,7 +128,8 @@ impl Limit {
         match asked.decision {
             Decision::Refused(after) => self.refuse(rate.count(), after),
             _ => {
-                let left = Left { limit: rate.count(), remaining: asked.left, reset: whole(asked.reset) };
+                let left =
+                    Left { limit: small(rate.count()), remaining: small(asked.left), reset: small(whole(asked.reset)) };
                 Said::Admitted(Counted { asked, left })
             }
         }
@@ -132,7 +137,7 @@ impl Limit {
 
     fn refuse(&self, limit: u64, after: Duration) -> Said {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        Said::Refused(limit, after)
+        Said::Refused(small(limit), after)
     }
 
     /// Something else refused what this one had admitted.
@@ -156,6 +161,11 @@ impl Limit {
             refused: self.refused.load(Ordering::Relaxed),
         }
     }
+}
+
+/// As every request has room for it.
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Seconds, whole ones, at least one.
