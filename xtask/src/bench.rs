@@ -1,6 +1,6 @@
 //! Figures for the promises that have a number, each by one command. Results stand in `bench/RESULTS.md`, with the machine
-//! and the command, because a figure without its circumstances is worth nothing; `gateway`, `churn` and `failover` write their
-//! own, the rest is recorded by hand.
+//! and the command, because a figure without its circumstances is worth nothing; `gateway`, `limiter`, `churn` and `failover` write
+//! their own, the rest is recorded by hand.
 
 mod churn;
 mod discovery;
@@ -51,6 +51,8 @@ pub fn bench(arguments: &[String]) -> Result<()> {
             ]
             .concat(),
         ),
+        // A rate limit under four times its load: how near to the rate it lets through.
+        "limiter" => gateway::limiter(),
         // The gateway with a large table while endpoints and routes are swapped under load.
         "churn" => churn::churn(rest),
         // Three members beside three of etcd: writes, reads, processor time, memory.
@@ -61,7 +63,9 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         "failover" => failover::failover(rest),
         // The gateway's own part of a switch, from the swap of endpoints to the answer.
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
-        _ => bail!("usage: cargo xtask bench gateway | churn | discovery | failover | shop | store | wal | switch"),
+        _ => bail!(
+            "usage: cargo xtask bench gateway | churn | discovery | failover | limiter | shop | store | wal | switch"
+        ),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::connection::Client;
 use crate::front::Front;
-use crate::guards::{Fallback, Left};
+use crate::guards::{Fallback, KeptAnswer, Left};
 use crate::heads::{push_connection, push_left, push_length};
 use crate::http1::{Bad, Kind, Span, Version};
 use crate::options::ErrorPage;
@@ -40,6 +40,8 @@ impl Answer {
     pub(crate) const PENDING_FULL: Self = Self { retry_after: 1, ..Self::new(503, "too-many-requests-pending") };
     pub(crate) const TOO_MANY_AT_ONCE: Self = Self { retry_after: 1, ..Self::new(503, "too-many-at-once") };
     pub(crate) const PENDING_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "pending-too-long") };
+    /// A place is for those that matter more.
+    pub(crate) const SHED: Self = Self { retry_after: 1, ..Self::new(503, "shed") };
     pub(crate) const TIMEOUT: Self = Self::new(504, "timeout");
     /// An answer that was to be repeated, when too many others were being repeated.
     pub(crate) const OVER_BUDGET: Self = Self { retry_after: 1, ..Self::new(503, "retry-budget") };
@@ -102,17 +104,26 @@ impl Answer {
     }
 
     fn write(&self, out: &mut Vec<u8>, date: &str, form: &Form<'_>, keep: bool) {
-        let status = form.fallback.map_or(self.status, |fallback| fallback.status);
+        let status = match (form.fallback, form.kept) {
+            (Some(fallback), _) => fallback.status,
+            (None, Some(_)) => 200,
+            (None, None) => self.status,
+        };
         out.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(out, u64::from(status));
         out.push(b' ');
         out.extend_from_slice(phrase(status).as_bytes());
-        out.extend_from_slice(b"\r\nDate: ");
-        out.extend_from_slice(date.as_bytes());
+        if form.kept.is_none() {
+            out.extend_from_slice(b"\r\nDate: ");
+            out.extend_from_slice(date.as_bytes());
+        }
         out.extend_from_slice(b"\r\nSeawall-Reason: ");
         self.push_reason(out);
         if let Some(fallback) = form.fallback {
             return fallback.write(out, form, keep);
+        }
+        if let Some(kept) = form.kept {
+            return kept.write(out, form, keep);
         }
         let kind: &[u8] = match (form.page, form.json) {
             (Some(page), _) => page.content_type.as_bytes(),
@@ -184,6 +195,25 @@ struct Form<'a> {
     page: Option<&'a ErrorPage>,
     /// Instead of everything but the reason.
     fallback: Option<&'a Fallback>,
+    /// The same.
+    kept: Option<&'a KeptAnswer>,
+}
+
+impl KeptAnswer {
+    /// The rest of a head behind `Seawall-Reason`, and the body. Its `Date` is the one it came with.
+    fn write(&self, out: &mut Vec<u8>, form: &Form<'_>, keep: bool) {
+        out.extend_from_slice(b"\r\nAge: ");
+        push_decimal(out, self.age(Instant::now()));
+        // RFC 7234, 5.5.1.
+        out.extend_from_slice(b"\r\nWarning: 110 - \"Response is Stale\"\r\n");
+        out.extend_from_slice(&self.fields);
+        push_length(out, self.body.len() as u64);
+        push_connection(out, form.version, keep);
+        out.extend_from_slice(b"\r\n");
+        if !form.to_head {
+            out.extend_from_slice(&self.body);
+        }
+    }
 }
 
 impl Fallback {
@@ -219,6 +249,8 @@ pub(crate) enum With<'a> {
     Body(&'a ErrorPage),
     /// The service's own instead, with the reason.
     Fallback(&'a Fallback),
+    /// What the service answered some time ago, with the reason.
+    Kept(&'a KeptAnswer),
 }
 
 /// Sends an answer; `keep` says whether the connection stays open. False if the client did not take it.
@@ -233,13 +265,22 @@ pub(crate) async fn send<S: Front>(
     let accepts = head.fields.first(Kind::Accept).map(|accept| accept.get(head.bytes())).unwrap_or_default();
     let json = prefers_json(accepts);
     let pages = &worker.options.error_pages;
-    let (location, page, fallback) = match with {
-        With::Body(body) => (None, Some(body), None),
-        With::Words => (None, pages.iter().find(|page| !json && page.is_for(answer.status)), None),
-        With::Location(location) => (Some(location), None, None),
-        With::Fallback(fallback) => (None, None, Some(fallback)),
+    let mut form = Form {
+        version: head.version(),
+        json,
+        to_head: head.method() == b"HEAD",
+        location: None,
+        page: None,
+        fallback: None,
+        kept: None,
     };
-    let form = Form { version: head.version(), json, to_head: head.method() == b"HEAD", location, page, fallback };
+    match with {
+        With::Body(body) => form.page = Some(body),
+        With::Words => form.page = pages.iter().find(|page| !json && page.is_for(answer.status)),
+        With::Location(location) => form.location = Some(location),
+        With::Fallback(fallback) => form.fallback = Some(fallback),
+        With::Kept(kept) => form.kept = Some(kept),
+    }
     let out = &mut client.download.staged;
     out.clear();
     answer.write(out, worker.date.borrow_mut().at(SystemTime::now()), &form, keep);
@@ -361,6 +402,7 @@ mod tests {
             location: None,
             page: None,
             fallback: None,
+            kept: None,
         };
         assert_eq!(
             write(Answer::bad(Bad::request("bare-lf")), form(false, false)),

@@ -1,10 +1,10 @@
 //! Which instance takes a request: ready ones only, local before remote, trusted before suspected, untried before
-//! tried; among equals by weight and load. The balance step of the request walk.
+//! tried; among equals by weight and load, and by how long their answers take if that is wanted. The balance step of the request walk.
 //! Deliberately absent: waiting (`hold.rs`) and any change of readiness (the control plane's).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use model::{Epoch, VersionName};
 
@@ -33,6 +33,8 @@ pub(crate) enum Choice {
     Full,
     /// The only ones left have just failed: wait for a change, or until this one may be tried again.
     WaitUntil(Arc<Instance>),
+    /// The breaker of each that could take it is open; the first of them lets one through after so long.
+    Shut(Duration),
 }
 
 impl Choice {
@@ -109,6 +111,11 @@ impl Taken {
         &self.resolved.told.upstream
     }
 
+    /// Whether somebody asks how long the instance takes.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.resolved.told.balance == Balance::PeakEwma
+    }
+
     pub(crate) fn replay_limit(&self) -> usize {
         self.resolved.told.replay_limit
     }
@@ -175,6 +182,7 @@ fn draw(
             && !tried.has(instance)
             && !instance.is_suspect(now_ms)
             && !instance.row.is_ejected(now_ms)
+            && !instance.fuse.is_shut(now_ms)
     };
     match resolved.told.balance {
         Balance::RoundRobin => {
@@ -182,14 +190,14 @@ fn draw(
             let place = (0..DRAWS).map(|_| shares.at(turn() % total)).find(is_good)?;
             Some(shares.index(place))
         }
-        Balance::LeastRequests => {
+        Balance::LeastRequests | Balance::PeakEwma => {
             let first = (0..DRAWS).map(|_| shares.at(random() % total)).find(is_good)?;
             let rest = total - shares.weight(first);
             if rest == 0 {
                 return Some(shares.index(first));
             }
             let second = (0..DRAWS).map(|_| shares.at_without(first, random() % rest)).find(is_good)?;
-            Some(lighter(resolved, shares.index(first), shares.index(second)))
+            Some(lighter(resolved, shares.index(first), shares.index(second), now_ms))
         }
     }
 }
@@ -216,7 +224,7 @@ fn walk(
     let heeds = pairs().any(|(_, (_, instance))| instance.row.is_ejected(now_ms)) && !service.panics(&resolved, now_ms);
     let group = |(index, (endpoint, instance)): (usize, (&Endpoint, &Arc<Instance>))| {
         let ejected = heeds && instance.row.is_ejected(now_ms);
-        let takes = eligible(told, endpoint, version) && !resolved.is_full(index);
+        let takes = eligible(told, endpoint, version) && !resolved.is_full(index) && !instance.fuse.is_shut(now_ms);
         takes.then(|| group_of(endpoint, instance, tried, now_ms, ejected))
     };
     let mut weights = [0_u64; GROUPS];
@@ -226,8 +234,12 @@ fn walk(
         }
     }
     let Some(best) = weights.iter().position(|&weight| weight > 0) else {
-        let full = pairs().any(|(index, (endpoint, _))| resolved.is_full(index) && eligible(told, endpoint, version));
-        return if full { Choice::Full } else { Choice::Wait };
+        let there = || pairs().filter(|(_, (endpoint, _))| eligible(told, endpoint, version));
+        if there().any(|(index, (_, instance))| resolved.is_full(index) && !instance.fuse.is_shut(now_ms)) {
+            return Choice::Full;
+        }
+        let left = there().map(|(_, (_, instance))| instance.fuse.shut_for_ms(now_ms)).min();
+        return left.map_or(Choice::Wait, |left| Choice::Shut(Duration::from_millis(left.max(1))));
     };
     let members = || {
         pairs()
@@ -251,12 +263,12 @@ fn walk(
             let turn = service.turn.fetch_add(1, Ordering::Relaxed) as u64;
             at_weight(members(), turn % total)
         }
-        Balance::LeastRequests => at_weight(members(), random() % total).map(|first| {
+        Balance::LeastRequests | Balance::PeakEwma => at_weight(members(), random() % total).map(|first| {
             let first_weight = u64::from(told.endpoints[first].weight);
             let others = members().filter(|(index, _)| *index != first);
             let rest = total.saturating_sub(first_weight).max(1);
             let second = at_weight(others, random() % rest);
-            second.map_or(first, |second| lighter(&resolved, first, second))
+            second.map_or(first, |second| lighter(&resolved, first, second, now_ms))
         }),
     };
     // Other workers suspect and trust instances at any moment, so a group may have emptied since it was weighed.
@@ -294,11 +306,20 @@ fn at_weight(members: impl Iterator<Item = (usize, u64)>, mut point: u64) -> Opt
     last
 }
 
-/// The one whose requests in flight, this one included, weigh less on its share.
-fn lighter(resolved: &Resolved, first: usize, second: usize) -> usize {
-    let load = |index: usize| resolved.instances[index].in_flight() as u64 + 1;
+/// The one whose requests in flight, this one included, weigh less on its share: by their number, or by the time that they
+/// will take.
+fn lighter(resolved: &Resolved, first: usize, second: usize, now_ms: u64) -> usize {
+    let load = |index: usize| {
+        let instance = &resolved.instances[index];
+        let in_flight = instance.in_flight() as u64;
+        if resolved.told.balance == Balance::PeakEwma { instance.latency(in_flight, now_ms) } else { in_flight + 1 }
+    };
     let weight = |index: usize| u64::from(resolved.told.endpoints[index].weight);
-    if load(first) * weight(second) <= load(second) * weight(first) { first } else { second }
+    if load(first).saturating_mul(weight(second)) <= load(second).saturating_mul(weight(first)) {
+        first
+    } else {
+        second
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::connection::Client;
 use crate::dial::{dial, during};
 use crate::ended::Ending;
 use crate::front::Front;
-use crate::guards::Admitted;
+use crate::guards::{Admitted, FallbackReason, Keeping};
 use crate::handshake::Distrust;
 use crate::heads::{
     Additions, Delivery, Identity, add_left, tells_left, trailer_passes, write_request, write_response,
@@ -33,6 +33,7 @@ use guard::{Deadline, Failure};
 mod edits;
 mod late;
 mod repeat;
+mod switch;
 
 pub(crate) use late::LOOK;
 use late::Late;
@@ -111,6 +112,10 @@ pub(crate) struct Exchange<'a, S> {
     try_until: Option<Instant>,
     /// From this attempt's begin to the head of its answer, if that is asked and came.
     pub(crate) took: Option<Duration>,
+    /// The answer may be worth keeping.
+    pub(crate) keeps: Option<Box<Keeping>>,
+    /// Why this service is asked instead of the route's own, for the client.
+    pub(crate) instead: Option<FallbackReason>,
 }
 
 impl<'a, S: Front> Exchange<'a, S> {
@@ -119,15 +124,18 @@ impl<'a, S: Front> Exchange<'a, S> {
         client: &'a mut Client<S>,
         deadline: Deadline,
         route: &'a CompiledRoute,
-        begun: Instant,
+        (begun, resumes): (Instant, bool),
     ) -> Self {
         let options = &worker.options;
         let identity = Identity::of(&client.head, || worker.random());
         let framing = client.head.framing();
-        client.upload.begin(decoder_for(&client.stream, framing, &options.limits), framing == Framing::Chunked);
-        client.upload.limit(route.policy.max_body_bytes.or(options.max_body_bytes).unwrap_or(u64::MAX));
-        if options.trailers == Trailers::Forward {
-            client.upload.forward_trailers(trailer_passes);
+        // A request that goes on to another service keeps what of its body is at hand.
+        if !resumes {
+            client.upload.begin(decoder_for(&client.stream, framing, &options.limits), framing == Framing::Chunked);
+            client.upload.limit(route.policy.max_body_bytes.or(options.max_body_bytes).unwrap_or(u64::MAX));
+            if options.trailers == Trailers::Forward {
+                client.upload.forward_trailers(trailer_passes);
+            }
         }
         Self {
             worker,
@@ -147,6 +155,8 @@ impl<'a, S: Front> Exchange<'a, S> {
             has_more: false,
             try_until: None,
             took: None,
+            keeps: None,
+            instead: None,
         }
     }
 
@@ -158,7 +168,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         start: Start,
         certain: bool,
     ) -> Result<Done, Failed> {
-        (self.tried, self.ending) = (start.now, None);
+        (self.tried, self.ending, self.took) = (start.now, None, None);
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try);
         self.try_until = per_try.and_then(|per_try| start.now.checked_add(per_try));
         let mut link = self.link(service, taken, start, certain).await?;
@@ -175,7 +185,7 @@ impl<'a, S: Front> Exchange<'a, S> {
                 .response
                 .parse(head, to_head, &worker.options.limits)
                 .map_err(|bad| Failed::Garbage(bad.why))?;
-            self.took = self.admitted.is_some().then(|| start.now.elapsed());
+            self.took = (self.admitted.is_some() || taken.is_timed()).then(|| start.now.elapsed());
             match self.client.response.status {
                 101 if upgrade && self.client.response.fields.first(Kind::Upgrade).is_some() => {
                     return self.switch(link, length, service, taken, start.now).await;
@@ -370,6 +380,25 @@ impl<'a, S: Front> Exchange<'a, S> {
 
     /// Passes a final response on.
     async fn deliver(&mut self, mut link: Link, length: usize, reusable: bool) -> Result<Done, Failed> {
+        // Before the answer's framing becomes the client's.
+        let reusable = self.client.response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
+        let done = self.begin_answer(&mut link, length)?;
+        let relayed = poll_fn(|cx| self.poll_relay(cx, &mut link)).await;
+        let kept = self.keeps.take().map(|keeps| (keeps, self.client.download.take_copy()));
+        relayed?;
+        if let Some((keeps, Ok(body))) = kept {
+            keeps.finish(body);
+        }
+        let sent_all = self.client.upload.is_done() && !self.upload_broken;
+        if reusable && sent_all && link.input.is_empty() {
+            self.worker.pool.put(link, &self.worker.spares, Instant::now());
+        }
+        Ok(done)
+    }
+
+    /// Has a final response's head written to the client, and its body pass. Apart, so that a connection has no room for what
+    /// is needed for a moment only.
+    fn begin_answer(&mut self, link: &mut Link, length: usize) -> Result<Done, Failed> {
         let worker = self.worker;
         let client = &mut *self.client;
         let version = client.head.version();
@@ -377,11 +406,13 @@ impl<'a, S: Front> Exchange<'a, S> {
             Wire::Http2(exchange) if S::MULTIPLEXED && exchange.ended() => Framing::None,
             _ => client.response.framing,
         };
-        // Before the answer's framing becomes the client's.
-        let reusable = client.response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
         let bytes = &link.input.filled()[..length];
         let policy = &self.route.policy;
         let bodiless = framing == Framing::None && client.head.method() != b"HEAD";
+        self.keeps = self.keeps.take().and_then(|keeps| keeps.begin(&client.response, bytes, &policy.response));
+        if let Some(keeps) = &self.keeps {
+            client.download.copy(keeps.most());
+        }
         let coded = if policy.compress.is_empty() || bodiless {
             None
         } else {
@@ -391,8 +422,8 @@ impl<'a, S: Front> Exchange<'a, S> {
         let (encoder, edits) = coded.map_or((None, None), |(encoder, edits)| (encoder, Some(edits)));
         let left =
             self.admitted.and_then(|admitted| admitted.left).filter(|_| !tells_left(&client.response.fields, bytes));
-        let times = (self.begun, self.tried);
-        let edits = edits::of(worker, client, self.route, edits, times, left.filter(|_| S::MULTIPLEXED));
+        let told = (left.filter(|_| S::MULTIPLEXED), self.instead);
+        let edits = edits::of(worker, client, self.route, edits, (self.begun, self.tried), told);
         let edits = edits.as_ref().unwrap_or(&policy.response);
         let response = &client.response;
         let delivery = if S::MULTIPLEXED { Delivery::Plain } else { Delivery::of(response.framing, version) };
@@ -421,36 +452,7 @@ impl<'a, S: Front> Exchange<'a, S> {
         }
         link.input.consume(length);
         (self.stall, self.try_until) = (None, None);
-        poll_fn(|cx| self.poll_relay(cx, &mut link)).await?;
-        let sent_all = self.client.upload.is_done() && !self.upload_broken;
-        if reusable && sent_all && link.input.is_empty() {
-            worker.pool.put(link, &worker.spares, Instant::now());
-        }
         Ok(done)
-    }
-
-    /// The instance has accepted the upgrade: the client is told, then bytes pass until either side has enough.
-    async fn switch(
-        &mut self,
-        mut link: Link,
-        length: usize,
-        service: &Service,
-        taken: &Taken,
-        begun: Instant,
-    ) -> Result<Done, Failed> {
-        let client = &mut *self.client;
-        client.download.staged.clear();
-        let (bytes, version) = (&link.input.filled()[..length], client.head.version());
-        let edits = &self.route.policy.response;
-        write_response(&mut client.download.staged, &client.response, bytes, Delivery::Upgrade, version, true, edits);
-        client.download.begin(Decoder::Length(0), false);
-        link.input.consume(length);
-        poll_fn(|cx| self.poll_relay(cx, &mut link)).await?;
-        let switched_after = Some(begun.elapsed());
-        let moved = Box::pin(tunnel::run(self.worker, self.client, &mut link, service, taken)).await;
-        self.client.upload.passed = moved.from_client;
-        self.client.download.passed = moved.to_client;
-        Ok(Done { status: 101, keep: false, switched_after })
     }
 
     /// Both directions, until the client has the whole response.

@@ -52,10 +52,13 @@ pub use challenge::{Challenges, UnderWay};
 pub use compress::Coding;
 pub use entry::{Manner, Protocols};
 pub use gateway::Gateway;
-pub use guard::{HoldPolicy, OutlierPolicy, Places, Release, RetryBudget, RetryPolicy, breaker};
+pub use guard::{
+    AdaptivePolicy, HoldPolicy, OutlierPolicy, Places, Priority, Release, RetryBudget, RetryPolicy, breaker,
+};
 pub use guards::{
-    Allowance, AtOnce, AtOnceView, BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView, Keyed,
-    LimitKey, LimitView, Meter, NoBreaker, Note, RateLimit, Scope, Traffic,
+    AdaptiveView, Allowance, AtOnce, AtOnceView, BreakerScope, BreakerView, Concurrency, ConcurrencyView, EjectedView,
+    Fallback, GuardsView, InstanceBreakerView, KeepPolicy, Keyed, LimitKey, LimitView, Meter, NoBreaker, Note,
+    RateLimit, Scope, Traffic,
 };
 pub use http1::Limits;
 pub use listen::Listener;

@@ -15,6 +15,9 @@ pub enum Balance {
     /// Two instances at random, the one with fewer requests in flight for its weight takes it.
     #[default]
     LeastRequests,
+    /// Two instances at random, the one that is likely to answer sooner takes it: by its latest answers, and by what it has
+    /// in flight for its weight (peak EWMA).
+    PeakEwma,
     /// One after the other, by weight.
     RoundRobin,
 }

@@ -1,4 +1,4 @@
-//! The gateway's protection of itself at work: before a service's guards in the request walk, over all requests for
+//! The gateway's protection of itself at work: the first of a request's guards in its walk, over all requests for
 //! services. Deliberately absent: the decision (`traffic::system`), and measuring the machine (the control plane's).
 
 use std::sync::Arc;
@@ -55,13 +55,12 @@ impl Protection {
     ///
     /// # Errors
     /// What is too much.
-    pub(crate) fn enter(&self) -> Result<Option<Box<Inside>>, Overload> {
+    pub(crate) fn enter(&self) -> Result<Option<Inside>, Overload> {
         let system = self.system.load();
         let Some(system) = system.as_ref() else { return Ok(None) };
         let begun = Instant::now();
         match system.enter(since(begun)) {
-            // Boxed: every connection would have room for it.
-            Ok(()) => Ok(Some(Box::new(Inside { system: system.clone(), begun }))),
+            Ok(()) => Ok(Some(Inside { system: system.clone(), begun })),
             Err(overload) => {
                 self.refused[overload as usize].fetch_add(1, Ordering::Relaxed);
                 Err(overload)

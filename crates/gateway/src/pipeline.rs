@@ -1,7 +1,7 @@
 //! The request walk on one page:
 //!
 //! ```text
-//! listen -> route -> (overload) -> (fault) -> guards (limits, breaker, places) -> (mirror) -> balance -> forward (deadline, retry, hold)
+//! listen -> route -> (fault) -> guards (overload, limits, breaker, places) -> (mirror) -> balance -> forward (deadline, retry, hold)
 //!        -> fallback -> record
 //! ```
 //!
@@ -9,7 +9,9 @@
 //! does is I/O of this crate. Deliberately absent: bytes.
 
 mod answering;
+mod arriving;
 mod faults;
+mod instead;
 mod mirroring;
 mod recording;
 
@@ -22,11 +24,11 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
-use crate::guards::{self, Admitted, Again, FALLBACK_REASONS, Fallback, PendingEnd, Refusal};
+use crate::guards::{self, Admitted, Again, Fallback, FallbackReason, KeptAnswer, PendingEnd, Refusal};
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
-use crate::http1::{Bad, Framing};
+use crate::http1::Framing;
 use crate::metrics::{HoldEnd, Retried};
 use crate::options::ErrorPage;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
@@ -34,6 +36,7 @@ use crate::service::Instance;
 use crate::signal::SignalKind;
 use crate::worker::Worker;
 use answering::fallback;
+use arriving::{arrive, preflight};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -60,6 +63,8 @@ enum End {
     },
     /// What the service's guards have for when it cannot answer, and why it could not.
     Fallback(Answer, Arc<Fallback>),
+    /// What the service answered some time ago, and why it does not now.
+    Kept(Answer, Arc<KeptAnswer>),
     /// An authority sees that the name it came by leads here.
     Challenge(Arc<ErrorPage>),
     /// Nobody is there to answer.
@@ -75,32 +80,28 @@ impl End {
             Self::Done(done) => Some(done.status >= 500),
             Self::Answer(answer) => (answer.status >= 500).then_some(true),
             Self::Cut(_) => Some(true),
-            Self::Redirect { .. } | Self::Fallback(..) | Self::Challenge(_) | Self::Gone => None,
+            Self::Redirect { .. } | Self::Fallback(..) | Self::Kept(..) | Self::Challenge(_) | Self::Gone => None,
+        }
+    }
+
+    fn refused(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Answer(answer) => Self::Answer(answer),
+            Refusal::Gone => Self::Gone,
         }
     }
 
     /// The request's time was over.
     fn is_late(&self) -> bool {
-        matches!(self, Self::Answer(answer) | Self::Cut(answer) | Self::Fallback(answer, _) if answer.reason == Answer::TIMEOUT.reason)
-    }
-
-    /// Nobody was there, or in time: the service's fallback, if it has one.
-    fn or_fallback(self, to: &Destination) -> Self {
-        let Self::Answer(answer) = &self else { return self };
-        if !FALLBACK_REASONS.contains(&answer.reason) {
-            return self;
-        }
-        let guards = to.service.guards.load_full();
-        let fallback = guards.as_ref().and_then(|guards| guards.told.fallback.clone());
-        let Some((guards, fallback)) = guards.zip(fallback) else { return self };
-        guards.fell_back(answer.reason);
-        Self::Fallback(*answer, fallback)
+        matches!(self, Self::Answer(answer) | Self::Cut(answer) | Self::Fallback(answer, _) | Self::Kept(answer, _) if answer.reason == Answer::TIMEOUT.reason)
     }
 }
 
 /// What is known of a request when it is recorded.
 struct Walk {
     begun: Instant,
+    /// Until when it may take.
+    deadline: Deadline,
     route: Option<Arc<CompiledRoute>>,
     /// Which of its route's destinations.
     chosen: u8,
@@ -110,18 +111,25 @@ struct Walk {
     identity: Identity,
     /// How long the instance took to begin its answer, where somebody asks.
     took: Option<Duration>,
+    /// An attempt was made, so that some of the client's body may be taken.
+    attempted: bool,
+    /// Another service is asked, because the route's own could not answer for this reason.
+    instead: Option<FallbackReason>,
 }
 
 impl Walk {
     fn begin(begun: Instant) -> Self {
         Self {
             begun,
+            deadline: Deadline::begin(begun, None),
             route: None,
             chosen: 0,
             hurried: false,
             instance: None,
             identity: Identity::default(),
             took: None,
+            attempted: false,
+            instead: None,
         }
     }
 
@@ -134,11 +142,8 @@ impl Walk {
 /// One request, from a head that has been read (listen) to its record.
 pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -> After {
     let mut walk = Walk::begin(client.request_end);
-    // Given back when the answer has gone out.
-    let mut _inside = None;
-    let end = match (challenge(worker, client), route(worker, client)) {
-        (Some(page), _) => End::Challenge(page),
-        (None, Ok(route)) => {
+    let end = match arrive(worker, client) {
+        Ok(route) => {
             walk.route = Some(route.clone());
             walk.chosen = route.choose(&client.head);
             match (route.destination(walk.chosen), &route.action) {
@@ -148,39 +153,37 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                 (Some(to), _) => {
                     // Whoever calls may ask for less than the route allows, never for more.
                     let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
-                    let deadline = Deadline::begin(walk.begun, least);
+                    walk.deadline = Deadline::begin(walk.begun, least);
                     walk.hurried = least != route.timeout;
-                    let overload = match worker.table.protection.enter() {
-                        Ok(inside) => {
-                            _inside = inside;
-                            None
-                        }
-                        Err(overload) => Some(overload),
-                    };
-                    let injected = match (overload, &route.fault) {
-                        (Some(overload), _) => Some(Box::new(End::Answer(Answer::overloaded(overload.as_str())))),
-                        (None, None) => None,
-                        (None, Some(fault)) => Box::pin(faults::inject(worker, client, fault, deadline)).await,
+                    let injected = match &route.fault {
+                        None => None,
+                        Some(fault) => Box::pin(faults::inject(worker, client, fault, walk.deadline)).await,
                     };
                     match injected {
                         Some(end) => *end,
-                        None => match guards::admit(worker, client, &to.service, &route, deadline).await {
-                            Ok(admitted) => {
-                                let watched = admitted.as_deref();
-                                let copies = mirroring::begin(worker, client, &route);
-                                let end = attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
-                                if let Some(copies) = copies {
-                                    copies.finish(worker, client);
+                        None => {
+                            // Not a step of its own: a connection at rest would have room for one more.
+                            let end = match guards::admit(worker, client, &to.service, &route, walk.deadline).await {
+                                Ok(admitted) => {
+                                    let copies = mirroring::begin(worker, client, &route);
+                                    let end =
+                                        attempts(worker, client, &route, to, admitted.as_deref(), &mut walk).await;
+                                    if let Some(copies) = copies {
+                                        copies.finish(worker, client);
+                                    }
+                                    tell(worker, admitted, &end, &walk);
+                                    end
                                 }
-                                if let Some(mut admitted) = admitted {
-                                    let failed = end.failed().filter(|_| !walk.hurried || !end.is_late());
-                                    admitted.ended(worker, failed, walk.took);
+                                Err(refusal) => End::refused(*refusal),
+                            };
+                            match to.service.answers(end) {
+                                Ok(end) => end,
+                                Err(refused) => {
+                                    let asked = (&route, to);
+                                    Box::pin(instead::answer(worker, client, asked, &mut walk, refused)).await
                                 }
-                                end.or_fallback(to)
                             }
-                            Err(Refusal::Answer(answer)) => End::Answer(answer).or_fallback(to),
-                            Err(Refusal::Gone) => End::Gone,
-                        },
+                        }
                     }
                 }
                 (None, CompiledAction::Respond(fixed)) => End::Fallback(Answer::FIXED, fixed.clone()),
@@ -194,36 +197,18 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                 (None, _) => End::Answer(Answer::NO_ROUTE),
             }
         }
-        (None, Err(answer)) => End::Answer(answer),
+        Err(end) => *end,
     };
     let (after, delivered) = fallback(worker, client, &end).await;
     recording::record(worker, client, &walk, &end, delivered);
     after
 }
 
-/// What an authority came for, in the clear only.
-fn challenge<S>(worker: &Worker, client: &Client<S>) -> Option<Arc<ErrorPage>> {
-    let page = worker.options.challenges.file(client.head.path_and_query())?;
-    (client.origin.scheme == "http" && matches!(client.head.method(), b"GET" | b"HEAD")).then_some(page)
-}
-
-/// What a browser is told that asks what a page of another origin may do.
-fn preflight<S>(client: &Client<S>, route: &CompiledRoute) -> Option<Arc<Fallback>> {
-    route.cors.as_ref()?.preflight(&client.head, client.scheme()).map(Arc::new)
-}
-
-/// Which service the request is for.
-fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Answer> {
-    let Some(route) = worker.table.routes().find(&client.head, client.scheme()).cloned() else {
-        return Err(if worker.table.is_unknown() { Answer::ROUTES_UNKNOWN } else { Answer::NO_ROUTE });
-    };
-    let most = route.policy.max_body_bytes.or(worker.options.max_body_bytes);
-    if let (Some(most), Framing::Length(length)) = (most, client.head.framing())
-        && length > most
-    {
-        return Err(Answer::bad(Bad::with(413, "body-too-large")));
-    }
-    Ok(route)
+/// Tells the guards how a request ended that they had let in.
+fn tell(worker: &Worker, admitted: Option<Box<Admitted>>, end: &End, walk: &Walk) {
+    let Some(mut admitted) = admitted else { return };
+    let (failed, is_late) = (end.failed(), end.is_late());
+    admitted.ended(worker, failed.filter(|_| !walk.hurried || !is_late), walk.took, is_late);
 }
 
 /// Balance and forward, again and again, until there is an answer or no way left.
@@ -232,16 +217,19 @@ async fn attempts<S: Front>(
     client: &mut Client<S>,
     route: &CompiledRoute,
     to: &Destination,
-    (deadline, watched): (Deadline, Option<&Admitted>),
+    watched: Option<&Admitted>,
     walk: &mut Walk,
 ) -> End {
     let service = &*to.service;
-    let policy = route.retry.as_ref();
-    let idempotent = is_idempotent(client.head.method()) || policy.is_some_and(|policy| policy.non_idempotent);
-    let mut exchange = Exchange::new(worker, client, deadline, route, walk.begun);
-    (exchange.admitted, exchange.hurried) = (watched, walk.hurried);
+    let idempotent =
+        is_idempotent(client.head.method()) || route.retry.as_ref().is_some_and(|policy| policy.non_idempotent);
+    let kept = watched.and_then(|_| service.keeps(to, client));
+    let mut exchange = Exchange::new(worker, client, walk.deadline, route, (walk.begun, walk.attempted));
+    (exchange.admitted, exchange.hurried, exchange.keeps) = (watched, walk.hurried, kept);
+    exchange.instead = walk.instead;
+    walk.attempted = true;
     let mut guard = Guard {
-        attempts: match policy {
+        attempts: match &route.retry {
             Some(policy) => Attempts::by(policy),
             None => Attempts::new(if S::DISCARDED { 1 } else { worker.options.max_attempts }),
         },
@@ -255,7 +243,7 @@ async fn attempts<S: Front>(
     let end = loop {
         let seen = service.room.releases();
         let now = Instant::now();
-        if deadline.expired(now) {
+        if walk.deadline.expired(now) {
             break End::Answer(Answer::TIMEOUT);
         }
         let choice =
@@ -267,23 +255,26 @@ async fn attempts<S: Front>(
         let probe = match choice {
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
-                exchange.has_more = policy.is_some() && idempotent && guard.attempts.has_more();
+                exchange.has_more = route.retry.is_some() && idempotent && guard.attempts.has_more();
                 match attempt(worker, &mut exchange, to, taken, Start { now, fresh }, &mut guard).await {
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
                 }
-                let wait =
-                    policy.filter(|_| !fresh && guard.repeated > 0).map(|it| it.pause(guard.repeated, worker.random()));
+                let wait = route
+                    .retry
+                    .as_ref()
+                    .filter(|_| !fresh && guard.repeated > 0)
+                    .map(|it| it.pause(guard.repeated, worker.random()));
                 if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
                     let until = Instant::now() + wait;
-                    match Box::pin(guards::pause(worker, exchange.client, until, deadline)).await {
+                    match Box::pin(guards::pause(worker, exchange.client, until, walk.deadline)).await {
                         Ok(()) => {}
                         Err(Refusal::Gone) => break End::Gone,
                         Err(Refusal::Answer(answer)) => break End::Answer(answer),
                     }
                 }
                 let Some(again) = guard.again.as_mut().filter(|again| again.waits()) else { continue };
-                match Box::pin(again.wait(worker, exchange.client, service, deadline)).await {
+                match Box::pin(again.wait(worker, exchange.client, service, walk.deadline)).await {
                     Ok(()) => continue,
                     Err(PendingEnd::Gone) => break End::Gone,
                     Err(PendingEnd::Deadline) => break End::Answer(Answer::TIMEOUT),
@@ -291,6 +282,10 @@ async fn attempts<S: Front>(
                 }
             }
             Choice::Full => break End::Answer(Answer::INSTANCES_FULL),
+            Choice::Shut(left) => {
+                service.count_shut_out();
+                break End::Answer(Answer::breaker_open(left));
+            }
             Choice::Wait => None,
             Choice::WaitUntil(instance) => Some(instance),
         };
@@ -298,7 +293,7 @@ async fn attempts<S: Front>(
         let Some(policy) = policy else { break End::Answer(Answer::NO_INSTANCE) };
         guard.again = None;
         let begun = *held_since.get_or_insert(now);
-        let terms = Wait { service, policy, seen, begun, deadline, probe };
+        let terms = Wait { service, policy, seen, begun, deadline: walk.deadline, probe };
         let waited = hold::wait(worker, exchange.client, terms).await;
         service.metrics.hold_ended(waited.err().unwrap_or(HoldEnd::Released), now.elapsed());
         match waited {
@@ -351,6 +346,10 @@ async fn attempt<S: Front>(
         exchange.client.upload.keep(taken.replay_limit(), expected, !guard.idempotent);
     }
     let begun = start.now;
+    // Another worker's request may have been the last that its breaker lets through for now.
+    let Ok(passed) = guards::ask_instance(worker, exchange.admitted.map(|_| service), instance, begun) else {
+        return Err(start.fresh);
+    };
     let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {
         Ok(done) => {
             instance.metrics.answered(done.status, done.switched_after.unwrap_or_else(|| begun.elapsed()));
@@ -363,6 +362,11 @@ async fn attempt<S: Front>(
             if exchange.admitted.is_some() {
                 guards::judge(worker, service, instance, (done.status >= 500).then_some("5xx"));
             }
+            if taken.is_timed() {
+                let took = exchange.took.unwrap_or_else(|| begun.elapsed());
+                instance.took(took, done.status >= 500, Instant::now());
+            }
+            passed.ended(worker, service, done.status >= 500, (begun, exchange.took));
             return Ok(End::Done(done));
         }
         Err(failed) => failed,
@@ -373,6 +377,14 @@ async fn attempt<S: Front>(
     let hurried = exchange.hurried && matches!(failed, Failed::Deadline { .. });
     if let Some(why) = failed.blames().filter(|_| exchange.admitted.is_some() && !hurried) {
         guards::judge(worker, service, instance, Some(why));
+    }
+    if taken.is_timed() && failed.blames().is_some() {
+        instance.took(exchange.took.unwrap_or_else(|| begun.elapsed()), true, Instant::now());
+    }
+    let is_sound = matches!(failed, Failed::Repeat(status) if status < 500);
+    let tells = is_sound || (failed.blames().is_some() && !hurried);
+    if tells {
+        passed.ended(worker, service, !is_sound, (begun, exchange.took));
     }
     match failed {
         Failed::Before(failure) => return again(worker, exchange, to, &taken, failure, guard),

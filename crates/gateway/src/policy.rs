@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use guard::Priority;
+
 use crate::compress::Coding;
 use crate::http1::{Kind, RequestHead};
 use crate::routes::{Cors, Target};
@@ -30,6 +32,8 @@ pub struct Policy {
     pub fault: Option<Fault>,
     /// What pages of other origins may do.
     pub cors: Option<Cors>,
+    /// How much its requests matter when a service's places run short.
+    pub priority: Priority,
 }
 
 /// Somebody who gets a copy of requests (Istio's `mirrors`).

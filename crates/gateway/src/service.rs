@@ -10,12 +10,12 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use guard::{HoldPolicy, Places};
+use guard::{HoldPolicy, Latency, Places};
 use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
 use crate::ended::Ends;
-use crate::guards::{Guards, Line, Meter, Notes, Row};
+use crate::guards::{Fuse, Guards, Line, Meter, Notes, Row};
 use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
@@ -196,6 +196,10 @@ pub(crate) struct Instance {
     probe_at_ms: AtomicU64,
     /// Failures in a row, and what came of them.
     pub(crate) row: Row,
+    /// Its own breaker, where instances have one.
+    pub(crate) fuse: Fuse,
+    /// How long its answers take ([`Latency`]), where balance asks.
+    latency: AtomicU64,
     signalled_ms: [AtomicU64; SIGNAL_KINDS],
     /// One bit for each [`Distrust`] that was told.
     distrusts_told: AtomicU8,
@@ -248,10 +252,8 @@ impl Service {
         let most = if bounded { endpoints.endpoints.iter().map(most).collect() } else { Vec::new() };
         let after = Arc::new(Resolved { told: endpoints, instances, shares, most, swap });
         self.resolved.store(after.clone());
-        if let Some(guards) = self.guards.load_full()
-            && let Some(ejections) = &guards.ejections
-        {
-            ejections.swapped(&before, &after, &self.notes);
+        if let Some(guards) = self.guards.load_full() {
+            guards.swapped(&before, &after, &self.notes);
         }
         self.forget_left(&mut known);
         known.retired.add(before);
@@ -382,6 +384,8 @@ impl Instance {
             suspect_until_ms: AtomicU64::new(0),
             probe_at_ms: AtomicU64::new(0),
             row: Row::default(),
+            fuse: Fuse::default(),
+            latency: AtomicU64::new(Latency::default().pack()),
             signalled_ms: Default::default(),
             distrusts_told: AtomicU8::new(0),
         }
@@ -418,6 +422,21 @@ impl Instance {
         let due = self.probe_at_ms();
         let next = now_ms + probe_interval.as_millis() as u64;
         due <= now_ms && self.probe_at_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// An answer of it began after this long, or did not come for this long. `failed`: at least as long as one that is good.
+    pub(crate) fn took(&self, took: Duration, failed: bool, now: Instant) {
+        let (now_ms, known) = (millis(now), Latency::unpack(self.latency.load(Ordering::Relaxed)));
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        // Who fails quickly must not be preferred for it.
+        let micros = if failed { micros.max(known.micros(now_ms)) } else { micros };
+        // Of two that end at once one is lost, which changes little.
+        self.latency.store(known.observe(micros, now_ms).pack(), Ordering::Relaxed);
+    }
+
+    /// What one more request weighs on it, beside those in flight.
+    pub(crate) fn latency(&self, in_flight: u64, now_ms: u64) -> u64 {
+        Latency::unpack(self.latency.load(Ordering::Relaxed)).cost(in_flight, now_ms)
     }
 
     /// Whether this has not been told since TLS with it last worked.

@@ -38,13 +38,14 @@ pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
 pub use route::{
-    Coding, Condition, CorsPolicy, Fault, FaultAbort, FaultDelay, Headers, Match, Mirror, Mirrors, Redirect,
+    Coding, Condition, CorsPolicy, Fault, FaultAbort, FaultDelay, Headers, Match, Mirror, Mirrors, Priority, Redirect,
     RequestScheme, Respond, Retry, RetryOn, Rewrite, Route, Source, Sticky, Target, Targets,
 };
 pub use service::{Backoff, BalanceBy, EndpointOptions, Hold, Mode, RestartPolicy, Service, Version};
 pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
 pub use traffic::{
-    BreakerPreset, BreakerRule, CircuitBreaker, Comparator, Concurrency, Fallback, Outlier, RetryBudget, Traffic,
+    Adaptive, BreakerPreset, BreakerRule, BreakerScope, CircuitBreaker, Comparator, Concurrency, Fallback, Outlier,
+    RetryBudget, Traffic,
 };
 
 use crate::id::ServiceName;

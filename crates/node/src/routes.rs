@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gateway::{
     Action, Coding, Cors, Fallback, Fault, HeaderEdits, HostMatch, Match, Mirror, PathMatch, PathRewrite, Policy,
-    Redirect, RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
+    Priority, Redirect, RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
 };
 use model::config;
 use model::{Config, ServiceName};
@@ -35,6 +35,11 @@ pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
                 mirrors: route.mirror.0.iter().map(mirror).collect(),
                 fault: route.fault.as_ref().map(fault),
                 cors: route.cors.as_ref().map(cors),
+                priority: match route.priority {
+                    config::Priority::Critical => Priority::Critical,
+                    config::Priority::Normal => Priority::Normal,
+                    config::Priority::Sheddable => Priority::Sheddable,
+                },
                 compress: route.compress.iter().map(|coding| coding_of(*coding)).collect(),
             },
         }
@@ -198,6 +203,10 @@ fn edits(written: &config::Headers) -> HeaderEdits {
     HeaderEdits { remove: written.remove.clone(), set: pairs(&written.set), add: pairs(&written.add) }
 }
 
+fn falls_back(traffic: &config::Traffic, service: &ServiceName) -> bool {
+    traffic.fallback.as_ref().is_some_and(|fallback| fallback.service.as_ref() == Some(service))
+}
+
 /// Whether a route or a TCP listener leads to `service`.
 pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
     let by_tcp = |listener: &model::config::Listen| listener.0.tcp.as_ref().is_some_and(|tcp| tcp.service == *service);
@@ -208,5 +217,5 @@ pub fn is_routed(config: &Config, service: &ServiceName) -> bool {
             .services
             .values()
             .filter_map(|other| other.traffic.as_ref())
-            .any(|other| other.backup.contains(service))
+            .any(|other| other.backup.contains(service) || falls_back(other, service))
 }

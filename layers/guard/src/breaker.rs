@@ -138,7 +138,7 @@ pub struct Turn {
 }
 
 /// A request that was let through; told to [`Breaker::ended`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
     /// Grows with each change of state: what began under another state says nothing about this one.
     generation: u64,
@@ -274,7 +274,7 @@ impl Breaker {
             return None;
         }
         let Ending::Answered { failed, took } = ending else {
-            self.probing.under_way = self.probing.under_way.saturating_sub(1);
+            self.forget(pass);
             return None;
         };
         let slow = policy.slow.is_some_and(|(_, threshold)| took > threshold);
@@ -305,6 +305,13 @@ impl Breaker {
                 Some(Turn { from: State::HalfOpen, to: State::Closed, why: None })
             }
             State::Open => None,
+        }
+    }
+
+    /// A request that had passed told nothing: [`Ending::Unknown`], where no policy is at hand.
+    pub fn forget(&mut self, pass: Pass) {
+        if pass.generation == self.generation && self.forced.is_none() {
+            self.probing.under_way = self.probing.under_way.saturating_sub(1);
         }
     }
 

@@ -6,6 +6,7 @@
 mod backend;
 mod config;
 mod guards;
+mod limiter;
 mod load;
 mod options;
 mod pingora;
@@ -21,6 +22,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
 pub use backend::{idle, serve};
+pub use limiter::limiter;
 pub use process::load_average;
 
 use super::{cargo, section};

@@ -1,5 +1,7 @@
 //! What guards a service's requests, as it is shown. Each node tells of its own gateway.
 
+use std::collections::BTreeMap;
+
 use model::InstanceId;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,9 @@ pub struct TrafficView {
     /// Its circuit breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerView>,
+    /// Its instances' breakers, of those that have had a request, where each has its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub instance_breakers: BTreeMap<InstanceId, BreakerView>,
     /// Its concurrency limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyView>,
@@ -152,4 +157,20 @@ pub struct ConcurrencyView {
     pub pending: u32,
     /// The most of them.
     pub max_pending: u32,
+    /// The bounds of a limit that finds itself: `max` is then what it has found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<AdaptiveView>,
+}
+
+/// A concurrency limit that finds itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdaptiveView {
+    /// Never fewer.
+    pub min: u32,
+    /// Never more.
+    pub max: u32,
+    /// The shortest time that answers take, in milliseconds, once it has been measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_rtt_ms: Option<u64>,
 }

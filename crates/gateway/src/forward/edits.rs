@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::connection::Client;
-use crate::guards::Left;
+use crate::guards::{FallbackReason, Left};
 use crate::policy::HeaderEdits;
 use crate::routes::CompiledRoute;
 use crate::text;
@@ -14,18 +14,18 @@ use crate::worker::Worker;
 pub(super) type Times = (Instant, Instant);
 
 /// The changes, unless they are the route's own. `coded` are those of an answer that is compressed; `left` is written by
-/// itself where heads are text.
+/// itself where heads are text; `instead` says why another service is asked.
 pub(super) fn of<S>(
     worker: &Worker,
     client: &Client<S>,
     route: &CompiledRoute,
     coded: Option<HeaderEdits>,
     (begun, tried): Times,
-    left: Option<Left>,
+    (left, instead): (Option<Left>, Option<FallbackReason>),
 ) -> Option<HeaderEdits> {
     let timing = worker.options.server_timing;
     let allowed = route.cors.as_ref().filter(|cors| cors.allows(&client.head, client.scheme()));
-    if !timing && allowed.is_none() && left.is_none() {
+    if !timing && allowed.is_none() && left.is_none() && instead.is_none() {
         return coded;
     }
     let mut edits = coded.unwrap_or_else(|| route.policy.response.clone());
@@ -39,5 +39,6 @@ pub(super) fn of<S>(
     if let Some(left) = left {
         edits.add.extend(left.fields().map(|(name, number)| (name.to_owned(), number.to_string())));
     }
+    edits.add.extend(instead.map(|reason| ("Seawall-Reason".to_owned(), reason.word().to_owned())));
     Some(edits)
 }

@@ -8,19 +8,21 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use guard::Deadline;
+use guard::adaptive::Sample;
 use guard::breaker::{Ending, Pass};
 use guard::bulkhead::{Entry, Waiter};
+use guard::{Deadline, Priority};
 use traffic::Decision;
 
 use super::at_once::Presence;
 use super::limit::{Left, Said};
 use super::line::{self, PendingEnd, Place};
 use super::scope::Passing;
-use super::{Guards, Note};
+use super::{BreakerScope, Guards, Note};
 use crate::answer::Answer;
 use crate::connection::Client;
 use crate::front::Front;
+use crate::overload::Inside;
 use crate::routes::CompiledRoute;
 use crate::service::Service;
 use crate::worker::Worker;
@@ -34,11 +36,15 @@ pub(crate) struct Admitted {
     place: Option<Place>,
     /// What it counts for, among what is under way at once.
     presence: Option<Presence>,
+    _inside: Option<Inside>,
     more: Vec<Presence>,
     passing: Option<Passing>,
     /// What is left of the rate, where answers tell that.
     pub(crate) left: Option<Left>,
+    priority: Priority,
     begun: Instant,
+    /// When it got its place.
+    placed: Instant,
 }
 
 /// Why a request does not get past the guards.
@@ -49,19 +55,23 @@ pub(crate) enum Refusal {
     Gone,
 }
 
-/// Lets a request in, or says why not. `None`: nothing guards its service.
+/// Lets a request in, or says why not; boxed, so that a connection at rest has no room for it. `None`: nothing guards its
+/// service.
 pub(crate) async fn admit<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     service: &Arc<Service>,
     route: &CompiledRoute,
     deadline: Deadline,
-) -> Result<Option<Box<Admitted>>, Refusal> {
+) -> Result<Option<Box<Admitted>>, Box<Refusal>> {
+    let inside = worker.table.protection.enter();
+    let inside = inside.map_err(|overload| Refusal::Answer(Answer::overloaded(overload.as_str())))?;
     let guards = match service.guards.load_full() {
         Some(guards) => guards,
-        None if service.meter.is_used() => Guards::none(),
+        None if inside.is_some() || service.meter.is_used() => Guards::none(),
         None => return Ok(None),
     };
+    let begun = Instant::now();
     let mut admitted = Box::new(Admitted {
         guards,
         service: service.clone(),
@@ -71,7 +81,10 @@ pub(crate) async fn admit<S: Front>(
         more: Vec::new(),
         passing: None,
         left: None,
-        begun: Instant::now(),
+        priority: route.policy.priority,
+        _inside: inside,
+        begun,
+        placed: begun,
     });
     if let Some(wait) = admitted.ask_limits(client, route)? {
         Box::pin(pause(worker, client, admitted.begun + wait, deadline)).await?;
@@ -80,14 +93,18 @@ pub(crate) async fn admit<S: Front>(
     admitted.pass_gate(worker)?;
     match admitted.enter_line() {
         Entry::In => {}
-        Entry::Full => return Err(Refusal::Answer(Answer::PENDING_FULL)),
+        Entry::Full => return Err(Box::new(Refusal::Answer(Answer::PENDING_FULL))),
+        Entry::Shed => return Err(Box::new(Refusal::Answer(Answer::SHED))),
         // Boxed, because it is rare: every connection would have room for it.
-        Entry::Waits(waiter) => match Box::pin(admitted.wait(worker, client, waiter, deadline)).await {
-            Ok(()) => {}
-            Err(PendingEnd::Gone) => return Err(Refusal::Gone),
-            Err(PendingEnd::Deadline) => return Err(Refusal::Answer(Answer::TIMEOUT)),
-            Err(_) => return Err(Refusal::Answer(Answer::PENDING_TOO_LONG)),
-        },
+        Entry::Waits(waiter) | Entry::Displaces(waiter, _) => {
+            match Box::pin(admitted.wait(worker, client, waiter, deadline)).await {
+                Ok(()) => {}
+                Err(PendingEnd::Gone) => return Err(Box::new(Refusal::Gone)),
+                Err(PendingEnd::Deadline) => return Err(Box::new(Refusal::Answer(Answer::TIMEOUT))),
+                Err(PendingEnd::Shed) => return Err(Box::new(Refusal::Answer(Answer::SHED))),
+                Err(_) => return Err(Box::new(Refusal::Answer(Answer::PENDING_TOO_LONG))),
+            }
+        }
     }
     admitted.passing = service.meter.is_used().then(|| service.meter.enter(Instant::now()));
     Ok(Some(admitted))
@@ -178,11 +195,12 @@ impl Admitted {
 
     fn enter_line(&mut self) -> Entry {
         let Some(line) = &self.guards.line else { return Entry::In };
-        let entry = line.enter();
+        let entry = line.enter(self.priority);
         match entry {
             Entry::In => self.place = Some(Place::new(line.clone())),
             Entry::Full => self.count(PendingEnd::Full),
-            Entry::Waits(_) => {}
+            Entry::Shed => self.count(PendingEnd::Shed),
+            Entry::Waits(_) | Entry::Displaces(..) => {}
         }
         entry
     }
@@ -201,11 +219,15 @@ impl Admitted {
         let waited = line::wait(worker, client, line, waiter, until, deadline).await;
         self.count(waited.as_ref().err().copied().unwrap_or(PendingEnd::Placed));
         self.place = Some(waited?);
+        self.placed = Instant::now();
         Ok(())
     }
 
     fn count(&self, end: PendingEnd) {
         self.guards.numbers.pending[end as usize].fetch_add(1, Ordering::Relaxed);
+        if end == PendingEnd::Shed {
+            self.guards.numbers.shed[self.priority as usize].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn turned(&self, worker: &Worker, turn: guard::breaker::Turn) {
@@ -215,14 +237,34 @@ impl Admitted {
     }
 
     /// How the request ended: its answer came after `took`, or it has taken its whole time until now.
-    pub(crate) fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>) {
+    pub(crate) fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
+        self.measure(worker, failed, took, is_late);
         let Some(pass) = self.pass.take() else { return };
         let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return };
         let now = Instant::now();
         let took = took.unwrap_or_else(|| now.saturating_duration_since(self.begun));
+        let failed = failed.filter(|_| self.guards.told.breaker_scope == BreakerScope::Service);
         let ending = failed.map_or(Ending::Unknown, |failed| Ending::Answered { failed, took });
         if let Some(turn) = gate.ended(policy, pass, ending, now) {
             self.turned(worker, turn);
+        }
+    }
+}
+
+impl Admitted {
+    /// What a request tells of how many the service bears at once. One that failed at once tells nothing.
+    fn measure(&self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
+        let (Some(tuner), Some(line)) = (&self.guards.tuner, &self.guards.line) else { return };
+        let now = Instant::now();
+        let took = match failed {
+            Some(false) => took,
+            Some(true) if is_late => Some(now.saturating_duration_since(self.placed)),
+            _ => None,
+        };
+        let Some(took) = took else { return };
+        let sample = Sample { begun: self.placed, took, active: line.active() };
+        if let Some(limit) = tuner.ended(sample, now, worker.random()) {
+            line.set_max(limit);
         }
     }
 }

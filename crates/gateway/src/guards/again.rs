@@ -33,7 +33,8 @@ impl Again {
         match service.retries.enter_within(Places { max: budget.most(active), pending }) {
             Entry::In => self.place = Some(Place::new(service.retries.clone())),
             Entry::Waits(waiter) => self.waits = Some(waiter),
-            Entry::Full => {
+            // Nobody is shed among repeats, where all are alike.
+            Entry::Full | Entry::Shed | Entry::Displaces(..) => {
                 service.metrics.over_budget(OverBudget::GivenUp);
                 return false;
             }

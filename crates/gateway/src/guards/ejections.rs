@@ -146,6 +146,15 @@ pub(crate) fn census(resolved: &Resolved, now_ms: u64) -> Census {
     census
 }
 
+/// Whether an instance was away before a swap of endpoints, and is ready after it.
+pub(super) fn has_come_back(key: u64, before: &Resolved, after: &Resolved) -> bool {
+    let is_ready = |resolved: &Resolved| {
+        let place = resolved.instances.iter().position(|instance| instance.key == key);
+        place.is_some_and(|place| resolved.told.endpoints[place].readiness == Readiness::Ready)
+    };
+    !is_ready(before) && is_ready(after)
+}
+
 impl Ejections {
     /// Notes whose time is over, and forgets those who have left.
     pub(super) fn sweep(&self, notes: &Notes, now: Instant) {
@@ -159,13 +168,8 @@ impl Ejections {
 
     /// Endpoints were swapped: who was away and is ready is another process, or a better one.
     pub(crate) fn swapped(&self, before: &Resolved, after: &Resolved, notes: &Notes) {
-        let readiness = |resolved: &Resolved, key: u64| {
-            let place = resolved.instances.iter().position(|instance| instance.key == key)?;
-            Some(resolved.told.endpoints[place].readiness)
-        };
         for (key, held) in self.lock().iter_mut() {
-            let was_away = readiness(before, *key) != Some(Readiness::Ready);
-            if held.outlier.until().is_some() && was_away && readiness(after, *key) == Some(Readiness::Ready) {
+            if held.outlier.until().is_some() && has_come_back(*key, before, after) {
                 held.end();
                 notes.add(Note::Returned(held.view.instance.clone()));
             }

@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use guard::bulkhead::{Bulkhead, Entry, Waiter};
-use guard::{Deadline, Places};
+use guard::{Deadline, Places, Priority};
 
 use super::ConcurrencyView;
 use crate::connection::Client;
@@ -17,7 +17,7 @@ use crate::front::Front;
 use crate::worker::Worker;
 
 /// Ends of a wait, as the metrics name them.
-pub(super) const PENDING_ENDS: [&str; 5] = ["placed", "full", "timeout", "deadline", "gone"];
+pub(super) const PENDING_ENDS: [&str; 6] = ["placed", "full", "timeout", "deadline", "gone", "shed"];
 
 /// How a wait for a place ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub(crate) enum PendingEnd {
     Timeout,
     Deadline,
     Gone,
+    Shed,
 }
 
 /// One bulkhead, shared by all workers.
@@ -58,19 +59,37 @@ impl Line {
     pub(crate) fn enter_within(&self, places: Places) -> Entry {
         let mut inside = self.lock();
         inside.places = places;
-        inside.bulkhead.enter(places)
+        inside.bulkhead.enter(places, Priority::Normal)
     }
 
-    pub(super) fn enter(&self) -> Entry {
+    pub(super) fn enter(&self, priority: Priority) -> Entry {
         let mut inside = self.lock();
         let places = inside.places;
-        inside.bulkhead.enter(places)
+        let entry = inside.bulkhead.enter(places, priority);
+        let displaced =
+            if let Entry::Displaces(_, displaced) = entry { inside.wakers.remove(&displaced) } else { None };
+        drop(inside);
+        displaced.into_iter().for_each(Waker::wake);
+        entry
+    }
+
+    /// So many places from now on; who has one keeps it.
+    pub(super) fn set_max(&self, max: usize) {
+        self.change(|inside| {
+            inside.places.max = max;
+            inside.bulkhead.grant(inside.places)
+        });
+    }
+
+    /// Requests that have a place.
+    pub(super) fn active(&self) -> usize {
+        self.lock().bulkhead.active()
     }
 
     pub(super) fn view(&self) -> ConcurrencyView {
         let inside = self.lock();
         let (active, pending) = (inside.bulkhead.active(), inside.bulkhead.waiting());
-        ConcurrencyView { places: inside.places, active, pending }
+        ConcurrencyView { places: inside.places, active, pending, adaptive: None }
     }
 
     /// Changes it and wakes everybody whose place that brought.
@@ -117,12 +136,16 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn poll(&mut self, waker: &Waker) -> Poll<()> {
+    /// Whether it has its place; if not, it is not to wait any more.
+    fn poll(&mut self, waker: &Waker) -> Poll<bool> {
         let mut inside = self.line.lock();
         if inside.bulkhead.take(self.waiter) {
             inside.wakers.remove(&self.waiter);
             self.placed = true;
-            return Poll::Ready(());
+            return Poll::Ready(true);
+        }
+        if inside.bulkhead.is_displaced(self.waiter) {
+            return Poll::Ready(false);
         }
         match inside.wakers.get_mut(&self.waiter) {
             Some(known) => known.clone_from(waker),
@@ -154,8 +177,8 @@ pub(crate) async fn wait<S: Front>(
 ) -> Result<Place, PendingEnd> {
     let mut waiting = Waiting { line: line.clone(), waiter, placed: false };
     poll_fn(|cx| {
-        if waiting.poll(cx.waker()).is_ready() {
-            return Poll::Ready(Ok(()));
+        if let Poll::Ready(placed) = waiting.poll(cx.waker()) {
+            return Poll::Ready(if placed { Ok(()) } else { Err(PendingEnd::Shed) });
         }
         if client.poll_gone(cx, worker).is_ready() {
             return Poll::Ready(Err(PendingEnd::Gone));

@@ -14,6 +14,8 @@ use super::EjectedView;
 pub enum Note {
     /// The breaker changed by its own judgement.
     Breaker(Turn),
+    /// So did the breaker of one instance.
+    InstanceBreaker(InstanceId, Turn),
     /// An operator's word, or that it was taken back.
     Forced(Option<Forced>),
     /// An instance gets no requests for a while.

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::line::PENDING_ENDS;
-use super::{FALLBACK_REASONS, Guards};
+use super::{FALLBACK_KINDS, FALLBACK_REASONS, Guards, PRIORITIES};
 
 /// The guards of every service that has some.
 #[derive(Debug, Default)]
@@ -48,14 +48,11 @@ impl Collector for GuardPage {
         }
         let mut page = Page { encoder: &mut encoder, all: &all };
         page.breakers()?;
+        page.fuses()?;
         page.places()?;
         page.limits()?;
         page.ejections()?;
-        let help = "Fallbacks answered, by reason";
-        page.counters("fallbacks", help, "reason", |guards| {
-            let has = guards.told.fallback.is_some();
-            FALLBACK_REASONS.into_iter().zip(&guards.numbers.fallbacks).filter(move |_| has)
-        })
+        page.fallbacks()
     }
 }
 
@@ -93,6 +90,20 @@ impl Page<'_, '_> {
         })
     }
 
+    fn fuses(&mut self) -> std::fmt::Result {
+        let help = "Instances of a service whose own breaker is open or half-open";
+        let mut family = self.encoder.encode_descriptor("instance_breakers", help, None, MetricType::Gauge)?;
+        for (name, guards) in self.all {
+            let Some(fuses) = &guards.fuses else { continue };
+            for (word, state) in STATES.into_iter().filter(|(_, state)| *state != State::Closed) {
+                let count = i64::try_from(fuses.count(state)).unwrap_or(i64::MAX);
+                let labels = [("service", name.as_str()), ("state", word)];
+                ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn places(&mut self) -> std::fmt::Result {
         let mut family = self.encoder.encode_descriptor(
             "concurrency_requests",
@@ -114,6 +125,11 @@ impl Page<'_, '_> {
                 ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
+        let help = "Requests that were refused for others that matter more, by their own priority";
+        self.counters("shed", help, "priority", |guards| {
+            let has = guards.line.is_some();
+            PRIORITIES.into_iter().zip(&guards.numbers.shed).filter(move |_| has)
+        })?;
         let help = "Requests that did not get a place at once, by how that ended";
         self.counters("concurrency_waits", help, "reason", |guards| {
             let has = guards.line.is_some();
@@ -172,6 +188,43 @@ impl Page<'_, '_> {
             let Some(ejections) = &guards.ejections else { continue };
             let count = ConstCounter::new(ejections.count.load(Ordering::Relaxed));
             count.encode(family.encode_family(&[("service", name.as_str())])?)?;
+        }
+        Ok(())
+    }
+
+    fn fallbacks(&mut self) -> std::fmt::Result {
+        let has = |guards: &Guards| {
+            let told = &guards.told;
+            told.fallback.is_some() || told.fallback_service.is_some() || told.keep.is_some()
+        };
+        let help = "Fallbacks answered, by reason";
+        self.counters("fallbacks", help, "reason", |guards| {
+            let has = has(guards);
+            FALLBACK_REASONS.into_iter().zip(&guards.numbers.fallbacks).filter(move |_| has)
+        })?;
+        let help = "Fallbacks answered, by what was answered";
+        self.counters("fallback_answers", help, "kind", |guards| {
+            let has = has(guards);
+            FALLBACK_KINDS.into_iter().zip(&guards.numbers.fallback_kinds).filter(move |_| has)
+        })?;
+        let sizes: Vec<_> = self
+            .all
+            .iter()
+            .filter_map(|(name, guards)| Some((name, guards.kept.as_ref()?)))
+            .map(|(name, kept)| (name, kept.size(), kept.displaced.load(Ordering::Relaxed)))
+            .collect();
+        let levels = [("kept_answers", "Answers kept for a fallback"), ("kept_answers_bytes", "Their bytes")];
+        for (place, (name, help)) in levels.into_iter().enumerate() {
+            let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (service, (count, bytes), _) in &sizes {
+                let level = i64::try_from([*count, *bytes][place]).unwrap_or(i64::MAX);
+                ConstGauge::new(level).encode(family.encode_family(&[("service", service.as_str())])?)?;
+            }
+        }
+        let help = "Answers kept for a fallback that went for want of room";
+        let mut family = self.encoder.encode_descriptor("kept_answers_displaced", help, None, MetricType::Counter)?;
+        for (service, _, displaced) in &sizes {
+            ConstCounter::new(*displaced).encode(family.encode_family(&[("service", service.as_str())])?)?;
         }
         Ok(())
     }

@@ -29,6 +29,11 @@ pub(super) async fn fallback<S: Front>(worker: &Worker, client: &mut Client<S>, 
             let sent = answer::send(worker, client, answer, With::Fallback(fallback), keep).await;
             (closing(sent, keep), sent)
         }
+        End::Kept(answer, kept) => {
+            let keep = client.head.keep_alive() && client.head.framing() == Framing::None && !worker.draining.get();
+            let sent = answer::send(worker, client, answer, With::Kept(kept), keep).await;
+            (closing(sent, keep), sent)
+        }
         End::Answer(answer) => {
             if matches!(answer.reason, "bad-request") {
                 worker.metrics.bad_request(answer.detail);

@@ -10,6 +10,7 @@ use crate::answer::Answer;
 use crate::chains::Chains;
 use crate::connection::Client;
 use crate::forward::Done;
+use crate::guards::FallbackReason;
 use crate::record::AccessRecord;
 use crate::worker::Worker;
 
@@ -20,12 +21,13 @@ pub(super) fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &
         _ => walk.begun.elapsed(),
     };
     let (status, reason, bytes) = match end {
-        End::Done(done) => (done.status, None, client.download.passed),
+        End::Done(done) => (done.status, walk.instead.map(FallbackReason::word), client.download.passed),
         End::Redirect { status, .. } if delivered => (*status, None, 0),
         End::Challenge(_) if delivered => (200, Some(Answer::CHALLENGE.reason), 0),
         End::Answer(answer) if delivered => (answer.status, Some(answer.reason), 0),
         End::Fallback(answer, fallback) if delivered => (fallback.status, Some(answer.reason), 0),
-        End::Answer(_) | End::Fallback(..) | End::Challenge(_) | End::Redirect { .. } | End::Gone => {
+        End::Kept(answer, kept) if delivered => (200, Some(answer.reason), kept.body.len() as u64),
+        End::Answer(_) | End::Fallback(..) | End::Kept(..) | End::Challenge(_) | End::Redirect { .. } | End::Gone => {
             (0, Some("client-gone"), 0)
         }
         End::Cut(answer) => (answer.status, Some(answer.reason), client.download.passed),
@@ -41,7 +43,15 @@ pub(super) fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &
             to.service.metrics.answered(status, took);
             to.service.metrics.sent.inc_by(bytes);
             if let Some(tally) = to.tally.as_ref().filter(|_| !walk.hurried || !end.is_late()) {
-                count(tally, &worker.table.chains, walk.identity.traceparent(&client.head), end, status, took);
+                let elsewhere = walk.instead.is_some();
+                count(
+                    tally,
+                    &worker.table.chains,
+                    walk.identity.traceparent(&client.head),
+                    (end, elsewhere),
+                    status,
+                    took,
+                );
             }
         }
         None => worker.metrics.unrouted(status, took),
@@ -54,15 +64,22 @@ pub(super) fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &
 
 /// For whoever judges a shift: what an answer from elsewhere hides from clients counts all the same, and a client that left
 /// says nothing.
-fn count(tally: &Tally, chains: &Chains, traceparent: &[u8], end: &End, status: u16, took: Duration) {
+fn count(
+    tally: &Tally,
+    chains: &Chains,
+    traceparent: &[u8],
+    (end, elsewhere): (&End, bool),
+    status: u16,
+    took: Duration,
+) {
     let failed = match end {
         End::Gone | End::Challenge(_) | End::Redirect { .. } => return,
         // Done on purpose: it says nothing of the destination.
         End::Answer(answer) if answer.reason == Answer::fault(0).reason => return,
         End::Fallback(answer, _) if answer.reason == Answer::PREFLIGHT.reason => return,
         End::Done(_) | End::Answer(_) if status == 0 => return,
-        End::Done(_) | End::Answer(_) => status >= 500,
-        End::Fallback(..) | End::Cut(_) => true,
+        End::Done(_) | End::Answer(_) => elsewhere || status >= 500,
+        End::Fallback(..) | End::Kept(..) | End::Cut(_) => true,
     };
     tally.add(failed, failed || chains.has_failed(traceparent), took);
 }

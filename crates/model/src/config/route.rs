@@ -44,6 +44,8 @@ record! {
         compress: Vec<Coding> = Vec::new(),
         /// From the request's head to the last byte of the answer; then 504 and the instance's connection is closed. None when absent.
         timeout: Option<Duration> = None,
+        /// How much its requests matter when the places of a service's `concurrency` run short.
+        priority: Priority = Priority::Normal,
         /// Which failed attempts are made again; when absent, those that are certain to have done nothing and those of idempotent methods whose connection ended, three attempts in all.
         retry: Option<Retry> = None,
     }
@@ -104,6 +106,18 @@ words! {
         Http429 = "http_429",
         /// Also POST and PATCH, which may do their work twice.
         NonIdempotent = "non_idempotent",
+    }
+}
+
+words! {
+    /// Who goes first when not all can be served.
+    Priority {
+        /// Before others in line; if the line is full, in the place of the last that is not critical, which is answered 503 `shed`.
+        Critical = "critical",
+        /// In line.
+        Normal = "normal",
+        /// Within four fifths of the places, and never in line: 503 `shed` at once.
+        Sheddable = "sheddable",
     }
 }
 

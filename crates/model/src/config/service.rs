@@ -91,6 +91,8 @@ words! {
     BalanceBy {
         /// The one of two that has the fewest under way, for its weight.
         LeastRequests = "leastRequests",
+        /// The one of two that answers sooner, by its latest answers and by what it has under way, for its weight. Not for services whose answers are meant to take long now and then.
+        PeakEwma = "peakEwma",
         /// In turn, each as often as its weight.
         RoundRobin = "roundRobin",
     }

@@ -62,6 +62,18 @@ record! {
         open_for: Option<Duration> = None,
         /// Requests let through to see whether the service is better; judged together by the same thresholds, and only then it closes. Default 1.
         probes: Option<u32> = None,
+        /// Who has a breaker.
+        per: BreakerScope = BreakerScope::Service,
+    }
+}
+
+words! {
+    /// Who has a breaker.
+    BreakerScope {
+        /// The service.
+        Service = "service",
+        /// Each of its instances, by these settings: one whose breaker is open gets no requests, the others do. If all are open, the service has none, as with a breaker of its own.
+        Instance = "instance",
     }
 }
 
@@ -184,8 +196,10 @@ impl BreakerPreset {
 record! {
     /// How many requests a service has at once, over all of a gateway's workers; more wait in order, and the rest is answered 503 `too-many-requests-pending` at once.
     Concurrency as "`concurrency`" {
-        /// Requests at once.
-        max: u32,
+        /// Requests at once. Must be written unless `adaptive` is.
+        max: u32 = 0,
+        /// Instead of `max`: as many as the service bears, found out while it serves.
+        adaptive: Option<Adaptive> = None,
         /// Requests that wait for a place.
         pending: u32 = 0,
         /// How long one waits at most, within its route's timeout; then 503 `pending-too-long`.
@@ -194,14 +208,53 @@ record! {
 }
 
 record! {
-    /// A fixed answer, with the reason in `Seawall-Reason`.
+    /// Envoy's gradient controller: as long as the median of answers takes hardly longer than with few requests at a time, more pass at once, else fewer.
+    Adaptive as "`adaptive`" {
+        /// Never fewer at once. The shortest time is measured with so many.
+        min: u32 = 3,
+        /// Never more.
+        max: u32 = 1_000,
+        /// How often the limit is worked out.
+        interval: Duration = Duration::from_millis(100),
+        /// How often the shortest time is measured; up to 15 % later each time, so that not all gateways do at once.
+        min_rtt_interval: Duration = Duration::from_secs(60),
+        /// Of how many requests.
+        min_rtt_requests: u32 = 50,
+        /// By how much of the shortest time answers may take longer before the limit falls.
+        buffer: Ratio = Ratio::percent(25),
+    }
+}
+
+record! {
+    /// What is answered instead, with the reason in `Seawall-Reason`: a kept answer, if `cached` is there and one was kept; else another service's, if `service` is there and it answers; else a fixed one, unless neither `status` nor `body` nor `headers` is written beside them.
     Fallback as "`fallback`" {
-        /// Its status: 200 to 599, but for 205 and 304.
-        status: u16 = 503,
+        /// Another service gets the request: its guards hold, and its own fallback. Not when the request's time is over, nor when more of its body was sent than `replayLimitBytes` keeps.
+        service: Option<ServiceName> = None,
+        /// For so long the last good answer to a GET is kept and given to whoever asks for the same host, path and query, with `Age` and `Warning: 110`. Kept are answers of status 200 that a shared cache may serve stale: none to a request with `Authorization`, or with `Cookie` unless they say `Cache-Control: public`, none with `Set-Cookie`, none that vary by more than `Accept-Encoding`, none of more than 1 MiB.
+        cached: Option<Duration> = None,
+        /// The most bytes of kept answers.
+        max_cached_bytes: u64 = 8_388_608,
+        /// The most kept answers; the one kept longest ago goes first.
+        max_cached_answers: u32 = 1_000,
+        /// The fixed answer's status: 200 to 599, but for 205 and 304; 503 when absent.
+        status: Option<u16> = None,
         /// Its body.
         body: String = String::new(),
         /// Its fields, `content-type` among them.
         headers: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+impl Fallback {
+    /// Whether there is a fixed answer.
+    pub fn is_fixed(&self) -> bool {
+        let alone = self.service.is_none() && self.cached.is_none();
+        alone || self.status.is_some() || !self.body.is_empty() || !self.headers.is_empty()
+    }
+
+    /// Its status.
+    pub fn fixed_status(&self) -> u16 {
+        self.status.unwrap_or(503)
     }
 }
 

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::view::{BreakerView, ConcurrencyView, EjectionView, TrafficView};
+use api::view::{AdaptiveView, BreakerView, ConcurrencyView, EjectionView, TrafficView};
 use gateway::breaker::{BreakerPolicy, Comparator, Forced, Reached, State, Turn, Why, Window};
-use gateway::{Concurrency, EjectedView, Fallback, Meter, Note, OutlierPolicy, Places, RetryBudget, Traffic};
+use gateway::{
+    AdaptivePolicy, BreakerScope, Concurrency, EjectedView, Fallback, KeepPolicy, Meter, Note, OutlierPolicy, Places,
+    RetryBudget, Traffic,
+};
 use model::config::{self, BreakerRule};
 use model::{EventKind, InstanceId, ServiceName};
 
@@ -20,6 +23,8 @@ pub struct Guarding {
     told: Option<config::Traffic>,
     /// The cause of what the breaker does until it has closed.
     breaker_cause: Option<String>,
+    /// The same of the breakers of instances.
+    instance_causes: BTreeMap<InstanceId, String>,
     /// The cause of each ejection that has not ended.
     ejected: BTreeMap<InstanceId, String>,
 }
@@ -53,6 +58,7 @@ impl Service {
         for note in shell.table.service(&self.name).take_notes() {
             match note {
                 Note::Breaker(turn) => self.breaker_turned(shell, turn),
+                Note::InstanceBreaker(instance, turn) => self.instance_breaker_turned(shell, &instance, turn),
                 Note::Ejected(view) => {
                     let cause = shell.new_cause();
                     let message =
@@ -91,8 +97,7 @@ impl Service {
 
     fn breaker_turned(&mut self, shell: &Shell, turn: Turn) {
         let name = &self.name;
-        let rule =
-            self.definition.traffic.as_ref().and_then(|traffic| traffic.circuit_breaker.as_ref()).map(|it| it.rule());
+        let rule = self.breaker_rule();
         // One chain with what has made the service fail, if that is known.
         let outage = || self.outage.clone().unwrap_or_else(|| shell.new_cause());
         let cause = self.guarding.breaker_cause.take().unwrap_or_else(outage);
@@ -126,6 +131,36 @@ impl Service {
         self.guarding.breaker_cause = (turn.to != State::Closed).then_some(cause);
     }
 
+    fn instance_breaker_turned(&mut self, shell: &Shell, instance: &InstanceId, turn: Turn) {
+        let rule = self.breaker_rule();
+        let cause = self.guarding.instance_causes.remove(instance).unwrap_or_else(|| shell.new_cause());
+        let (kind, message) = match turn.to {
+            State::Open => {
+                let why = turn.why.map(|why| because(why, rule.as_ref())).unwrap_or_default();
+                let again = if turn.from == State::HalfOpen { "again " } else { "" };
+                let length = rule.map_or_else(String::new, |rule| format!("for {:?}", rule.open_for));
+                (EventKind::BreakerOpened, format!("{instance} gets no requests {again}{length}: {why}"))
+            }
+            State::HalfOpen => {
+                let probes = rule.map_or(1, |rule| rule.probes);
+                let message = format!("{probes} of the requests go to {instance}, to see whether it is better");
+                (EventKind::BreakerHalfOpen, message)
+            }
+            State::Closed if turn.from == State::HalfOpen => {
+                (EventKind::BreakerClosed, format!("{instance} gets all its requests again: the probes have passed"))
+            }
+            State::Closed => (EventKind::BreakerClosed, format!("{instance} gets requests again: it is ready anew")),
+        };
+        shell.emit(kind, Subject::instance(&self.name, instance), &cause, message);
+        if turn.to != State::Closed {
+            self.guarding.instance_causes.insert(instance.clone(), cause);
+        }
+    }
+
+    fn breaker_rule(&self) -> Option<BreakerRule> {
+        self.definition.traffic.as_ref()?.circuit_breaker.as_ref().map(|breaker| breaker.rule())
+    }
+
     /// The chain of events that the breaker is in until it has closed.
     pub fn breaker_cause(&self) -> String {
         self.guarding.breaker_cause.clone().unwrap_or_default()
@@ -137,11 +172,23 @@ impl Service {
         let view = shell.table.service(&self.name).guards()?;
         Some(TrafficView {
             breaker: view.breaker.map(|breaker| self.breaker_view(&breaker)),
+            instance_breakers: view
+                .instance_breakers
+                .iter()
+                .map(|one| (one.instance.clone(), self.breaker_view(&one.breaker)))
+                .collect(),
             concurrency: view.concurrency.map(|view| ConcurrencyView {
                 active: count(view.active),
                 max: count(view.places.max),
                 pending: count(view.pending),
                 max_pending: count(view.places.pending),
+                adaptive: view.adaptive.map(|adaptive| AdaptiveView {
+                    min: count(adaptive.policy.min),
+                    max: count(adaptive.policy.max),
+                    min_rtt_ms: adaptive
+                        .min_rtt
+                        .map(|shortest| u64::try_from(shortest.as_millis()).unwrap_or(u64::MAX)),
+                }),
             }),
             rate_limit: view.rate_limits.first().map(limits::rate_view),
             more_rate_limits: view.rate_limits.iter().skip(1).map(limits::rate_view).collect(),
@@ -152,8 +199,7 @@ impl Service {
 
     /// The breaker as it is shown.
     pub fn breaker_view(&self, view: &gateway::BreakerView) -> BreakerView {
-        let rule =
-            self.definition.traffic.as_ref().and_then(|traffic| traffic.circuit_breaker.as_ref()).map(|it| it.rule());
+        let rule = self.breaker_rule();
         BreakerView {
             state: state_word(view.state).to_owned(),
             forced: view.forced.map(|forced| if forced == Forced::Open { "open" } else { "closed" }.to_owned()),
@@ -167,7 +213,11 @@ impl Service {
 
     /// The worst that the guards do, in one line.
     pub(super) fn traffic_note(traffic: Option<&TrafficView>, name: &ServiceName) -> Option<String> {
-        let breaker = traffic?.breaker.as_ref()?;
+        let traffic = traffic?;
+        let breaker = traffic.breaker.as_ref()?;
+        if breaker.forced.is_none() && !traffic.instance_breakers.is_empty() {
+            return instances_note(&traffic.instance_breakers);
+        }
         match (breaker.forced.as_deref(), breaker.state.as_str()) {
             (Some(forced), _) => {
                 Some(format!("the breaker is held {forced} by hand: `seawall breaker {name} auto` ends that"))
@@ -180,6 +230,15 @@ impl Service {
             }
         }
     }
+}
+
+/// Instances that are shut out, in one line.
+fn instances_note(breakers: &BTreeMap<InstanceId, BreakerView>) -> Option<String> {
+    let (instance, first) = breakers.iter().find(|(_, breaker)| breaker.state != "closed")?;
+    let others = breakers.values().filter(|breaker| breaker.state != "closed").count() - 1;
+    let (since, why) = (first.since.get(..19).unwrap_or_default(), first.why.as_deref().unwrap_or_default());
+    let more = if others > 0 { format!(", and {others} more") } else { String::new() };
+    Some(format!("the breaker of {instance} is {} since {since}Z: {why}{more}", first.state))
 }
 
 fn ejection_view(view: &EjectedView) -> EjectionView {
@@ -241,10 +300,15 @@ pub(super) fn count(number: usize) -> u32 {
 fn traffic(written: &config::Traffic, meter: &dyn Fn(&ServiceName) -> Meter) -> Traffic {
     Traffic {
         breaker: written.circuit_breaker.as_ref().map(|breaker| policy(&breaker.rule())),
+        breaker_scope: match written.circuit_breaker.as_ref().map(|breaker| breaker.per) {
+            Some(config::BreakerScope::Instance) => BreakerScope::Instance,
+            Some(config::BreakerScope::Service) | None => BreakerScope::Service,
+        },
         concurrency: written.concurrency.as_ref().map(|concurrency| Concurrency {
             places: Places { max: concurrency.max as usize, pending: concurrency.pending as usize },
             max_wait: concurrency.max_wait,
         }),
+        adaptive: written.concurrency.as_ref().and_then(|concurrency| concurrency.adaptive.as_ref()).map(adaptive),
         rate_limits: written.rate_limit.0.iter().map(|limit| limits::rate(limit, meter)).collect(),
         at_once: written.at_once.0.iter().map(|bound| limits::bound(bound, meter)).collect(),
         outlier: written.outlier.as_ref().map(|outlier| OutlierPolicy {
@@ -260,13 +324,32 @@ fn traffic(written: &config::Traffic, meter: &dyn Fn(&ServiceName) -> Meter) -> 
             part: written.retry_budget.part.0,
             min: written.retry_budget.min_concurrency as usize,
         },
-        fallback: written.fallback.as_ref().map(|fallback| {
+        fallback_service: written.fallback.as_ref().and_then(|fallback| fallback.service.clone()),
+        keep: written.fallback.as_ref().and_then(|fallback| {
+            Some(KeepPolicy {
+                max_age: fallback.cached?,
+                max_bytes: usize::try_from(fallback.max_cached_bytes).unwrap_or(usize::MAX),
+                max_entries: fallback.max_cached_answers as usize,
+            })
+        }),
+        fallback: written.fallback.as_ref().filter(|fallback| fallback.is_fixed()).map(|fallback| {
             Arc::new(Fallback {
-                status: fallback.status,
+                status: fallback.fixed_status(),
                 headers: fallback.headers.clone().into_iter().collect(),
                 body: fallback.body.clone().into_bytes(),
             })
         }),
+    }
+}
+
+fn adaptive(written: &config::Adaptive) -> AdaptivePolicy {
+    AdaptivePolicy {
+        min: written.min as usize,
+        max: written.max as usize,
+        interval: written.interval,
+        min_rtt_interval: written.min_rtt_interval,
+        min_rtt_requests: written.min_rtt_requests,
+        buffer: written.buffer.0,
     }
 }
 

@@ -83,6 +83,7 @@ impl Service {
             replay_limit: self.definition.replay_limit_bytes as usize,
             balance: match self.definition.balance {
                 BalanceBy::LeastRequests => Balance::LeastRequests,
+                BalanceBy::PeakEwma => Balance::PeakEwma,
                 BalanceBy::RoundRobin => Balance::RoundRobin,
             },
             upstream: self.upstream.clone().unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::decode::{Places, Ratio};
-use super::super::{BreakerPreset, CircuitBreaker, Concurrency};
+use super::super::{BreakerPreset, BreakerScope, CircuitBreaker, Concurrency};
 use super::{Guard, Names, Target};
 use crate::diagnostic::{Place, nearest};
 use crate::id::ServiceName;
@@ -148,6 +148,7 @@ impl Command<'_> {
                 min_requests: Some(self.number(target, VOLUME, 20, u32::MAX)),
                 open_for: Some(milliseconds(self.number(target, SLEEP, 5_000, u32::MAX))),
                 probes: None,
+                per: BreakerScope::Service,
                 at: self.places(&[
                     (PERCENTAGE, "errorRatio"),
                     (WINDOW, "window"),
@@ -166,6 +167,7 @@ impl Command<'_> {
             }
             Some(("SEMAPHORE", _)) => {
                 let concurrency = Concurrency {
+                    adaptive: None,
                     max: self.number(target, SEMAPHORE, 10, u32::MAX),
                     pending: 0,
                     max_wait: Duration::from_secs(10),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use regex_lite::Regex;
 
 use super::super::decode::{Decode, Places, Ratio, record};
-use super::super::{BreakerPreset, CircuitBreaker, yaml};
+use super::super::{BreakerPreset, BreakerScope, CircuitBreaker, yaml};
 use super::{Guard, Ignored, Number, Sentinel, Target, plain};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
@@ -86,6 +86,7 @@ fn breaker(refusals: &mut Refusals<'_, '_>, rule: &DegradeRule) -> Option<Circui
         min_requests: Some(rule.min_request_amount),
         open_for: Some(Duration::from_secs(rule.time_window.into())),
         probes: None,
+        per: BreakerScope::Service,
         at: rule.at.renamed(&measure(rule.grade)),
     };
     let part = |number: Number| (0.0..=1.0).contains(&number.0).then(|| Ratio((number.0 * 1e6).round() as u32));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::route::{check_field_name, check_field_value};
 use crate::config::Service;
-use crate::config::traffic::{CircuitBreaker, Concurrency, Fallback};
+use crate::config::traffic::{Adaptive, BreakerScope, CircuitBreaker, Concurrency, Fallback};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
 
@@ -20,6 +20,10 @@ const MOST_REQUESTS: u32 = 100_000;
 
 /// The most requests that wait for a place.
 const MOST_PENDING: u32 = 100_000;
+
+/// The most kept answers of a fallback, and their bytes.
+const MOST_CACHED: u32 = 1_000_000;
+const MOST_CACHED_BYTES: u64 = 1 << 30;
 
 /// The longest body of a fallback, in bytes.
 const LONGEST_BODY: usize = 65_536;
@@ -55,6 +59,12 @@ pub fn check(
         let cure = "add circuitBreaker: { preset: source }";
         error(traffic.at.field("backup"), "a `backup` without a `circuitBreaker`, whose opening it waits for", cure);
     }
+    if let Some(breaker) = traffic.circuit_breaker.as_ref().filter(|breaker| breaker.per == BreakerScope::Instance)
+        && !traffic.backup.is_empty()
+    {
+        let cure = "remove `per: instance`, or `backup`";
+        error(breaker.at.field("per"), "a `backup` waits for the breaker of the service, which it does not have", cure);
+    }
     for backup in &traffic.backup {
         if backup == name || !services.contains_key(backup) {
             let place = traffic.at.field("backup");
@@ -66,6 +76,7 @@ pub fn check(
     }
     if let Some(fallback) = &traffic.fallback {
         check_fallback(fallback, &mut error);
+        check_other(name, fallback, services, &mut error);
         let place = fallback.at.field("headers");
         for (field, value) in &fallback.headers {
             check_field_name(field, place, diagnostics);
@@ -142,8 +153,18 @@ fn check_breaker(breaker: &CircuitBreaker, error: Report<'_>) {
 
 fn check_concurrency(concurrency: &Concurrency, error: Report<'_>) {
     let at = &concurrency.at;
-    if concurrency.max == 0 {
-        error(at.field("max"), "`max: 0` would turn every request away", "1 or more");
+    match &concurrency.adaptive {
+        Some(_) if concurrency.max > 0 => {
+            error(at.field("max"), "both `max` and `adaptive`", "keep one; the most that it finds is adaptive.max");
+        }
+        Some(adaptive) => check_adaptive(adaptive, error),
+        None if concurrency.max == 0 && !at.has("max") => {
+            error(at.whole, "a limit without a number", "add max: 200, or adaptive: {}");
+        }
+        None if concurrency.max == 0 => {
+            error(at.field("max"), "`max: 0` would turn every request away", "1 or more");
+        }
+        None => {}
     }
     if concurrency.pending > MOST_PENDING {
         error(
@@ -157,13 +178,75 @@ fn check_concurrency(concurrency: &Concurrency, error: Report<'_>) {
     }
 }
 
+fn check_adaptive(adaptive: &Adaptive, error: Report<'_>) {
+    let at = &adaptive.at;
+    if adaptive.min == 0 || adaptive.min > adaptive.max || adaptive.max > MOST_PENDING {
+        error(at.whole, "`min` and `max` leave no limit between 1 and 100000", "e.g. min: 3, max: 1000");
+    }
+    if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&adaptive.interval) {
+        error(at.field("interval"), "an interval of less than 10ms, or of more than 60s", "e.g. interval: 100ms");
+    }
+    if adaptive.min_rtt_interval < adaptive.interval || adaptive.min_rtt_interval > LONGEST_WINDOW {
+        let cure = "e.g. minRttInterval: 60s";
+        error(
+            at.field("minRttInterval"),
+            "the shortest time measured more often than `interval`, or less than hourly",
+            cure,
+        );
+    }
+    if !(1..=MOST_REQUESTS).contains(&adaptive.min_rtt_requests) {
+        let cure = "e.g. minRttRequests: 50";
+        error(at.field("minRttRequests"), "a measurement of no request, or of more than 100000", cure);
+    }
+}
+
+/// The service that answers instead: there is one, and asking on and on does not lead back.
+fn check_other(name: &ServiceName, fallback: &Fallback, services: &BTreeMap<ServiceName, Service>, error: Report<'_>) {
+    let Some(first) = &fallback.service else { return };
+    let place = fallback.at.field("service");
+    if !services.contains_key(first) {
+        error(place, &format!("`{first}` cannot be its fallback"), "name another service of this configuration");
+        return;
+    }
+    let next = |of: &ServiceName| services.get(of)?.traffic.as_ref()?.fallback.as_ref()?.service.as_ref();
+    let mut way = vec![name, first];
+    // Another circle, which does not lead back here, is told of at its own services.
+    while let Some(service) = way.last().and_then(|last| next(last)).filter(|_| way.last() != Some(&name)) {
+        if way[1..].contains(&service) {
+            return;
+        }
+        way.push(service);
+    }
+    if way.last() == Some(&name) {
+        let words: Vec<&str> = way.iter().map(|service| service.as_str()).collect();
+        error(place, &format!("its fallback leads back to it: {}", words.join(" -> ")), "end the circle somewhere");
+    }
+}
+
 fn check_fallback(fallback: &Fallback, error: Report<'_>) {
     let at = &fallback.at;
-    if !(200..=599).contains(&fallback.status) || matches!(fallback.status, 205 | 304) {
+    let status = fallback.fixed_status();
+    if !(200..=599).contains(&status) || matches!(status, 205 | 304) {
         error(at.field("status"), "a fallback cannot have this status", "200 to 599, but for 205 and 304");
     }
-    if fallback.status == 204 && !fallback.body.is_empty() {
+    if status == 204 && !fallback.body.is_empty() {
         error(at.field("body"), "204 has no body", "remove `body`, or answer 200");
+    }
+    for key in ["maxCachedBytes", "maxCachedAnswers"] {
+        if at.has(key) && fallback.cached.is_none() {
+            error(at.field(key), &format!("`{key}` means nothing without `cached`"), "add cached: 5m, or remove it");
+        }
+    }
+    if fallback.cached.is_some_and(|cached| cached.is_zero()) {
+        error(at.field("cached"), "`cached: 0` would keep nothing", "e.g. cached: 5m");
+    }
+    if !(65_536..=MOST_CACHED_BYTES).contains(&fallback.max_cached_bytes) {
+        let message = "room for less than 64 KiB, or for more than 1 GiB";
+        error(at.field("maxCachedBytes"), message, "e.g. maxCachedBytes: 8388608");
+    }
+    if !(1..=MOST_CACHED).contains(&fallback.max_cached_answers) {
+        let message = "no room, or room for more than 1000000 answers";
+        error(at.field("maxCachedAnswers"), message, "e.g. maxCachedAnswers: 1000");
     }
     if fallback.body.len() > LONGEST_BODY {
         error(at.field("body"), "a body of more than 65536 bytes", "a short one: it is kept in memory");

@@ -135,7 +135,7 @@ fn concurrency(target: &mut Target<'_>, pool: &ConnectionPool) -> Option<Concurr
     let max = connections.into_iter().chain(requests).min()?;
     let waits = connections.is_some_and(|connections| connections == max);
     let pending = if waits { pending.unwrap_or(MOST_PENDING).min(MOST_PENDING) } else { 0 };
-    Some(Concurrency { max, pending, max_wait: std::time::Duration::from_secs(10), at })
+    Some(Concurrency { max, adaptive: None, pending, max_wait: std::time::Duration::from_secs(10), at })
 }
 
 fn outlier(target: &mut Target<'_>, written: &OutlierDetection) -> Option<Outlier> {

@@ -121,7 +121,7 @@ impl Zones {
             return target.guard(service, Guard::AtOnce(bound), directive.at);
         }
         let at = Places::from_parts(directive.at, std::iter::empty());
-        let concurrency = Concurrency { max, pending: 0, max_wait: Duration::from_secs(10), at };
+        let concurrency = Concurrency { max, adaptive: None, pending: 0, max_wait: Duration::from_secs(10), at };
         target.guard(service, Guard::Concurrency(concurrency), directive.at);
     }
 }

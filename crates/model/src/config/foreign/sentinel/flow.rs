@@ -229,6 +229,7 @@ fn put(
             Guard::Limit(limit)
         }
         None if rule.strategy == 0 && app.is_none() => Guard::Concurrency(Concurrency {
+            adaptive: None,
             max: *count,
             pending: 0,
             max_wait: Duration::from_secs(10),
