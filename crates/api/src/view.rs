@@ -5,7 +5,10 @@ mod traffic;
 use model::{Epoch, InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 
-pub use traffic::{AdaptiveView, BreakerView, ConcurrencyView, EjectionView, RateLimitView, ShiftView, TrafficView};
+pub use traffic::{
+    AdaptiveView, AtOnceView, BreakerView, ConcurrencyView, EjectionView, OverloadView, RateLimitView, ShiftView,
+    TrafficView,
+};
 
 /// Everything `seawall status` shows.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -107,6 +110,9 @@ pub struct Node {
     /// The address for other nodes, in a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<String>,
+    /// How much the gateway has to do, with `gateway.overload`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<OverloadView>,
     /// Resident memory of both processes, where the system tells.
     pub resident_bytes: u64,
 }
@@ -126,6 +132,7 @@ impl Default for Node {
             api: String::new(),
             gateway: Vec::new(),
             peers: None,
+            overload: None,
             resident_bytes: 0,
         }
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::connection::Client;
 use crate::front::Front;
-use crate::guards::{Fallback, KeptAnswer};
-use crate::heads::{push_connection, push_length};
+use crate::guards::{Fallback, KeptAnswer, Left};
+use crate::heads::{push_connection, push_left, push_length};
 use crate::http1::{Bad, Kind, Span, Version};
 use crate::options::ErrorPage;
 use crate::policy::HeaderEdits;
@@ -26,7 +26,7 @@ pub(crate) struct Answer {
     pub(crate) detail: &'static str,
     /// After how many seconds trying again makes sense; zero: nobody knows.
     retry_after: u32,
-    /// The rate that was exceeded, in requests a second.
+    /// The rate that was exceeded, in requests.
     limit: Option<u32>,
 }
 
@@ -34,9 +34,11 @@ impl Answer {
     pub(crate) const NO_ROUTE: Self = Self::new(404, "no-route");
     pub(crate) const ROUTES_UNKNOWN: Self = Self { retry_after: 1, ..Self::new(503, "routes-unknown") };
     pub(crate) const NO_INSTANCE: Self = Self { retry_after: 1, ..Self::new(503, "no-ready-instance") };
+    pub(crate) const INSTANCES_FULL: Self = Self { retry_after: 1, ..Self::new(503, "instances-full") };
     pub(crate) const HELD_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "held-too-long") };
     pub(crate) const HOLD_FULL: Self = Self { retry_after: 1, ..Self::new(503, "hold-full") };
     pub(crate) const PENDING_FULL: Self = Self { retry_after: 1, ..Self::new(503, "too-many-requests-pending") };
+    pub(crate) const TOO_MANY_AT_ONCE: Self = Self { retry_after: 1, ..Self::new(503, "too-many-at-once") };
     pub(crate) const PENDING_TOO_LONG: Self = Self { retry_after: 1, ..Self::new(503, "pending-too-long") };
     /// A place is for those that matter more.
     pub(crate) const SHED: Self = Self { retry_after: 1, ..Self::new(503, "shed") };
@@ -58,8 +60,13 @@ impl Answer {
     }
 
     /// For a client that comes too often; after so long one request would be let through.
-    pub(crate) fn rate_limited(qps: u32, after: Duration) -> Self {
-        Self { retry_after: whole_seconds(after), limit: Some(qps), ..Self::new(429, "rate-limited") }
+    pub(crate) fn rate_limited(limit: u32, after: Duration) -> Self {
+        Self { retry_after: whole_seconds(after), limit: Some(limit), ..Self::new(429, "rate-limited") }
+    }
+
+    /// For a gateway that has too much to do.
+    pub(crate) const fn overloaded(what: &'static str) -> Self {
+        Self { retry_after: 1, detail: what, ..Self::new(503, "overloaded") }
     }
 
     /// For an instance that is not whom it should be.
@@ -79,6 +86,9 @@ impl Answer {
 
     /// For a route that has a fixed answer.
     pub(crate) const FIXED: Self = Self::new(200, "fixed");
+
+    /// For a browser that asks what a page may do.
+    pub(crate) const PREFLIGHT: Self = Self::new(200, "cors-preflight");
 
     /// For an authority that looks whether a name leads here.
     pub(crate) const CHALLENGE: Self = Self::new(200, "acme-challenge");
@@ -134,14 +144,7 @@ impl Answer {
             out.extend_from_slice(b"\r\n");
         }
         if let Some(limit) = self.limit {
-            // draft-ietf-httpapi-ratelimit-headers, 06: of a second; nothing is left of it.
-            for (name, number) in [(&b"Limit"[..], limit), (b"Remaining", 0), (b"Reset", self.retry_after)] {
-                out.extend_from_slice(b"RateLimit-");
-                out.extend_from_slice(name);
-                out.extend_from_slice(b": ");
-                push_decimal(out, number.into());
-                out.extend_from_slice(b"\r\n");
-            }
+            push_left(out, Left { limit, remaining: 0, reset: self.retry_after });
         }
         let mut body = Vec::with_capacity(96);
         match form.page {

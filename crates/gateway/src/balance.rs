@@ -29,6 +29,8 @@ pub(crate) enum Choice {
     Take(Taken),
     /// Nobody now: the request waits if the service's policy says so.
     Wait,
+    /// All that are there have as many requests as they may.
+    Full,
     /// The only ones left have just failed: wait for a change, or until this one may be tried again.
     WaitUntil(Arc<Instance>),
     /// The breaker of each that could take it is open; the first of them lets one through after so long.
@@ -174,8 +176,10 @@ fn draw(
     let shares = &resolved.shares;
     let total = shares.total();
     let is_good = |place: &usize| {
-        let instance = &resolved.instances[shares.index(*place)];
-        !tried.has(instance)
+        let index = shares.index(*place);
+        let instance = &resolved.instances[index];
+        !resolved.is_full(index)
+            && !tried.has(instance)
             && !instance.is_suspect(now_ms)
             && !instance.row.is_ejected(now_ms)
             && !instance.fuse.is_shut(now_ms)
@@ -218,25 +222,28 @@ fn walk(
     let told = &resolved.told;
     let pairs = || told.endpoints.iter().zip(&resolved.instances).enumerate();
     let heeds = pairs().any(|(_, (_, instance))| instance.row.is_ejected(now_ms)) && !service.panics(&resolved, now_ms);
-    let group = |endpoint: &Endpoint, instance: &Instance| {
+    let group = |(index, (endpoint, instance)): (usize, (&Endpoint, &Arc<Instance>))| {
         let ejected = heeds && instance.row.is_ejected(now_ms);
-        let takes = eligible(told, endpoint, version) && !instance.fuse.is_shut(now_ms);
+        let takes = eligible(told, endpoint, version) && !resolved.is_full(index) && !instance.fuse.is_shut(now_ms);
         takes.then(|| group_of(endpoint, instance, tried, now_ms, ejected))
     };
     let mut weights = [0_u64; GROUPS];
-    for (_, (endpoint, instance)) in pairs() {
-        if let Some(group) = group(endpoint, instance) {
-            weights[group] += u64::from(endpoint.weight);
+    for pair in pairs() {
+        if let Some(group) = group(pair) {
+            weights[group] += u64::from(pair.1.0.weight);
         }
     }
     let Some(best) = weights.iter().position(|&weight| weight > 0) else {
-        let shut = pairs().filter(|(_, (endpoint, _))| eligible(told, endpoint, version));
-        let left = shut.map(|(_, (_, instance))| instance.fuse.shut_for_ms(now_ms)).min();
+        let there = || pairs().filter(|(_, (endpoint, _))| eligible(told, endpoint, version));
+        if there().any(|(index, (_, instance))| resolved.is_full(index) && !instance.fuse.is_shut(now_ms)) {
+            return Choice::Full;
+        }
+        let left = there().map(|(_, (_, instance))| instance.fuse.shut_for_ms(now_ms)).min();
         return left.map_or(Choice::Wait, |left| Choice::Shut(Duration::from_millis(left.max(1))));
     };
     let members = || {
         pairs()
-            .filter(|(_, (endpoint, instance))| group(endpoint, instance) == Some(best))
+            .filter(|pair| group(*pair) == Some(best))
             .map(|(index, (endpoint, _))| (index, u64::from(endpoint.weight)))
     };
     if best >= SUSPECTED && told.hold.is_some() {

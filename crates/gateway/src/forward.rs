@@ -13,9 +13,11 @@ use crate::connection::Client;
 use crate::dial::{dial, during};
 use crate::ended::Ending;
 use crate::front::Front;
-use crate::guards::{FallbackReason, Keeping};
+use crate::guards::{Admitted, FallbackReason, Keeping};
 use crate::handshake::Distrust;
-use crate::heads::{Additions, Delivery, Identity, trailer_passes, write_request, write_response};
+use crate::heads::{
+    Additions, Delivery, Identity, add_left, tells_left, trailer_passes, write_request, write_response,
+};
 use crate::http1::{Bad, Decoder, Framing, Kind, Scanner};
 use crate::http2;
 use crate::options::Trailers;
@@ -24,11 +26,11 @@ use crate::pool::Link;
 use crate::pump::{Blocked, PumpError, decoder_for};
 use crate::routes::CompiledRoute;
 use crate::service::Service;
-use crate::text;
 use crate::tunnel;
 use crate::worker::Worker;
 use guard::{Deadline, Failure};
 
+mod edits;
 mod late;
 mod repeat;
 mod switch;
@@ -100,8 +102,8 @@ pub(crate) struct Exchange<'a, S> {
     tried: Instant,
     /// Tells of the end of the instance, once there is reason to listen.
     ending: Option<Ending>,
-    /// Somebody asks how long the instance takes.
-    pub(crate) watched: bool,
+    /// The service's guards have let it in: somebody asks how long the instance takes, and answers may tell what is left.
+    pub(crate) admitted: Option<&'a Admitted>,
     /// The caller waits for less than the route would.
     pub(crate) hurried: bool,
     /// There may be another attempt, if the route has what comes repeated.
@@ -148,7 +150,7 @@ impl<'a, S: Front> Exchange<'a, S> {
             begun,
             tried: begun,
             ending: None,
-            watched: false,
+            admitted: None,
             hurried: false,
             has_more: false,
             try_until: None,
@@ -183,7 +185,7 @@ impl<'a, S: Front> Exchange<'a, S> {
                 .response
                 .parse(head, to_head, &worker.options.limits)
                 .map_err(|bad| Failed::Garbage(bad.why))?;
-            self.took = (self.watched || taken.is_timed()).then(|| start.now.elapsed());
+            self.took = (self.admitted.is_some() || taken.is_timed()).then(|| start.now.elapsed());
             match self.client.response.status {
                 101 if upgrade && self.client.response.fields.first(Kind::Upgrade).is_some() => {
                     return self.switch(link, length, service, taken, start.now).await;
@@ -418,16 +420,11 @@ impl<'a, S: Front> Exchange<'a, S> {
             compress::choose(&policy.compress, &client.head, &mut client.response, bytes, &policy.response, count)
         };
         let (encoder, edits) = coded.map_or((None, None), |(encoder, edits)| (encoder, Some(edits)));
-        let timed = (worker.options.server_timing || self.instead.is_some()).then(|| {
-            let mut edits = edits.as_ref().unwrap_or(&policy.response).clone();
-            if worker.options.server_timing {
-                let waited = self.tried.saturating_duration_since(self.begun);
-                edits.add.push(("Server-Timing".into(), text::server_timing(waited, self.tried.elapsed())));
-            }
-            edits.add.extend(self.instead.map(|reason| ("Seawall-Reason".to_owned(), reason.word().to_owned())));
-            edits
-        });
-        let edits = timed.as_ref().or(edits.as_ref()).unwrap_or(&policy.response);
+        let left =
+            self.admitted.and_then(|admitted| admitted.left).filter(|_| !tells_left(&client.response.fields, bytes));
+        let told = (left.filter(|_| S::MULTIPLEXED), self.instead);
+        let edits = edits::of(worker, client, self.route, edits, (self.begun, self.tried), told);
+        let edits = edits.as_ref().unwrap_or(&policy.response);
         let response = &client.response;
         let delivery = if S::MULTIPLEXED { Delivery::Plain } else { Delivery::of(response.framing, version) };
         // A body still on its way would stand before the next request.
@@ -440,6 +437,9 @@ impl<'a, S: Front> Exchange<'a, S> {
             client.stream.begin(response, bytes, framing == Framing::None, edits).map_err(|_| Failed::Gone)?;
         } else {
             write_response(&mut client.download.staged, response, bytes, delivery, version, keep, edits);
+            if let Some(left) = left {
+                add_left(&mut client.download.staged, left);
+            }
         }
         let done = Done { status: response.status, keep, switched_after: None };
         client.download.begin(decoder_for(&link.wire, framing, &worker.options.limits), delivery == Delivery::Chunked);

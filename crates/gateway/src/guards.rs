@@ -5,14 +5,17 @@
 
 mod admitted;
 mod again;
+mod at_once;
 mod ejections;
 mod fuse;
 mod gate;
 mod kept;
+mod key;
 mod limit;
 mod line;
 mod notes;
 mod page;
+mod scope;
 mod tuner;
 
 use std::sync::Arc;
@@ -26,6 +29,8 @@ use model::ServiceName;
 use crate::service::{Resolved, Service};
 pub(crate) use admitted::{Admitted, Refusal, admit, pause};
 pub(crate) use again::Again;
+use at_once::Bound;
+pub use at_once::{AtOnce, AtOnceView};
 pub use ejections::EjectedView;
 pub(crate) use ejections::{Ejections, Row, judge};
 pub(crate) use fuse::Fuse;
@@ -36,20 +41,25 @@ use gate::Gate;
 pub use kept::KeepPolicy;
 use kept::Kept;
 pub(crate) use kept::{Keeping, KeptAnswer};
+pub use key::{Allowance, Keyed, LimitKey};
+pub(crate) use limit::Left;
 use limit::Limit;
-pub use limit::{LimitKey, LimitView, RateLimit};
+pub use limit::{LimitView, RateLimit};
 pub(crate) use line::{Line, PendingEnd};
 pub use notes::Note;
 pub(crate) use notes::Notes;
 pub(crate) use page::{GuardPage, GuardSeries};
+pub use scope::{Meter, Scope};
 pub use tuner::AdaptiveView;
 use tuner::Tuner;
 
 /// How a service's traffic is guarded. The default guards nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Traffic {
-    /// How many requests a second are let through.
-    pub rate_limit: Option<RateLimit>,
+    /// How many requests a second are let through; each of them must let a request pass.
+    pub rate_limits: Vec<RateLimit>,
+    /// How many requests of some kind, or of a key, there are at once.
+    pub at_once: Vec<AtOnce>,
     /// When it gets no requests for a while.
     pub breaker: Option<BreakerPolicy>,
     /// Whether it or each of its instances has a breaker.
@@ -104,7 +114,8 @@ pub struct Fallback {
 #[derive(Debug)]
 pub(crate) struct Guards {
     pub(crate) told: Traffic,
-    limit: Option<Arc<Limit>>,
+    limits: Box<[Arc<Limit>]>,
+    bounds: Box<[Arc<Bound>]>,
     gate: Option<Arc<Gate>>,
     line: Option<Arc<Line>>,
     fuses: Option<Arc<Fuses>>,
@@ -119,6 +130,7 @@ pub(crate) struct Guards {
 pub(crate) struct Numbers {
     /// Admitted, made to wait, refused.
     pub(crate) limited: [AtomicU64; 3],
+    pub(crate) at_once_refused: AtomicU64,
     pub(crate) breaker_refused: AtomicU64,
     pub(crate) breaker_turns: [AtomicU64; 3],
     pub(crate) pending: [AtomicU64; line::PENDING_ENDS.len()],
@@ -184,8 +196,10 @@ pub struct GuardsView {
     pub instance_breakers: Vec<InstanceBreakerView>,
     /// Its places.
     pub concurrency: Option<ConcurrencyView>,
-    /// Its rate limit.
-    pub rate_limit: Option<LimitView>,
+    /// Its rate limits.
+    pub rate_limits: Vec<LimitView>,
+    /// Its bounds of what is under way at once.
+    pub at_once: Vec<AtOnceView>,
     /// Instances that get no requests for a while.
     pub ejected: Vec<EjectedView>,
 }
@@ -234,10 +248,15 @@ impl Guards {
                 None => Arc::new(Line::new(places)),
             }
         });
-        let limit = told.rate_limit.as_ref().map(|policy| {
-            let known = before.and_then(|before| before.limit.clone()).filter(|known| known.is(policy));
-            known.unwrap_or_else(|| Arc::new(Limit::new(policy.clone())))
+        let limits = told.rate_limits.iter().filter_map(|rule| {
+            let known = before.and_then(|before| before.limits.iter().find(|known| known.is(rule)).cloned());
+            known.or_else(|| Limit::new(rule.clone()).map(Arc::new))
         });
+        let bounds = told.at_once.iter().filter_map(|rule| {
+            let known = before.and_then(|before| before.bounds.iter().find(|known| known.is(rule)).cloned());
+            known.or_else(|| Bound::new(rule.clone()).map(Arc::new))
+        });
+        let (limits, bounds) = (limits.collect(), bounds.collect());
         let per_instance = told.breaker.is_some() && told.breaker_scope == BreakerScope::Instance;
         let fuses = per_instance.then(|| before.and_then(|before| before.fuses.clone()).unwrap_or_default());
         let known = || before.and_then(|before| before.ejections.clone());
@@ -247,7 +266,14 @@ impl Guards {
             known.unwrap_or_else(|| Arc::new(Kept::new(policy)))
         });
         let numbers = before.map_or_else(Arc::default, |before| before.numbers.clone());
-        Self { told, limit, gate, line, fuses, kept, tuner, ejections, numbers }
+        Self { told, limits, bounds, gate, line, fuses, kept, tuner, ejections, numbers }
+    }
+
+    /// Those of a service that has none, but whose requests are counted for rules of others.
+    fn none() -> Arc<Self> {
+        static NONE: std::sync::LazyLock<Arc<Guards>> =
+            std::sync::LazyLock::new(|| Arc::new(Guards::new(Traffic::default(), None)));
+        NONE.clone()
     }
 
     /// Endpoints were swapped: who was away and is ready is another process, or a better one.
@@ -276,7 +302,8 @@ impl Guards {
                 let adaptive = self.tuner.as_ref().map(|tuner| tuner.view());
                 ConcurrencyView { adaptive, ..line.view() }
             }),
-            rate_limit: self.limit.as_ref().map(|limit| limit.view(&self.numbers)),
+            rate_limits: self.limits.iter().map(|limit| limit.view()).collect(),
+            at_once: self.bounds.iter().map(|bound| bound.view()).collect(),
             ejected: self.ejections.as_ref().map_or_else(Vec::new, |ejections| ejections.view()),
         }
     }
@@ -316,6 +343,11 @@ impl Service {
             self.notes.add(Note::Forced(forced));
         }
         Ok(gate.view())
+    }
+
+    /// What passes it, for rules of others.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// The guards as they are now; `None` without any.

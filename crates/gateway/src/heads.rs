@@ -13,6 +13,7 @@ use std::time::Duration;
 use model::Epoch;
 
 use crate::connection::Origin;
+use crate::guards::Left;
 use crate::http1::{Fields, Framing, GRPC_GRACE, Header, Kind, RequestHead, ResponseHead, Version};
 use crate::policy::{HeaderEdits, Policy, push_target};
 use crate::text::{hex16, push_decimal};
@@ -286,6 +287,32 @@ pub(crate) fn push_connection(out: &mut Vec<u8>, client: Version, keep: bool) {
         (Version::Http10, true) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         (Version::Http11, true) => {}
     }
+}
+
+/// What is left of a rate: draft-ietf-httpapi-ratelimit-headers, 06 (the newest with three fields).
+pub(crate) fn push_left(out: &mut Vec<u8>, left: Left) {
+    for (name, number) in left.fields() {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        push_decimal(out, number);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Adds that to a head that was written whole, unless the instance has said what is left of a rate of its own.
+pub(crate) fn add_left(out: &mut Vec<u8>, left: Left) {
+    out.truncate(out.len().saturating_sub(2));
+    push_left(out, left);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether an instance's answer says what is left of a rate.
+pub(crate) fn tells_left(fields: &Fields, bytes: &[u8]) -> bool {
+    let begins = |header: &Header| {
+        let name = header.name.get(bytes);
+        name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case(b"ratelimit-"))
+    };
+    fields.headers.iter().any(begins)
 }
 
 pub(crate) fn push_length(out: &mut Vec<u8>, length: u64) {

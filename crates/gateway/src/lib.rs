@@ -26,6 +26,7 @@ mod http2;
 mod listen;
 mod metrics;
 mod options;
+mod overload;
 mod pipeline;
 mod policy;
 mod pool;
@@ -55,20 +56,23 @@ pub use guard::{
     AdaptivePolicy, HoldPolicy, OutlierPolicy, Places, Priority, Release, RetryBudget, RetryPolicy, breaker,
 };
 pub use guards::{
-    AdaptiveView, BreakerScope, BreakerView, Concurrency, ConcurrencyView, EjectedView, Fallback, GuardsView,
-    InstanceBreakerView, KeepPolicy, LimitKey, LimitView, NoBreaker, Note, RateLimit, Traffic,
+    AdaptiveView, Allowance, AtOnce, AtOnceView, BreakerScope, BreakerView, Concurrency, ConcurrencyView, EjectedView,
+    Fallback, GuardsView, InstanceBreakerView, KeepPolicy, Keyed, LimitKey, LimitView, Meter, NoBreaker, Note,
+    RateLimit, Scope, Traffic,
 };
 pub use http1::Limits;
 pub use listen::Listener;
 pub use metrics::Metrics;
 pub use options::{Balance, ErrorPage, Options, Trailers};
+pub use overload::OverloadView;
 pub use policy::{Fault, HeaderEdits, Mirror, PathRewrite, Policy, Redirect, is_own_field};
 pub use proxy_protocol::ProxyVersion;
 pub use record::AccessRecord;
 pub use routes::{
-    Action, HostMatch, Match, Part, PathMatch, Route, RouteError, Scheme, Split, Sticky, Target, ValueMatch,
+    Action, Cors, HostMatch, Match, Part, PathMatch, Route, RouteError, Scheme, Split, Sticky, Target, ValueMatch,
 };
 pub use service::{Endpoint, Endpoints, Readiness, Selection, Service, StaleEpoch, Upstream};
 pub use signal::{COALESCE_MS, Signal};
 pub use table::Table;
+pub use traffic::system::SystemPolicy;
 pub use traffic::{Behaviour, LimitPolicy, Tally, Totals};

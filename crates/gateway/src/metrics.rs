@@ -19,6 +19,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 use crate::guards::{GuardPage, GuardSeries, Guards};
+use crate::overload::{OverloadPage, Protection};
 use crate::tunnel::Moved;
 use instances::{InstancePage, InstanceSeries};
 use model::{InstanceId, ServiceName};
@@ -37,6 +38,7 @@ struct Families {
     instances: Arc<InstanceSeries>,
     workers: Arc<WorkerSeries>,
     guards: Arc<GuardSeries>,
+    protection: Arc<Protection>,
     route_requests: Family<RouteCode, Counter>,
     route_durations: Family<RouteLabel, DurationHistogram>,
     cut: Family<ReasonLabel, Counter>,
@@ -135,6 +137,7 @@ impl Metrics {
         registry.register_collector(Box::new(InstancePage(all.instances.clone())));
         registry.register_collector(Box::new(WorkerPage(all.workers.clone())));
         registry.register_collector(Box::new(GuardPage(all.guards.clone())));
+        registry.register_collector(Box::new(OverloadPage(all.protection.clone())));
         metrics
     }
 
@@ -188,6 +191,11 @@ impl Metrics {
     /// An instance that came; `key` is its own for ever.
     pub(crate) fn instance(&self, key: u64, service: &ServiceName, instance: &InstanceId) -> Arc<InstanceMetrics> {
         self.0.instances.add(key, service, instance)
+    }
+
+    /// The gateway's protection of itself.
+    pub(crate) fn protection(&self) -> Arc<Protection> {
+        self.0.protection.clone()
     }
 
     /// The guards a service has now.

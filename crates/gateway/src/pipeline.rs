@@ -1,7 +1,7 @@
 //! The request walk on one page:
 //!
 //! ```text
-//! listen -> route -> (fault) -> guards (limit, breaker, places) -> (mirror) -> balance -> forward (deadline, retry, hold)
+//! listen -> route -> (fault) -> guards (overload, limits, breaker, places) -> (mirror) -> balance -> forward (deadline, retry, hold)
 //!        -> fallback -> record
 //! ```
 //!
@@ -9,6 +9,7 @@
 //! does is I/O of this crate. Deliberately absent: bytes.
 
 mod answering;
+mod arriving;
 mod faults;
 mod instead;
 mod mirroring;
@@ -27,7 +28,7 @@ use crate::guards::{self, Admitted, Again, Fallback, FallbackReason, KeptAnswer,
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
-use crate::http1::{Bad, Framing};
+use crate::http1::Framing;
 use crate::metrics::{HoldEnd, Retried};
 use crate::options::ErrorPage;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
@@ -35,6 +36,7 @@ use crate::service::Instance;
 use crate::signal::SignalKind;
 use crate::worker::Worker;
 use answering::fallback;
+use arriving::{arrive, preflight};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -98,6 +100,8 @@ impl End {
 /// What is known of a request when it is recorded.
 struct Walk {
     begun: Instant,
+    /// Until when it may take.
+    deadline: Deadline,
     route: Option<Arc<CompiledRoute>>,
     /// Which of its route's destinations.
     chosen: u8,
@@ -117,6 +121,7 @@ impl Walk {
     fn begin(begun: Instant) -> Self {
         Self {
             begun,
+            deadline: Deadline::begin(begun, None),
             route: None,
             chosen: 0,
             hurried: false,
@@ -142,26 +147,27 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
             walk.route = Some(route.clone());
             walk.chosen = route.choose(&client.head);
             match (route.destination(walk.chosen), &route.action) {
+                (Some(_), _) if let Some(answer) = preflight(client, &route) => {
+                    End::Fallback(Answer::PREFLIGHT, answer)
+                }
                 (Some(to), _) => {
                     // Whoever calls may ask for less than the route allows, never for more.
                     let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
-                    let deadline = Deadline::begin(walk.begun, least);
+                    walk.deadline = Deadline::begin(walk.begun, least);
                     walk.hurried = least != route.timeout;
                     let injected = match &route.fault {
                         None => None,
-                        Some(fault) => Box::pin(faults::inject(worker, client, fault, deadline)).await,
+                        Some(fault) => Box::pin(faults::inject(worker, client, fault, walk.deadline)).await,
                     };
                     match injected {
                         Some(end) => *end,
                         None => {
                             // Not a step of its own: a connection at rest would have room for one more.
-                            let priority = route.policy.priority;
-                            let end = match guards::admit(worker, client, &to.service, deadline, priority).await {
+                            let end = match guards::admit(worker, client, &to.service, &route, walk.deadline).await {
                                 Ok(admitted) => {
-                                    let watched = admitted.is_some();
                                     let copies = mirroring::begin(worker, client, &route);
                                     let end =
-                                        attempts(worker, client, &route, to, (deadline, watched), &mut walk).await;
+                                        attempts(worker, client, &route, to, admitted.as_deref(), &mut walk).await;
                                     if let Some(copies) = copies {
                                         copies.finish(worker, client);
                                     }
@@ -174,7 +180,7 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                                 Ok(end) => end,
                                 Err(refused) => {
                                     let asked = (&route, to);
-                                    Box::pin(instead::answer(worker, client, asked, deadline, &mut walk, refused)).await
+                                    Box::pin(instead::answer(worker, client, asked, &mut walk, refused)).await
                                 }
                             }
                         }
@@ -205,53 +211,25 @@ fn tell(worker: &Worker, admitted: Option<Box<Admitted>>, end: &End, walk: &Walk
     admitted.ended(worker, failed.filter(|_| !walk.hurried || !is_late), walk.took, is_late);
 }
 
-/// The route of a request, or how it ends without one; boxed, because every connection would have room for it.
-fn arrive<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Box<End>> {
-    match challenge(worker, client) {
-        Some(page) => Err(Box::new(End::Challenge(page))),
-        None => route(worker, client).map_err(|answer| Box::new(End::Answer(answer))),
-    }
-}
-
-/// What an authority came for, in the clear only.
-fn challenge<S>(worker: &Worker, client: &Client<S>) -> Option<Arc<ErrorPage>> {
-    let page = worker.options.challenges.file(client.head.path_and_query())?;
-    (client.origin.scheme == "http" && matches!(client.head.method(), b"GET" | b"HEAD")).then_some(page)
-}
-
-/// Which service the request is for.
-fn route<S>(worker: &Worker, client: &Client<S>) -> Result<Arc<CompiledRoute>, Answer> {
-    let Some(route) = worker.table.routes().find(&client.head, client.scheme()).cloned() else {
-        return Err(if worker.table.is_unknown() { Answer::ROUTES_UNKNOWN } else { Answer::NO_ROUTE });
-    };
-    let most = route.policy.max_body_bytes.or(worker.options.max_body_bytes);
-    if let (Some(most), Framing::Length(length)) = (most, client.head.framing())
-        && length > most
-    {
-        return Err(Answer::bad(Bad::with(413, "body-too-large")));
-    }
-    Ok(route)
-}
-
 /// Balance and forward, again and again, until there is an answer or no way left.
 async fn attempts<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     route: &CompiledRoute,
     to: &Destination,
-    (deadline, watched): (Deadline, bool),
+    watched: Option<&Admitted>,
     walk: &mut Walk,
 ) -> End {
     let service = &*to.service;
-    let policy = route.retry.as_ref();
-    let idempotent = is_idempotent(client.head.method()) || policy.is_some_and(|policy| policy.non_idempotent);
-    let kept = if watched { service.keeps(to, client) } else { None };
-    let mut exchange = Exchange::new(worker, client, deadline, route, (walk.begun, walk.attempted));
-    (exchange.watched, exchange.hurried, exchange.keeps) = (watched, walk.hurried, kept);
+    let idempotent =
+        is_idempotent(client.head.method()) || route.retry.as_ref().is_some_and(|policy| policy.non_idempotent);
+    let kept = watched.and_then(|_| service.keeps(to, client));
+    let mut exchange = Exchange::new(worker, client, walk.deadline, route, (walk.begun, walk.attempted));
+    (exchange.admitted, exchange.hurried, exchange.keeps) = (watched, walk.hurried, kept);
     exchange.instead = walk.instead;
     walk.attempted = true;
     let mut guard = Guard {
-        attempts: match policy {
+        attempts: match &route.retry {
             Some(policy) => Attempts::by(policy),
             None => Attempts::new(if S::DISCARDED { 1 } else { worker.options.max_attempts }),
         },
@@ -265,7 +243,7 @@ async fn attempts<S: Front>(
     let end = loop {
         let seen = service.room.releases();
         let now = Instant::now();
-        if deadline.expired(now) {
+        if walk.deadline.expired(now) {
             break End::Answer(Answer::TIMEOUT);
         }
         let choice =
@@ -277,29 +255,33 @@ async fn attempts<S: Front>(
         let probe = match choice {
             Choice::Take(taken) => {
                 walk.instance = Some(taken.instance().clone());
-                exchange.has_more = policy.is_some() && idempotent && guard.attempts.has_more();
+                exchange.has_more = route.retry.is_some() && idempotent && guard.attempts.has_more();
                 match attempt(worker, &mut exchange, to, taken, Start { now, fresh }, &mut guard).await {
                     Ok(end) => break end,
                     Err(needs_fresh) => fresh = needs_fresh,
                 }
-                let wait =
-                    policy.filter(|_| !fresh && guard.repeated > 0).map(|it| it.pause(guard.repeated, worker.random()));
+                let wait = route
+                    .retry
+                    .as_ref()
+                    .filter(|_| !fresh && guard.repeated > 0)
+                    .map(|it| it.pause(guard.repeated, worker.random()));
                 if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
                     let until = Instant::now() + wait;
-                    match Box::pin(guards::pause(worker, exchange.client, until, deadline)).await {
+                    match Box::pin(guards::pause(worker, exchange.client, until, walk.deadline)).await {
                         Ok(()) => {}
                         Err(Refusal::Gone) => break End::Gone,
                         Err(Refusal::Answer(answer)) => break End::Answer(answer),
                     }
                 }
                 let Some(again) = guard.again.as_mut().filter(|again| again.waits()) else { continue };
-                match Box::pin(again.wait(worker, exchange.client, service, deadline)).await {
+                match Box::pin(again.wait(worker, exchange.client, service, walk.deadline)).await {
                     Ok(()) => continue,
                     Err(PendingEnd::Gone) => break End::Gone,
                     Err(PendingEnd::Deadline) => break End::Answer(Answer::TIMEOUT),
                     Err(_) => break End::Answer(Answer::INSTANCE_CLOSED),
                 }
             }
+            Choice::Full => break End::Answer(Answer::INSTANCES_FULL),
             Choice::Shut(left) => {
                 service.count_shut_out();
                 break End::Answer(Answer::breaker_open(left));
@@ -311,7 +293,7 @@ async fn attempts<S: Front>(
         let Some(policy) = policy else { break End::Answer(Answer::NO_INSTANCE) };
         guard.again = None;
         let begun = *held_since.get_or_insert(now);
-        let terms = Wait { service, policy, seen, begun, deadline, probe };
+        let terms = Wait { service, policy, seen, begun, deadline: walk.deadline, probe };
         let waited = hold::wait(worker, exchange.client, terms).await;
         service.metrics.hold_ended(waited.err().unwrap_or(HoldEnd::Released), now.elapsed());
         match waited {
@@ -365,7 +347,7 @@ async fn attempt<S: Front>(
     }
     let begun = start.now;
     // Another worker's request may have been the last that its breaker lets through for now.
-    let Ok(passed) = guards::ask_instance(worker, exchange.watched.then_some(service), instance, begun) else {
+    let Ok(passed) = guards::ask_instance(worker, exchange.admitted.map(|_| service), instance, begun) else {
         return Err(start.fresh);
     };
     let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {
@@ -377,7 +359,7 @@ async fn attempt<S: Front>(
             if done.status >= 500 {
                 signal(SignalKind::ServerError, done.status);
             }
-            if exchange.watched {
+            if exchange.admitted.is_some() {
                 guards::judge(worker, service, instance, (done.status >= 500).then_some("5xx"));
             }
             if taken.is_timed() {
@@ -393,7 +375,7 @@ async fn attempt<S: Front>(
         instance.metrics.answered(502, begun.elapsed());
     }
     let hurried = exchange.hurried && matches!(failed, Failed::Deadline { .. });
-    if let Some(why) = failed.blames().filter(|_| exchange.watched && !hurried) {
+    if let Some(why) = failed.blames().filter(|_| exchange.admitted.is_some() && !hurried) {
         guards::judge(worker, service, instance, Some(why));
     }
     if taken.is_timed() && failed.blames().is_some() {
@@ -412,7 +394,7 @@ async fn attempt<S: Front>(
             }
             return again(worker, exchange, to, &taken, Failure::Status, guard);
         }
-        Failed::Garbage(_) if exchange.has_more => {
+        Failed::Garbage(_) if exchange.has_more && exchange.has_time() => {
             signal(SignalKind::BadResponse, 0);
             return again(worker, exchange, to, &taken, Failure::Garbage, guard);
         }
@@ -463,6 +445,9 @@ fn again<S>(
     if failure == Failure::NothingWritten {
         // A connection that ended says little of the instance; one that cannot be made says enough.
         instance.suspect(Instant::now(), options.avoid, options.probe_interval);
+    }
+    if !exchange.has_time() {
+        guard.attempts.end();
     }
     let may_wait = service.resolved().told.hold.is_some();
     let spared = failure == Failure::TimedOut && exchange.spares_late();

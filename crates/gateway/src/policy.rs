@@ -8,7 +8,7 @@ use guard::Priority;
 
 use crate::compress::Coding;
 use crate::http1::{Kind, RequestHead};
-use crate::routes::Target;
+use crate::routes::{Cors, Target};
 use crate::text::push_decimal;
 
 /// A route's changes. The default changes nothing.
@@ -30,6 +30,8 @@ pub struct Policy {
     pub mirrors: Vec<Mirror>,
     /// What is done to its requests on purpose.
     pub fault: Option<Fault>,
+    /// What pages of other origins may do.
+    pub cors: Option<Cors>,
     /// How much its requests matter when a service's places run short.
     pub priority: Priority,
 }

@@ -2,6 +2,7 @@
 //! The route step of the request walk. Compiled once, swapped whole, never changed in place. Deliberately absent:
 //! path normalisation; what an instance gets is what was matched.
 
+mod cors;
 mod index;
 mod matching;
 mod split;
@@ -17,8 +18,11 @@ use crate::http1::RequestHead;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::policy::{Fault, Mirror, Policy, Redirect};
 use crate::service::Service;
+use cors::CompiledCors;
+pub use cors::Cors;
 use index::Index;
-use matching::{CompiledMatch, CompiledPath, compile_match, host_matches};
+pub(crate) use matching::{CompiledMatch, compile_match};
+use matching::{CompiledPath, host_matches};
 pub use matching::{HostMatch, Match, PathMatch, Scheme, ValueMatch};
 use split::CompiledSplit;
 pub use split::{Part, Split, Sticky};
@@ -99,6 +103,7 @@ pub(crate) struct CompiledRoute {
     pub(crate) policy: Policy,
     pub(crate) mirrors: Vec<CompiledMirror>,
     pub(crate) fault: Option<Box<CompiledFault>>,
+    pub(crate) cors: Option<Box<CompiledCors>>,
     pub(crate) series: Option<RouteSeries>,
     hosts: Vec<HostMatch>,
     matches: Vec<CompiledMatch>,
@@ -163,7 +168,7 @@ fn mirrors(
 ) -> Vec<CompiledMirror> {
     let told = std::mem::take(&mut policy.mirrors);
     let compiled = |mirror: Mirror| {
-        let copied = Policy { mirrors: Vec::new(), fault: None, compress: Vec::new(), ..policy.clone() };
+        let copied = Policy { mirrors: Vec::new(), fault: None, cors: None, compress: Vec::new(), ..policy.clone() };
         let to = Destination { service: service(&mirror.target.service), version: mirror.target.version, tally: None };
         let route = CompiledRoute {
             action: CompiledAction::Forward(to),
@@ -172,6 +177,7 @@ fn mirrors(
             policy: copied,
             mirrors: Vec::new(),
             fault: None,
+            cors: None,
             series: None,
             hosts: Vec::new(),
             matches: matches.to_vec(),
@@ -193,7 +199,8 @@ impl Routes {
             let wanted = std::mem::take(&mut route.matches);
             let matches =
                 wanted.into_iter().map(|wanted| compile_match(&route.name, wanted)).collect::<Result<_, _>>()?;
-            compiled.push((matches, route));
+            let cors = route.policy.cors.take().map(|cors| CompiledCors::of(&route.name, cors).map(Box::new));
+            compiled.push((matches, cors.transpose()?, route));
         }
         // Neighbours often lead to the same service: it is asked for once.
         let mut last: Option<Arc<Service>> = None;
@@ -202,7 +209,7 @@ impl Routes {
             last.clone().expect("just put there")
         };
         // Services come into being only once every route is known to be good.
-        let finish = |(matches, mut route): (Vec<CompiledMatch>, Route)| {
+        let finish = |(matches, cors, mut route): (Vec<CompiledMatch>, Option<Box<CompiledCors>>, Route)| {
             Arc::new(CompiledRoute {
                 action: match route.action {
                     Action::Forward(target) => CompiledAction::Forward(Destination {
@@ -216,6 +223,7 @@ impl Routes {
                 },
                 mirrors: mirrors(&mut route.policy, &matches, route.timeout, &mut service),
                 fault: route.policy.fault.take().map(|fault| Box::new(CompiledFault::of(&fault))),
+                cors,
                 timeout: route.timeout,
                 retry: route.retry,
                 policy: route.policy,

@@ -3,7 +3,7 @@
 //! room and metric handles belong to the handle and its instances and survive every swap.
 //! Deliberately absent: who is ready or primary (told), which one to take (`balance.rs`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use model::{Epoch, InstanceId, ServiceName, VersionName};
 use tokio::sync::Notify;
 
 use crate::ended::Ends;
-use crate::guards::{Fuse, Guards, Line, Notes, Row};
+use crate::guards::{Fuse, Guards, Line, Meter, Notes, Row};
 use crate::handshake::Distrust;
 use crate::hold::WaitingRoom;
 use crate::metrics::{InstanceMetrics, Metrics, ServiceMetrics};
@@ -81,6 +81,9 @@ pub struct Endpoints {
     pub balance: Balance,
     /// How instances are spoken to.
     pub upstream: Upstream,
+    /// The most requests of an instance at once, for those that have a bound. Workers look at it, each by itself: one more
+    /// may get there for each of them.
+    pub max_requests: BTreeMap<InstanceId, u32>,
 }
 
 /// What an instance expects of a connection.
@@ -115,6 +118,7 @@ impl Default for Endpoints {
             replay_limit: 64 * 1024,
             balance: Balance::default(),
             upstream: Upstream::default(),
+            max_requests: BTreeMap::new(),
         }
     }
 }
@@ -144,6 +148,8 @@ pub struct Service {
     /// What guards its traffic, if anything does.
     pub(crate) guards: ArcSwapOption<Guards>,
     pub(crate) notes: Notes,
+    /// What passes it, for rules of others.
+    pub(crate) meter: Meter,
     /// Requests that are sent again.
     pub(crate) retries: Arc<Line>,
 }
@@ -166,6 +172,8 @@ pub(crate) struct Resolved {
     /// Parallel to `told.endpoints`.
     pub(crate) instances: Vec<Arc<Instance>>,
     pub(crate) shares: Shares,
+    /// Parallel to `told.endpoints`: the most requests of each at once. Empty where none has a bound.
+    pub(crate) most: Vec<u32>,
     /// How many swaps there had been, this one included.
     pub(crate) swap: u64,
 }
@@ -210,6 +218,7 @@ impl Service {
             swapped: Notify::new(),
             guards: ArcSwapOption::default(),
             notes: Notes::default(),
+            meter: Meter::default(),
             retries: Arc::new(Line::new(Places { max: 1, pending: 0 })),
         }
     }
@@ -238,7 +247,10 @@ impl Service {
         let has_primary = endpoints.selection != Selection::Any;
         let shares = Shares::of(&endpoints);
         let swap = known.swaps;
-        let after = Arc::new(Resolved { told: endpoints, instances, shares, swap });
+        let most = |endpoint: &Endpoint| endpoints.max_requests.get(&endpoint.id).copied().unwrap_or(u32::MAX);
+        let bounded = !endpoints.max_requests.is_empty();
+        let most = if bounded { endpoints.endpoints.iter().map(most).collect() } else { Vec::new() };
+        let after = Arc::new(Resolved { told: endpoints, instances, shares, most, swap });
         self.resolved.store(after.clone());
         if let Some(guards) = self.guards.load_full() {
             guards.swapped(&before, &after, &self.notes);
@@ -332,6 +344,13 @@ impl Service {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Instances> {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resolved {
+    /// Whether an instance has as many requests as it may.
+    pub(crate) fn is_full(&self, index: usize) -> bool {
+        self.most.get(index).is_some_and(|most| self.instances[index].in_flight() >= *most as usize)
     }
 }
 

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 use model::ServiceName;
+use traffic::system::SystemPolicy;
 
 use crate::chains::Chains;
 use crate::metrics::Metrics;
+use crate::overload::{OverloadView, Protection};
 use crate::retired::Retired;
 use crate::routes::{Route, RouteError, Routes};
 use crate::service::Service;
@@ -24,6 +26,7 @@ pub struct Table {
     retired: Mutex<Retired<Routes>>,
     services: Mutex<BTreeMap<ServiceName, Arc<Service>>>,
     metrics: Metrics,
+    pub(crate) protection: Arc<Protection>,
     pub(crate) chains: Chains,
 }
 
@@ -35,6 +38,7 @@ impl Table {
             unknown: AtomicBool::new(false),
             retired: Mutex::default(),
             services: Mutex::default(),
+            protection: metrics.protection(),
             metrics,
             chains: Chains::default(),
         })
@@ -70,6 +74,21 @@ impl Table {
 
     pub(crate) fn is_unknown(&self) -> bool {
         self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// What the gateway as a whole bears, for requests that come from now on.
+    pub fn set_overload(&self, policy: Option<SystemPolicy>) {
+        self.protection.set(policy);
+    }
+
+    /// What was measured of the machine: its load, and how busy its processors are, from 0 to 1.
+    pub fn measured(&self, load: f64, cpu: f64) {
+        self.protection.measured(load, cpu);
+    }
+
+    /// How much the gateway has to do, if somebody wants to know.
+    pub fn overload(&self) -> Option<OverloadView> {
+        self.protection.view()
     }
 
     /// Forgets services not wanted, and their metrics; requests they have still end well.

@@ -81,7 +81,7 @@ async fn reach(worker: &Worker, client: &mut Client<Http1<Carrier>>, service: &S
                 service.metrics.retried(Retried::Connect);
                 continue;
             }
-            Choice::Shut(_) => return None,
+            Choice::Full | Choice::Shut(_) => return None,
             Choice::Wait => None,
             Choice::WaitUntil(instance) => Some(instance),
         };

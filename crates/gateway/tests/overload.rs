@@ -128,6 +128,7 @@ fn impatient() -> RetryPolicy {
         server_errors: false,
         non_idempotent: false,
         per_try: Some(ms(400)),
+        within: None,
         backoff: ms(25),
     }
 }

@@ -23,6 +23,7 @@ fn nothing(total: u32) -> RetryPolicy {
         server_errors: false,
         non_idempotent: false,
         per_try: None,
+        within: None,
         backoff: Duration::ZERO,
     }
 }

@@ -17,8 +17,8 @@ use gateway::{
 
 fn limited(qps: u32, burst: u32, behaviour: Behaviour, key: Option<LimitKey>) -> Traffic {
     let keys = key.as_ref().map(|_| 64);
-    let rate_limit = Some(RateLimit { policy: LimitPolicy { qps, burst, behaviour, keys }, key });
-    Traffic { rate_limit, ..Traffic::default() }
+    let policy = LimitPolicy { qps, per: Duration::from_secs(1), burst, behaviour, keys };
+    Traffic { rate_limits: vec![RateLimit::new(policy, key)], ..Traffic::default() }
 }
 
 fn ask(rig: &Rig, path: &str, fields: &str) -> Response {
@@ -39,7 +39,7 @@ fn what_comes_too_often_is_refused_and_told_when_to_come() {
     let fields = ["Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"];
     assert_eq!(fields.map(|name| refused.header(name)), ["1", "1", "0", "1"].map(Some));
     eventually("a second later one is let through", || rig.get("/").status == 200);
-    let view = rig.service.guards().unwrap().rate_limit.unwrap();
+    let view = rig.service.guards().unwrap().rate_limits.remove(0);
     assert!(view.qps == 1 && view.refused >= 1, "{view:?}");
     assert!(rig.metrics().contains("rate_limited_total{service=\"s\",outcome=\"admitted\"} 3"), "{}", rig.metrics());
     // The same policy again: what was counted stays.
@@ -65,7 +65,7 @@ fn each_key_has_the_rate_for_itself() {
         }
         assert_eq!(ask(&rig, "/", "").status, 200, "without the key: those share one");
         ask(&rig, "/", "").assert_reason(429, "rate-limited");
-        assert_eq!(rig.service.guards().unwrap().rate_limit.unwrap().keys, Some((3, 64)));
+        assert_eq!(rig.service.guards().unwrap().rate_limits.remove(0).keys, Some((3, 64)));
     }
     rig.service.set_traffic(Some(limited(1, 1, Behaviour::Reject, Some(LimitKey::Address))));
     assert_eq!(rig.get("/").status, 200);
@@ -83,7 +83,7 @@ fn an_explosion_of_keys_stays_within_twice_its_room() {
         client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nX-Client: {key}\r\n\r\n"));
         assert_eq!(client.response().status, 200, "a new key is never refused for want of room");
     }
-    let view = rig.service.guards().unwrap().rate_limit.unwrap();
+    let view = rig.service.guards().unwrap().rate_limits.remove(0);
     let (at_work, room) = view.keys.unwrap();
     assert!(room == 64 && at_work <= 128 && view.displaced > 100, "{view:?}");
 }

@@ -7,6 +7,7 @@ mod cluster;
 pub mod decode;
 mod discovery;
 mod foreign;
+mod limits;
 mod listener;
 mod load;
 mod node;
@@ -25,7 +26,8 @@ pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
 pub use discovery::{ALL, Discovery, Dns, Feeds, NginxFeed};
-pub use foreign::{Hystrix, Include, Includes, Istio, IstioFiles, Rules, Sentinel};
+pub use foreign::{Hystrix, Include, Includes, Istio, IstioFiles, Names, Rules, Sentinel};
+pub use limits::{Allowance, AtOnce, Behaviour, LimitKey, OneOrMore, Overload, RateLimit, WithoutKey};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
     MinVersion, ProxyVersion, Tcp,
@@ -36,14 +38,14 @@ pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,
 };
 pub use route::{
-    Coding, Condition, Fault, FaultAbort, FaultDelay, Headers, Match, Mirror, Mirrors, Priority, Redirect,
+    Coding, Condition, CorsPolicy, Fault, FaultAbort, FaultDelay, Headers, Match, Mirror, Mirrors, Priority, Redirect,
     RequestScheme, Respond, Retry, RetryOn, Rewrite, Route, Source, Sticky, Target, Targets,
 };
 pub use service::{Backoff, BalanceBy, EndpointOptions, Hold, Mode, RestartPolicy, Service, Version};
 pub use shift::{Failover, Gates, PlannedStep, SeriesGate, Shift, ShiftPlan, ShiftPreset, ShiftStep, WrittenStep};
 pub use traffic::{
-    Adaptive, Behaviour, BreakerPreset, BreakerRule, BreakerScope, CircuitBreaker, Comparator, Concurrency, Fallback,
-    LimitKey, Outlier, RateLimit, RetryBudget, Traffic,
+    Adaptive, BreakerPreset, BreakerRule, BreakerScope, CircuitBreaker, Comparator, Concurrency, Fallback, Outlier,
+    RetryBudget, Traffic,
 };
 
 use crate::id::ServiceName;

@@ -98,6 +98,11 @@ impl Diagnostics {
         self.push(Severity::Warning, place, message.into(), cure.into());
     }
 
+    /// Adds what another reading found.
+    pub fn append(&mut self, other: Self) {
+        self.list.extend(other.list);
+    }
+
     /// What is said already at this place is not said twice, as when a list has the same mistake in several items.
     fn push(&mut self, severity: Severity, place: Place, message: String, cure: String) {
         let at = |place: &Place| (place.file, place.line, place.column);

@@ -46,7 +46,7 @@ const HYSTRIX: &str = "[{ hystrix: { properties: h.properties, commands: { Order
 fn a_flow_rule_becomes_a_limit_by_its_grade_and_behaviour() {
     let limit = |more: &str| {
         let config = taken(FLOW, &format!(r#"[{{"resource": "orderService", "count": 100.0{more}}}]"#));
-        traffic(&config, "order-service").rate_limit.clone().unwrap()
+        traffic(&config, "order-service").rate_limit.0[0].clone()
     };
     // As a tool writes it, with everything that does not belong to the behaviour.
     let plain = limit(
@@ -66,7 +66,7 @@ fn a_flow_rule_becomes_a_limit_by_its_grade_and_behaviour() {
     let config = taken(FLOW, r#"[{"resource": "stock", "grade": 0, "count": 20}, {"resource": "stock", "count": 5}]"#);
     let both = traffic(&config, "stock");
     let concurrency = both.concurrency.as_ref().unwrap();
-    assert_eq!((concurrency.max, concurrency.pending, both.rate_limit.as_ref().unwrap().qps), (20, 0, 5));
+    assert_eq!((concurrency.max, concurrency.pending, both.rate_limit.0[0].qps), (20, 0, 5));
 }
 
 #[test]
@@ -130,11 +130,13 @@ fn a_command_without_a_breaker_has_none() {
 fn what_has_no_counterpart_is_refused_by_name_line_and_column() {
     let flow = |rule: &str| refused(FLOW, &format!("[\n  {{\"resource\": \"stock\", \"count\": 5, {rule}}}\n]"));
     for (rule, column, said) in [
-        ("\"strategy\": 1", 37, "`strategy: 1`"),
+        ("\"strategy\": 1", 37, "a `strategy` without `refResource`"),
+        ("\"strategy\": 3", 37, "there is no such `strategy`"),
+        ("\"strategy\": 1, \"refResource\": \"nobody\"", 52, "there is no `nobody`"),
+        ("\"strategy\": 2, \"refResource\": \"nowhere\"", 52, "there is no route named `nowhere`"),
         ("\"limitApp\": \"app-a\"", 37, "`limitApp: app-a`"),
         ("\"controlBehavior\": 4", 37, "there is no such `controlBehavior`"),
         ("\"clusterMode\": true", 37, "`clusterMode: true`"),
-        ("\"regex\": true", 37, "`regex: true`"),
         ("\"grade\": 7", 37, "there is no such `grade`"),
         ("\"controlBehaviour\": 1", 37, "did you mean `controlBehavior`?"),
     ] {
@@ -148,8 +150,52 @@ fn what_has_no_counterpart_is_refused_by_name_line_and_column() {
     assert!(report.contains("a rate of 0") && report.contains("flow.json:1:24"), "{report}");
     let report = refused(FLOW, "[{\"resource\": \"stok\", \"count\": 1}]");
     assert!(report.contains("there is no `stok`") && report.contains("{ stok: stock }"), "{report}");
-    let report = refused(FLOW, "[{\"resource\": \"stock\", \"count\": 1},\n{\"resource\": \"stock\", \"count\": 2}]");
-    assert!(report.contains("flow.json:2:1") && report.contains("has one already (line 1)"), "{report}");
+    let twice = "[{\"resource\": \"stock\", \"grade\": 0, \"count\": 1},\n{\"resource\": \"stock\", \"grade\": 0, \"count\": 2}]";
+    let report = refused(FLOW, twice);
+    assert!(report.contains("flow.json:2:1") && report.contains("has one already (flow.json, line 1)"), "{report}");
+    // Everything that refuses a rule is told, not only the first.
+    let report = flow("\"clusterMode\": true, \"strategy\": 7, \"controlBehavior\": 9");
+    for said in ["`clusterMode: true`", "no such `strategy`", "no such `controlBehavior`"] {
+        assert!(report.contains(said), "{report}");
+    }
+    let report = refused(FLOW, "[{\"resource\": \"stock\" \"count\": 1}]");
+    assert!(report.contains("not JSON") && report.contains("flow.json:1:"), "{report}");
+    let report = refused(FLOW, "[{\"resource\": \"st(\", \"regex\": true, \"count\": 1}]");
+    assert!(report.contains("`st(` is no regular expression") && report.contains("flow.json:1:3"), "{report}");
+    let bomb = format!("[{{\"resource\": \"{}\", \"regex\": true, \"count\": 1}}]", "(a{1000}){1000}".repeat(9));
+    assert!(refused(FLOW, &bomb).contains("is no regular expression"), "what is compiled is bounded");
+    let report = refused(FLOW, "[{\"resource\": \"nothing.*\", \"regex\": true, \"count\": 1}]");
+    assert!(report.contains("no service and no name under `resources`"), "{report}");
+    let parameters = "{ sentinel: { paramFlow: p.json, parameters: { stock: [{ query: sku }] } } }";
+    let param = |rule: &str| refused(parameters, &format!("[{{\"resource\": \"stock\", {rule}}}]"));
+    for (rule, said) in [
+        ("\"paramIdx\": 1, \"count\": 5", "there is no parameter 1 of `stock`, which has 1"),
+        ("\"paramIdx\": -2, \"count\": 5", "there is no parameter -2 of `stock`"),
+        ("\"count\": 5", "a ParamFlowRule needs `paramIdx`"),
+        ("\"paramIdx\": 0, \"count\": -5", "a number of 0 or more"),
+        ("\"paramIdx\": 0, \"count\": 5, \"controlBehavior\": 1", "no such `controlBehavior`"),
+        ("\"paramIdx\": 0, \"count\": 5, \"durationInSec\": 0", "`durationInSec: 0`"),
+        ("\"paramIdx\": 0, \"count\": 5, \"clusterMode\": true", "`clusterMode: true`"),
+        ("\"paramIdx\": 0, \"count\": 5, \"paramIndex\": 1", "did you mean `paramIdx`?"),
+        (
+            "\"paramIdx\": 0, \"count\": 5, \"paramFlowItemList\": [{\"object\": \"a\", \"classType\": \"Sku\", \"count\": 1}]",
+            "`classType: Sku` is no type",
+        ),
+    ] {
+        let report = param(rule);
+        assert!(report.contains(said) && report.contains("p.json:1:"), "{rule}: {report}");
+    }
+    let report =
+        refused("{ sentinel: { paramFlow: p.json } }", "[{\"resource\": \"stock\", \"paramIdx\": 0, \"count\": 1}]");
+    assert!(report.contains("nothing says what the parameters of `stock` are"), "{report}");
+    let report = refused("{ sentinel: { system: s.json } }", "[{\"highestCpuUsage\": 2, \"avgRt\": 0, \"load\": 1}]");
+    for said in ["`highestCpuUsage` of more than 1", "`avgRt: 0`", "unknown key `load`"] {
+        assert!(report.contains(said), "{report}");
+    }
+    let include =
+        "[{ hystrix: { properties: h.properties, commands: { OrderCommand: order-service,\n  Other: nobody } } }]";
+    let report = refused(include, "");
+    assert!(report.contains("there is no `nobody`") && report.contains("shop.yaml:2:"), "{report}");
     let report = refused(DEGRADE, "[{\"resource\": \"stock\", \"grade\": 1, \"count\": 50, \"timeWindow\": 1}]");
     assert!(report.contains("`count` is a part") && report.contains("degrade.json:1:36"), "{report}");
     let report = refused(
@@ -170,6 +216,17 @@ fn what_has_no_counterpart_is_refused_by_name_line_and_column() {
         let report = refused(HYSTRIX, &format!("\n  {line}\n"));
         assert!(report.contains(said) && report.contains("h.properties:2:3"), "{line}: {report}");
     }
+}
+
+#[test]
+fn ten_thousand_callers_cost_no_more_than_one() {
+    let rule =
+        |number: usize| format!(r#"{{"resource": "stock", "limitApp": "app-{number}", "count": {}}}"#, number + 1);
+    let rules: Vec<String> = (0..10_000).map(rule).collect();
+    let config =
+        taken("{ sentinel: { flow: flow.json, origin: { header: X-Client } } }", &format!("[{}]", rules.join(",")));
+    let limits = &traffic(&config, "stock").rate_limit.0;
+    assert_eq!((limits.len(), limits[0].exceptions.len()), (1, 10_000), "one limit is asked");
 }
 
 #[test]

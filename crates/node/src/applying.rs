@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use api::{Applied, Refusal, RefusalKind};
-use model::config::Decode as _;
+use model::config::{Decode as _, GatewayConfig};
 use model::{Config, EventKind, InstanceId, Service as Definition, ServiceName};
 use runtime::plan;
 use tokio::sync::oneshot;
@@ -122,6 +122,10 @@ impl Controller {
             self.notifier =
                 observe::notify::Notifier::start(&new.notify, &self.shell.journal, &PathBuf::from(&new.node.data_dir));
         }
+        // A cluster agrees on services and routes; what a machine bears is its own.
+        if self.config.cluster.is_none() {
+            self.shell.table.set_overload(crate::overload::policy(&new));
+        }
         self.config = new;
         self.seat.hold_to_quotas(&self.config);
         save_effective(&self.config);
@@ -146,7 +150,10 @@ impl Controller {
         if self.applying.is_some() || self.services.values().any(|service| service.roll.is_some()) {
             return Err("another change is being carried out; wait for it (`seawall events --follow`)".into());
         }
-        let fixed = |config: &Config| (config.node.clone(), config.api.clone(), config.gateway.clone());
+        let fixed = |config: &Config| {
+            let gateway = GatewayConfig { overload: None, ..config.gateway.clone() };
+            (config.node.clone(), config.api.clone(), gateway)
+        };
         // A cluster takes services and routes; what is about one machine stays in that machine's file.
         if self.config.cluster.is_none() && fixed(new) != fixed(&self.config) {
             return Err("`node`, `api` and `gateway` cannot be changed while running: stop seawall and start it with the new file".into());

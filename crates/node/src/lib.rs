@@ -19,6 +19,7 @@ mod lease;
 mod link;
 mod loading;
 pub mod offline;
+mod overload;
 mod ports;
 mod routes;
 mod service;
@@ -152,6 +153,7 @@ impl Start {
         let table = gateway::Table::new(gateway_metrics.clone());
         let shifts = shifts::Shifts::load(&data_dir);
         table.set_routes(routes::routes(&self.config, &shifts)).map_err(|error| CannotStart(error.to_string()))?;
+        table.set_overload(overload::policy(&self.config));
         table.set_unknown(self.config.cluster.is_some() && self.config.routes.is_empty());
         let host = cluster::host(&self.config).map_err(CannotStart)?;
         let (inputs, received) = mpsc::channel(INPUTS);
@@ -219,6 +221,7 @@ impl Start {
             discovery: discovering.registry(),
             consul: discovering.facts(),
         });
+        tokio::spawn(overload::look(Arc::clone(&table)));
         let gateway = self.start_gateway(listeners, (table, gateway_metrics, challenges), &inputs, &data_dir)?;
         let server = api::serve(api_listener, api::answers(context), platform::limits::raise_open_files())
             .map_err(|error| CannotStart(format!("the API: {error}")))?;

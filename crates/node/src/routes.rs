@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway::{
-    Action, Coding, Fallback, Fault, HeaderEdits, HostMatch, Match, Mirror, PathMatch, PathRewrite, Policy, Priority,
-    Redirect, RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
+    Action, Coding, Cors, Fallback, Fault, HeaderEdits, HostMatch, Match, Mirror, PathMatch, PathRewrite, Policy,
+    Priority, Redirect, RetryPolicy, Route, Scheme, Split, Sticky, Target, ValueMatch,
 };
 use model::config;
 use model::{Config, ServiceName};
@@ -18,34 +18,11 @@ use crate::shifts::Shifts;
 pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
     let route = |(index, route): (usize, &model::config::Route)| {
         let written = &route.matches;
-        let exact = written.path.clone().map(PathMatch::Exact);
-        let start = || written.path_start.clone().map(PathMatch::Start);
-        let prefix = || written.path_prefix.clone().map(PathMatch::Prefix);
-        let regex = || written.path_regex.clone().map(PathMatch::Regex);
-        let path = exact.or_else(prefix).or_else(start).or_else(regex);
-        let scheme = written.scheme.map(|scheme| match scheme {
-            config::RequestScheme::Http => Scheme::Http,
-            config::RequestScheme::Https => Scheme::Https,
-        });
-        let one = |method: Option<String>| Match {
-            scheme,
-            path: path.clone(),
-            method,
-            headers: conditions(&written.headers),
-            without: conditions(&written.without_headers),
-            query: conditions(&written.query),
-            ignore_path_case: written.ignore_path_case,
-        };
-        let matches = if written.methods.0.is_empty() {
-            vec![one(None)]
-        } else {
-            written.methods.0.iter().cloned().map(Some).map(one).collect()
-        };
         Route {
             name: format!("routes[{index}] on line {}", route.at.whole.line),
             series: route.name.clone(),
             hosts: written.hosts.0.iter().map(|host| HostMatch::parse(host)).collect(),
-            matches,
+            matches: matches(written),
             action: action(config, route, shifts),
             timeout: route.timeout,
             retry: route.retry.as_ref().map(retry),
@@ -57,6 +34,7 @@ pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
                 max_body_bytes: route.max_body_bytes,
                 mirrors: route.mirror.0.iter().map(mirror).collect(),
                 fault: route.fault.as_ref().map(fault),
+                cors: route.cors.as_ref().map(cors),
                 priority: match route.priority {
                     config::Priority::Critical => Priority::Critical,
                     config::Priority::Normal => Priority::Normal,
@@ -67,6 +45,33 @@ pub fn routes(config: &Config, shifts: &Shifts) -> Vec<Route> {
         }
     };
     config.routes.iter().enumerate().map(route).collect()
+}
+
+/// Conditions as the gateway takes them, one for each method that is named.
+pub fn matches(written: &config::Match) -> Vec<Match> {
+    let exact = written.path.clone().map(PathMatch::Exact);
+    let start = || written.path_start.clone().map(PathMatch::Start);
+    let prefix = || written.path_prefix.clone().map(PathMatch::Prefix);
+    let regex = || written.path_regex.clone().map(PathMatch::Regex);
+    let path = exact.or_else(prefix).or_else(start).or_else(regex);
+    let scheme = written.scheme.map(|scheme| match scheme {
+        config::RequestScheme::Http => Scheme::Http,
+        config::RequestScheme::Https => Scheme::Https,
+    });
+    let one = |method: Option<String>| Match {
+        scheme,
+        path: path.clone(),
+        method,
+        headers: conditions(&written.headers),
+        without: conditions(&written.without_headers),
+        query: conditions(&written.query),
+        ignore_path_case: written.ignore_path_case,
+    };
+    if written.methods.0.is_empty() {
+        vec![one(None)]
+    } else {
+        written.methods.0.iter().cloned().map(Some).map(one).collect()
+    }
 }
 
 fn action(config: &Config, route: &config::Route, shifts: &Shifts) -> Action {
@@ -132,6 +137,7 @@ fn retry(written: &config::Retry) -> RetryPolicy {
         non_idempotent: has(&[On::NonIdempotent]),
         per_try: written.per_try_timeout,
         backoff: written.backoff,
+        within: written.within,
     }
 }
 
@@ -144,16 +150,17 @@ fn coding_of(written: config::Coding) -> Coding {
 }
 
 fn conditions(written: &BTreeMap<String, config::Condition>) -> Vec<(String, ValueMatch)> {
-    let one = |(name, condition): (&String, &config::Condition)| {
-        let value = match condition {
-            config::Condition::Exact(text) => ValueMatch::Exact(text.clone()),
-            config::Condition::Prefix(text) => ValueMatch::Prefix(text.clone()),
-            config::Condition::Regex(text) => ValueMatch::Regex(text.clone()),
-            config::Condition::Present => ValueMatch::Present,
-        };
-        (name.clone(), value)
-    };
+    let one = |(name, wanted): (&String, &config::Condition)| (name.clone(), condition(wanted));
     written.iter().map(one).collect()
+}
+
+fn condition(written: &config::Condition) -> ValueMatch {
+    match written {
+        config::Condition::Exact(text) => ValueMatch::Exact(text.clone()),
+        config::Condition::Prefix(text) => ValueMatch::Prefix(text.clone()),
+        config::Condition::Regex(text) => ValueMatch::Regex(text.clone()),
+        config::Condition::Present => ValueMatch::Present,
+    }
 }
 
 fn mirror(written: &config::Mirror) -> Mirror {
@@ -165,6 +172,19 @@ fn fault(written: &config::Fault) -> Fault {
     Fault {
         delay: written.delay.as_ref().map(|delay| (delay.wait, millionths(delay.percent))),
         abort: written.abort.as_ref().map(|abort| (abort.status, millionths(abort.percent))),
+    }
+}
+
+fn cors(written: &config::CorsPolicy) -> Cors {
+    // `*` is every origin, as in the field itself.
+    let is_any = written.origins.contains(&config::Condition::Exact("*".to_owned()));
+    Cors {
+        origins: if is_any { Vec::new() } else { written.origins.iter().map(condition).collect() },
+        methods: written.methods.join(","),
+        headers: written.headers.join(","),
+        exposed: written.expose_headers.join(","),
+        max_age: written.max_age.map(|age| age.as_secs()),
+        credentials: written.credentials,
     }
 }
 

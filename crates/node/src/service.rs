@@ -7,6 +7,7 @@ mod guarding;
 mod handing;
 mod leaving;
 mod lifecycle;
+mod limits;
 mod promotion;
 mod rolling;
 mod routing;

@@ -75,6 +75,7 @@ impl Controller {
                 api: self.facts.api.clone(),
                 gateway: self.facts.gateway.clone(),
                 peers: self.facts.peers.clone(),
+                overload: crate::overload::view(&self.shell.table),
                 // Rounded, so that status does not change with every page.
                 resident_bytes: self.resident.0 >> 20 << 20,
             },
@@ -283,6 +284,9 @@ impl Controller {
             task("rolls", if rolls.is_empty() { "none".into() } else { rolls.join(", ") }, None),
             task("notices", format!("{} webhooks", self.config.notify.len()), None),
         ];
+        if self.config.gateway.overload.is_some() {
+            tasks.push(task("load", "measured each second".into(), None));
+        }
         if self.config.gateway.acme.is_some() {
             tasks.push(task("acme", format!("{} kept current", ordered.0), ordered.1));
         }

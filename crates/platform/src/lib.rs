@@ -6,6 +6,7 @@ pub mod clock;
 pub mod file;
 pub mod identity;
 pub mod limits;
+pub mod load;
 pub mod process;
 pub mod program;
 pub mod signal;

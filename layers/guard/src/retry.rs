@@ -47,6 +47,8 @@ pub struct RetryPolicy {
     /// The pause before the first repetition, doubled for each one more, up to ten times this; each is drawn evenly from
     /// zero up (Envoy's).
     pub backoff: Duration,
+    /// Nothing is repeated later than this after the request came (nginx' `proxy_next_upstream_timeout`).
+    pub within: Option<Duration>,
 }
 
 impl RetryPolicy {
@@ -104,6 +106,11 @@ impl Attempts {
     /// The budget of a route that says which failures are repeated.
     pub fn by(policy: &RetryPolicy) -> Self {
         Self { spared: [!policy.connect, !policy.reset, !policy.garbage], ..Self::new(policy.total) }
+    }
+
+    /// There is no time for another one.
+    pub fn end(&mut self) {
+        self.left = self.left.min(1);
     }
 
     /// Whether there may be one more.

@@ -33,7 +33,15 @@ fn main() {
         ("queue", queue, HIGH, false),
     ];
     for (name, behaviour, qps, keyed) in cases {
-        let limiter = || Limiter::new(&LimitPolicy { qps, burst: qps / 20, behaviour, keys: keyed.then_some(ROOM) });
+        let limiter = || {
+            Limiter::new(&LimitPolicy {
+                qps,
+                per: Duration::from_secs(1),
+                burst: qps / 20,
+                behaviour,
+                keys: keyed.then_some(ROOM),
+            })
+        };
         row(name, &mut alone(&limiter(), keyed));
         row(&format!("{name}, two threads"), &mut beside_another(&limiter(), keyed));
     }

@@ -3,7 +3,8 @@
 //! is free for another; only when all sixteen are at work does the one that is nearest to rest lose what is known of it, and
 //! that is counted. There are twice as many slots as keys, so that as many keys as there is room for do not meet like this.
 //! No lock: a slot is two atomics. Two requests that meet in the moment in which a slot changes its key may both count
-//! for the new one. Deliberately absent: hashing (the caller's, keyed, so that nobody can aim at a slot).
+//! for the new one. What is kept of a key is whatever fits an atomic and grows with the moment from which on it says nothing.
+//! Deliberately absent: hashing (the caller's, keyed, so that nobody can aim at a slot).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -8,6 +8,8 @@ use crate::pace::Nanos;
 
 /// The length of a half.
 const HALF: Nanos = 500_000_000;
+/// What is counted: two of them.
+pub(crate) const SECOND: Nanos = 2 * HALF;
 const COUNT_BITS: u32 = 20;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const HALVES_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
@@ -44,32 +46,60 @@ impl Halves {
     }
 }
 
-/// Counts one more if there are fewer than `limit` in the second that ends now.
+/// Counts one more if there are fewer than `limit` in the second that ends now; how many more there may be.
 ///
 /// # Errors
 /// How long until one of them is out of it.
-pub(crate) fn count(window: &AtomicU64, now: Nanos, limit: u64) -> Result<(), Nanos> {
-    let number = (now / HALF) & HALVES_MASK;
+pub(crate) fn count(window: &AtomicU64, now: Nanos, limit: u64) -> Result<u64, Nanos> {
+    let limit = limit.min(MOST);
     let mut seen = window.load(Ordering::Relaxed);
     loop {
-        let halves = Halves::unpack(seen).at(number);
-        if halves.before + halves.own >= limit.min(MOST) {
+        let halves = Halves::unpack(seen).at(number_at(now));
+        let counted = halves.before + halves.own;
+        if counted >= limit {
             let halves_left = if halves.before > 0 { 1 } else { 2 };
             return Err(halves_left * HALF - now % HALF);
         }
-        let counted = Halves { own: halves.own + 1, ..halves }.pack();
-        match window.compare_exchange_weak(seen, counted, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Ok(()),
+        let more = Halves { own: halves.own + 1, ..halves }.pack();
+        match window.compare_exchange_weak(seen, more, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return Ok(limit - counted - 1),
             Err(newer) => seen = newer,
         }
     }
+}
+
+/// Takes one back that was counted just now: something else refused it.
+pub(crate) fn take_back(window: &AtomicU64, now: Nanos) {
+    let less = |seen| {
+        let halves = Halves::unpack(seen).at(number_at(now));
+        let own = halves.own.checked_sub(1)?;
+        Some(Halves { own, ..halves }.pack())
+    };
+    // Where its half has gone by meanwhile, it is out of the count soon.
+    let _ = window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+}
+
+/// How many there are in the second that ends now.
+pub(crate) fn counted(window: &AtomicU64, now: Nanos) -> u64 {
+    let halves = Halves::unpack(window.load(Ordering::Relaxed)).at(number_at(now));
+    halves.before + halves.own
+}
+
+/// When a window of this moment is the same as one that was never used, as [`crate::Keys`] compares: its own half and the
+/// one behind it are out of the count.
+pub(crate) fn rested(now: Nanos) -> u64 {
+    number_at(now).saturating_sub(1) << (2 * COUNT_BITS)
+}
+
+fn number_at(now: Nanos) -> u64 {
+    (now / HALF) & HALVES_MASK
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
 
-    use super::{HALF, count};
+    use super::{HALF, count, counted, take_back};
 
     fn admitted(window: &AtomicU64, now: u64, limit: u64, asked: u64) -> u64 {
         (0..asked).filter(|_| count(window, now, limit).is_ok()).count() as u64
@@ -91,6 +121,17 @@ mod tests {
         assert_eq!(admitted(&window, at(15), 100, 150), 40);
         assert_eq!(admitted(&window, at(20), 100, 150), 60, "those of the half before last are out of it");
         assert_eq!(admitted(&window, at(90), 100, 150), 100, "after a pause");
+    }
+
+    #[test]
+    fn what_is_taken_back_was_not_there() {
+        let window = AtomicU64::new(0);
+        assert_eq!(admitted(&window, 9 * HALF, 10, 20), 10);
+        take_back(&window, 9 * HALF);
+        assert_eq!((counted(&window, 9 * HALF), count(&window, 9 * HALF, 10)), (9, Ok(0)));
+        take_back(&window, 10 * HALF);
+        assert_eq!(counted(&window, 10 * HALF), 10, "its half has gone by");
+        assert_eq!(counted(&window, 11 * HALF), 0);
     }
 
     #[test]

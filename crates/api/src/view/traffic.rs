@@ -18,9 +18,15 @@ pub struct TrafficView {
     /// Its concurrency limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyView>,
-    /// Its rate limit.
+    /// Its rate limit; of several the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimitView>,
+    /// Its other rate limits, in the order in which they are asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_rate_limits: Vec<RateLimitView>,
+    /// Its bounds of what is under way at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at_once: Vec<AtOnceView>,
     /// Its instances that get no requests for a while.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ejected: Vec<EjectionView>,
@@ -30,8 +36,11 @@ pub struct TrafficView {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimitView {
-    /// Requests a second.
+    /// Requests a second, or in each `perSeconds`.
     pub qps: u32,
+    /// Other than one second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_seconds: Option<u64>,
     /// Requests refused since the node process began.
     pub refused: u64,
     /// Keys at work now, for a limit by key.
@@ -43,6 +52,35 @@ pub struct RateLimitView {
     /// Keys that were forgotten while at work, for want of room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub displaced: Option<u64>,
+}
+
+/// A bound of what is under way at once.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AtOnceView {
+    /// Requests at once.
+    pub max: u32,
+    /// Under way now, of all keys.
+    pub active: u64,
+    /// Keys that have some under way, for a bound by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u32>,
+    /// Requests turned away since the node process began.
+    pub refused: u64,
+}
+
+/// How much a gateway has to do.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OverloadView {
+    /// Requests refused since the node process began.
+    pub refused: u64,
+    /// Requests under way.
+    pub concurrent: u64,
+    /// The machine's load.
+    pub load: f64,
+    /// How busy its processors are, from 0 to 1.
+    pub cpu: f64,
 }
 
 /// An instance that gets no requests for a while.

@@ -9,7 +9,13 @@ impl<S> Exchange<'_, S> {
     /// The route has such an answer repeated, and the request can be.
     pub(super) fn repeats(&self, status: u16) -> bool {
         let wanted = self.route.retry.as_ref().is_some_and(|retry| retry.repeats(status));
-        wanted && self.has_more && self.interim == 0 && self.client.upload.replayable()
+        wanted && self.has_more && self.has_time() && self.interim == 0 && self.client.upload.replayable()
+    }
+
+    /// Something may still be repeated.
+    pub(crate) fn has_time(&self) -> bool {
+        let within = self.route.retry.as_ref().and_then(|retry| retry.within);
+        within.is_none_or(|within| self.begun.elapsed() < within)
     }
 
     /// That the attempt took too long is not repeated.

@@ -1,4 +1,4 @@
-//! A request's way past the guards, in order: limit, breaker, places; and what they are told when it has ended.
+//! A request's way past the guards, in order: limits, breaker, places; and what they are told when it has ended.
 //! Between route and balance in the request walk. Deliberately absent: anything that decides; that is `guard`'s and
 //! `traffic`'s.
 
@@ -14,11 +14,16 @@ use guard::bulkhead::{Entry, Waiter};
 use guard::{Deadline, Priority};
 use traffic::Decision;
 
+use super::at_once::Presence;
+use super::limit::{Left, Said};
 use super::line::{self, PendingEnd, Place};
+use super::scope::Passing;
 use super::{BreakerScope, Guards, Note};
 use crate::answer::Answer;
 use crate::connection::Client;
 use crate::front::Front;
+use crate::overload::Inside;
+use crate::routes::CompiledRoute;
 use crate::service::Service;
 use crate::worker::Worker;
 
@@ -29,6 +34,13 @@ pub(crate) struct Admitted {
     pass: Option<Pass>,
     /// Given back when it is dropped.
     place: Option<Place>,
+    /// What it counts for, among what is under way at once.
+    presence: Option<Presence>,
+    _inside: Option<Inside>,
+    more: Vec<Presence>,
+    passing: Option<Passing>,
+    /// What is left of the rate, where answers tell that.
+    pub(crate) left: Option<Left>,
     priority: Priority,
     begun: Instant,
     /// When it got its place.
@@ -49,39 +61,53 @@ pub(crate) async fn admit<S: Front>(
     worker: &Worker,
     client: &mut Client<S>,
     service: &Arc<Service>,
+    route: &CompiledRoute,
     deadline: Deadline,
-    priority: Priority,
 ) -> Result<Option<Box<Admitted>>, Box<Refusal>> {
-    let Some(guards) = service.guards.load_full() else { return Ok(None) };
+    let inside = worker.table.protection.enter();
+    let inside = inside.map_err(|overload| Refusal::Answer(Answer::overloaded(overload.as_str())))?;
+    let guards = match service.guards.load_full() {
+        Some(guards) => guards,
+        None if inside.is_some() || service.meter.is_used() => Guards::none(),
+        None => return Ok(None),
+    };
     let begun = Instant::now();
     let mut admitted = Box::new(Admitted {
         guards,
         service: service.clone(),
         pass: None,
         place: None,
-        priority,
+        presence: None,
+        more: Vec::new(),
+        passing: None,
+        left: None,
+        priority: route.policy.priority,
+        _inside: inside,
         begun,
         placed: begun,
     });
-    if let Some(wait) = admitted.ask_limit(client)? {
+    if let Some(wait) = admitted.ask_limits(client, route)? {
         Box::pin(pause(worker, client, admitted.begun + wait, deadline)).await?;
     }
+    admitted.enter_bounds(client, route)?;
     admitted.pass_gate(worker)?;
     match admitted.enter_line() {
-        Entry::In => Ok(Some(admitted)),
-        Entry::Full => Err(Box::new(Refusal::Answer(Answer::PENDING_FULL))),
-        Entry::Shed => Err(Box::new(Refusal::Answer(Answer::SHED))),
+        Entry::In => {}
+        Entry::Full => return Err(Box::new(Refusal::Answer(Answer::PENDING_FULL))),
+        Entry::Shed => return Err(Box::new(Refusal::Answer(Answer::SHED))),
         // Boxed, because it is rare: every connection would have room for it.
         Entry::Waits(waiter) | Entry::Displaces(waiter, _) => {
             match Box::pin(admitted.wait(worker, client, waiter, deadline)).await {
-                Ok(()) => Ok(Some(admitted)),
-                Err(PendingEnd::Gone) => Err(Box::new(Refusal::Gone)),
-                Err(PendingEnd::Deadline) => Err(Box::new(Refusal::Answer(Answer::TIMEOUT))),
-                Err(PendingEnd::Shed) => Err(Box::new(Refusal::Answer(Answer::SHED))),
-                Err(_) => Err(Box::new(Refusal::Answer(Answer::PENDING_TOO_LONG))),
+                Ok(()) => {}
+                Err(PendingEnd::Gone) => return Err(Box::new(Refusal::Gone)),
+                Err(PendingEnd::Deadline) => return Err(Box::new(Refusal::Answer(Answer::TIMEOUT))),
+                Err(PendingEnd::Shed) => return Err(Box::new(Refusal::Answer(Answer::SHED))),
+                Err(_) => return Err(Box::new(Refusal::Answer(Answer::PENDING_TOO_LONG))),
             }
         }
     }
+    admitted.passing = service.meter.is_used().then(|| service.meter.enter(Instant::now()));
+    Ok(Some(admitted))
 }
 
 /// Waits for its turn.
@@ -104,17 +130,49 @@ pub(crate) async fn pause<S: Front>(
 }
 
 impl Admitted {
-    /// `Some`: its turn is so much later.
-    fn ask_limit<S>(&self, client: &Client<S>) -> Result<Option<Duration>, Refusal> {
-        let Some(limit) = &self.guards.limit else { return Ok(None) };
-        let decision = limit.ask(client, self.begun);
-        let (which, result) = match decision {
-            Decision::Admitted => (0, Ok(None)),
-            Decision::Wait(wait) => (1, Ok(Some(wait))),
-            Decision::Refused(after) => (2, Err(Refusal::Answer(Answer::rate_limited(limit.qps(), after)))),
-        };
-        self.guards.numbers.limited[which].fetch_add(1, Ordering::Relaxed);
-        result
+    /// `Some`: its turn is so much later. What one limit has counted and another one refuses was not there.
+    fn ask_limits<S>(&mut self, client: &Client<S>, route: &CompiledRoute) -> Result<Option<Duration>, Refusal> {
+        let guards = &self.guards;
+        if guards.limits.is_empty() {
+            return Ok(None);
+        }
+        let mut wait = Duration::ZERO;
+        for (index, limit) in guards.limits.iter().enumerate() {
+            match limit.ask(client, route, self.begun) {
+                Said::Nothing => {}
+                Said::Admitted(counted) => {
+                    if let Decision::Wait(turn) = counted.asked.decision {
+                        wait = wait.max(turn);
+                    }
+                    if limit.tells() && self.left.is_none_or(|left| left.remaining > counted.left.remaining) {
+                        self.left = Some(counted.left);
+                    }
+                }
+                Said::Refused(most, after) => {
+                    // Rare, so that nothing needs to be remembered of those that are let through.
+                    guards.limits[..index].iter().for_each(|limit| limit.take_back(client, route, self.begun));
+                    guards.numbers.limited[2].fetch_add(1, Ordering::Relaxed);
+                    return Err(Refusal::Answer(Answer::rate_limited(most, after)));
+                }
+            }
+        }
+        guards.numbers.limited[usize::from(!wait.is_zero())].fetch_add(1, Ordering::Relaxed);
+        Ok((!wait.is_zero()).then_some(wait))
+    }
+
+    fn enter_bounds<S>(&mut self, client: &Client<S>, route: &CompiledRoute) -> Result<(), Refusal> {
+        for bound in &self.guards.bounds {
+            match bound.enter(client, route) {
+                // One rule of a kind is the custom: nothing is allocated for it.
+                Ok(presence) if self.presence.is_none() => self.presence = presence,
+                Ok(presence) => self.more.extend(presence),
+                Err(()) => {
+                    self.guards.numbers.at_once_refused.fetch_add(1, Ordering::Relaxed);
+                    return Err(Refusal::Answer(Answer::TOO_MANY_AT_ONCE));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn pass_gate(&mut self, worker: &Worker) -> Result<(), Refusal> {

@@ -1,42 +1,44 @@
-//! A rate limit with its clock, and what a request's key is. Deliberately absent: the decision (`traffic::limit`).
+//! A service's rate limits at work. Deliberately absent: the decision (`traffic::limit`), and which requests a limit is
+//! about (`scope.rs`, `key.rs`).
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use traffic::{Decision, LimitPolicy, Limiter};
+use traffic::{Asked, Decision, LimitPolicy, Limiter, Rate};
 
-use super::Numbers;
+use super::key::{Compiled, Judged, Keyed};
+use super::scope::{CompiledScope, Scope, since};
 use crate::connection::Client;
-use crate::http1::Kind;
+use crate::routes::CompiledRoute;
 
 /// A rate, and for whom it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RateLimit {
-    /// The rate.
+    /// The rate. Has `keys` if and only if there is a key.
     pub policy: LimitPolicy,
-    /// What has the rate for itself; everybody together when absent. Must be there if and only if `policy.keys` is.
-    pub key: Option<LimitKey>,
+    /// What has the rate for itself. An exception is so many requests in each `per`, and so many more at once.
+    pub keyed: Keyed<(u32, u32)>,
+    /// Which requests are meant.
+    pub scope: Scope,
+    /// Whether answers that pass tell what is left.
+    pub tells: bool,
 }
 
-/// What of a request has a rate for itself. Requests without it share one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LimitKey {
-    /// The first header field of this name.
-    Header(String),
-    /// The first query parameter of this name, as it is written.
-    Query(String),
-    /// The client's address; behind a trusted proxy, the one that proxy saw.
-    Address,
-    /// This segment of the path, from 1.
-    PathSegment(usize),
+impl RateLimit {
+    /// For all requests of a service, told by each answer.
+    pub fn new(policy: LimitPolicy, key: Option<super::LimitKey>) -> Self {
+        let keyed = Keyed { key, exceptions: Default::default(), only_exceptions: false, without_passes: false };
+        Self { policy, keyed, scope: Scope::default(), tells: true }
+    }
 }
 
 /// A rate limit at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitView {
-    /// Requests a second.
+    /// Requests in each `per`.
     pub qps: u32,
+    /// A second, as a rule.
+    pub per: Duration,
     /// Keys at work, and how many may be before any of them is forgotten. Never more than twice that many are at work.
     pub keys: Option<(usize, usize)>,
     /// Keys that lost what was known of them to others.
@@ -45,93 +47,128 @@ pub struct LimitView {
     pub refused: u64,
 }
 
-/// One service's limit, shared by all workers.
+/// What a limit has left, for answers to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Requests in a while.
+    pub(crate) limit: u32,
+    /// So many more may come now.
+    pub(crate) remaining: u32,
+    /// After so many seconds there are more.
+    pub(crate) reset: u32,
+}
+
+impl Left {
+    /// As fields of an answer.
+    pub(crate) fn fields(self) -> [(&'static str, u64); 3] {
+        [
+            ("RateLimit-Limit", self.limit.into()),
+            ("RateLimit-Remaining", self.remaining.into()),
+            ("RateLimit-Reset", self.reset.into()),
+        ]
+    }
+}
+
+/// One limit of a service, shared by all workers.
 #[derive(Debug)]
 pub(super) struct Limit {
     told: RateLimit,
     limiter: Limiter,
-    begun: Instant,
-    /// Of a seed that no client knows.
-    hasher: RandomState,
+    keys: Compiled<Rate>,
+    scope: CompiledScope,
+    refused: AtomicU64,
+}
+
+/// What a limit has admitted.
+pub(super) struct Counted {
+    pub(super) asked: Asked,
+    pub(super) left: Left,
+}
+
+/// What a limit says.
+pub(super) enum Said {
+    /// It is not about this request.
+    Nothing,
+    Admitted(Counted),
+    /// Of so many in a while; one would be let in after so long.
+    Refused(u32, Duration),
 }
 
 impl Limit {
-    pub(super) fn new(told: RateLimit) -> Self {
-        Self { limiter: Limiter::new(&told.policy), told, begun: Instant::now(), hasher: RandomState::new() }
+    /// `None` where an expression is none.
+    pub(super) fn new(told: RateLimit) -> Option<Self> {
+        let per = told.policy.per;
+        let keys = Compiled::of(&told.keyed, |(count, burst)| Rate::new(count, per, burst));
+        let (limiter, scope) = (Limiter::new(&told.policy), CompiledScope::of(&told.scope)?);
+        Some(Self { limiter, keys, scope, told, refused: AtomicU64::new(0) })
     }
 
     pub(super) fn is(&self, told: &RateLimit) -> bool {
         self.told == *told
     }
 
-    pub(super) fn qps(&self) -> u32 {
-        self.told.policy.qps
+    pub(super) fn tells(&self) -> bool {
+        self.told.tells
     }
 
-    pub(super) fn ask<S>(&self, client: &Client<S>, now: Instant) -> Decision {
-        let hash = self.told.key.as_ref().map_or(0, |key| self.hasher.hash_one(key.of(client)));
-        self.limiter.ask(hash, self.since(now))
-    }
-
-    /// A second after the begin at the least: a bucket that was never used is at rest.
-    fn since(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.begun) + Duration::from_secs(1)
-    }
-
-    pub(super) fn view(&self, numbers: &Numbers) -> LimitView {
-        let now = u64::try_from(self.since(Instant::now()).as_nanos()).unwrap_or(u64::MAX);
-        let keys = self.limiter.keys();
-        LimitView {
-            qps: self.qps(),
-            keys: keys.map(|keys| (keys.at_work(now), keys.room())),
-            displaced: keys.map_or(0, traffic::Keys::displaced),
-            refused: numbers.limited[2].load(Ordering::Relaxed),
+    pub(super) fn ask<S>(&self, client: &Client<S>, route: &CompiledRoute, now: Instant) -> Said {
+        if !self.scope.has(client, route) {
+            return Said::Nothing;
+        }
+        if let Some(meter) = self.scope.meter() {
+            let most = self.limiter.rate().count();
+            let is_over = meter.passed(now) >= most;
+            return if is_over { self.refuse(most, Duration::from_secs(1)) } else { Said::Nothing };
+        }
+        let (hash, rate) = match self.keys.judge(client) {
+            Judged::Free => return Said::Nothing,
+            Judged::By(hash, rate) => (hash, rate.copied().unwrap_or_else(|| self.limiter.rate())),
+        };
+        let asked = self.limiter.ask_at(&rate, hash, since(now));
+        match asked.decision {
+            Decision::Refused(after) => self.refuse(rate.count(), after),
+            _ => {
+                let left =
+                    Left { limit: small(rate.count()), remaining: small(asked.left), reset: small(whole(asked.reset)) };
+                Said::Admitted(Counted { asked, left })
+            }
         }
     }
-}
 
-impl LimitKey {
-    fn of<'c, S>(&self, client: &'c Client<S>) -> &'c [u8] {
-        let head = &client.head;
-        let fields = || head.fields.headers.iter().map(|field| (field, field.value.get(head.bytes())));
-        match self {
-            Self::Header(name) => {
-                let named =
-                    |field: &crate::http1::Header| field.name.get(head.bytes()).eq_ignore_ascii_case(name.as_bytes());
-                fields().find(|(field, _)| named(field)).map_or(b"", |(_, value)| value)
-            }
-            Self::Query(name) => query(head.path_and_query(), name.as_bytes()),
-            Self::Address => {
-                let said = fields().filter(|(field, _)| client.origin.trusted && field.kind == Kind::ForwardedFor);
-                let last = said.last().and_then(|(_, list)| list.rsplit(|&byte| byte == b',').next());
-                let last = last.map(<[u8]>::trim_ascii).filter(|address| !address.is_empty());
-                last.unwrap_or(client.origin.peer_text.as_bytes())
-            }
-            Self::PathSegment(number) => head.path().split(|&byte| byte == b'/').nth(*number).unwrap_or_default(),
-        }
+    fn refuse(&self, limit: u64, after: Duration) -> Said {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Said::Refused(small(limit), after)
     }
-}
 
-fn query<'t>(target: &'t [u8], name: &[u8]) -> &'t [u8] {
-    let Some(begin) = memchr::memchr(b'?', target) else { return b"" };
-    let value = |pair: &'t [u8]| match memchr::memchr(b'=', pair) {
-        Some(equals) if &pair[..equals] == name => Some(&pair[equals + 1..]),
-        None if pair == name => Some(&b""[..]),
-        _ => None,
-    };
-    target[begin + 1..].split(|&byte| byte == b'&').find_map(value).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::query;
-
-    #[test]
-    fn queries() {
-        for (target, want) in
-            [("/a?x=1&user=7&user=8", "7"), ("/a?user", ""), ("/a?xuser=1", ""), ("/a", ""), ("/?user=a=b", "a=b")]
+    /// Something else refused what this one had admitted.
+    pub(super) fn take_back<S>(&self, client: &Client<S>, route: &CompiledRoute, now: Instant) {
+        if self.scope.meter().is_none()
+            && self.scope.has(client, route)
+            && let Judged::By(hash, _) = self.keys.judge(client)
         {
-            assert_eq!(query(target.as_bytes(), b"user"), want.as_bytes(), "{target}");
+            self.limiter.take_back(hash, since(now));
         }
     }
+
+    pub(super) fn view(&self) -> LimitView {
+        let keys = self.limiter.keys();
+        let at_work = self.limiter.at_work(since(Instant::now()));
+        LimitView {
+            qps: self.told.policy.qps,
+            per: self.told.policy.per,
+            keys: keys.zip(at_work).map(|(keys, at_work)| (at_work, keys.room())),
+            displaced: keys.map_or(0, traffic::Keys::displaced),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// As every request has room for it.
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Seconds, whole ones, at least one.
+fn whole(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }

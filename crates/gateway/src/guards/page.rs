@@ -140,31 +140,37 @@ impl Page<'_, '_> {
     fn limits(&mut self) -> std::fmt::Result {
         let help = "Requests by what the service's rate limit said";
         self.counters("rate_limited", help, "outcome", |guards| {
-            let has = guards.limit.is_some();
+            let has = !guards.limits.is_empty();
             ["admitted", "queued", "refused"].into_iter().zip(&guards.numbers.limited).filter(move |_| has)
         })?;
-        let views = || {
-            let limited = self.all.iter().filter_map(|(name, guards)| Some((name, guards.limit.as_ref()?, guards)));
-            limited.map(|(name, limit, guards)| (name, limit.view(&guards.numbers)))
+        // Several limits of a service are one series.
+        let by_key = |guards: &Guards| {
+            let views = guards.limits.iter().map(|limit| limit.view());
+            let keyed = views.filter_map(|view| Some((view.keys?, view.displaced)));
+            keyed.reduce(|((at_work, room), gone), ((more, place), left)| ((at_work + more, room + place), gone + left))
         };
-        let by_key: Vec<_> = views().filter(|(_, view)| view.keys.is_some()).collect();
+        let by_key: Vec<_> = self.all.iter().filter_map(|(name, guards)| Some((name, by_key(guards)?))).collect();
         let help = "Keys of a rate limit: at work, and how many may be before one is forgotten";
         let mut family = self.encoder.encode_descriptor("rate_limit_keys", help, None, MetricType::Gauge)?;
-        for (name, view) in &by_key {
-            let (at_work, room) = view.keys.unwrap_or_default();
+        for (name, ((at_work, room), _)) in &by_key {
             for (word, count) in [("at-work", at_work), ("room", room)] {
                 let labels = [("service", name.as_str()), ("state", word)];
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                let count = i64::try_from(*count).unwrap_or(i64::MAX);
                 ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
         let help = "Keys of a rate limit that were forgotten while at work, for want of room";
         let mut family =
             self.encoder.encode_descriptor("rate_limit_keys_displaced", help, None, MetricType::Counter)?;
-        for (name, view) in &by_key {
+        for (name, (_, displaced)) in &by_key {
             let labels = [("service", name.as_str())];
-            ConstCounter::new(view.displaced).encode(family.encode_family(&labels)?)?;
+            ConstCounter::new(*displaced).encode(family.encode_family(&labels)?)?;
         }
+        let help = "Requests turned away because too many of their kind were under way";
+        self.counters("at_once_refused", help, "reason", |guards| {
+            let has = !guards.bounds.is_empty();
+            has.then_some(("too-many-at-once", &guards.numbers.at_once_refused)).into_iter()
+        })?;
         Ok(())
     }
 

@@ -7,8 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use guard::Deadline;
-
 use super::{End, Walk, attempts, tell};
 use crate::answer::Answer;
 use crate::connection::Client;
@@ -41,7 +39,6 @@ pub(super) async fn answer<S: Front>(
     worker: &Rc<Worker>,
     client: &mut Client<S>,
     (route, to): (&Arc<CompiledRoute>, &Destination),
-    deadline: Deadline,
     walk: &mut Walk,
     refused: Box<Answer>,
 ) -> End {
@@ -62,13 +59,14 @@ pub(super) async fn answer<S: Front>(
         }
         // What a client has sent is not sent again by it.
         let repeatable = !walk.attempted || client.head.framing() == Framing::None || client.upload.replayable();
-        let Some(name) = guards.told.fallback_service.as_ref().filter(|_| repeatable && !deadline.expired(now)) else {
+        let Some(name) = guards.told.fallback_service.as_ref().filter(|_| repeatable && !walk.deadline.expired(now))
+        else {
             break;
         };
         guards.fell_back(answer.reason, FallbackKind::Service);
         walk.instead = walk.instead.or(FallbackReason::of(answer.reason));
         let other = Destination { service: worker.table.service(name), version: None, tally: None };
-        match serve(worker, client, route, &other, deadline, walk).await {
+        match serve(worker, client, route, &other, walk).await {
             End::Answer(failed) => answer = failed,
             end => return end,
         }
@@ -90,15 +88,14 @@ async fn serve<S: Front>(
     client: &mut Client<S>,
     route: &CompiledRoute,
     to: &Destination,
-    deadline: Deadline,
     walk: &mut Walk,
 ) -> End {
-    let admitted = match guards::admit(worker, client, &to.service, deadline, route.policy.priority).await {
+    let admitted = match guards::admit(worker, client, &to.service, route, walk.deadline).await {
         Ok(admitted) => admitted,
         Err(refusal) => return End::refused(*refusal),
     };
     walk.took = None;
-    let end = attempts(worker, client, route, to, (deadline, admitted.is_some()), walk).await;
+    let end = attempts(worker, client, route, to, admitted.as_deref(), walk).await;
     tell(worker, admitted, &end, walk);
     end
 }

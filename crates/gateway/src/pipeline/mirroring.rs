@@ -119,8 +119,8 @@ async fn walk(place: Place, head: Vec<u8>, body: Vec<u8>, origin: Origin, route:
     }
     let now = Instant::now();
     let mut walk = Walk::begin(now);
-    let deadline = Deadline::begin(now, route.timeout);
-    let end = attempts(worker, &mut client, &route, to, (deadline, false), &mut walk).await;
+    walk.deadline = Deadline::begin(now, route.timeout);
+    let end = attempts(worker, &mut client, &route, to, None, &mut walk).await;
     let reason = if matches!(end, End::Done(_)) { "answered" } else { "failed" };
     worker.metrics.mirrored(to.service.name(), reason);
     client.give_back(worker);

@@ -76,6 +76,7 @@ fn count(
         End::Gone | End::Challenge(_) | End::Redirect { .. } => return,
         // Done on purpose: it says nothing of the destination.
         End::Answer(answer) if answer.reason == Answer::fault(0).reason => return,
+        End::Fallback(answer, _) if answer.reason == Answer::PREFLIGHT.reason => return,
         End::Done(_) | End::Answer(_) if status == 0 => return,
         End::Done(_) | End::Answer(_) => elsewhere || status >= 500,
         End::Fallback(..) | End::Kept(..) | End::Cut(_) => true,

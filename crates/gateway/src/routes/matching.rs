@@ -26,7 +26,7 @@ impl HostMatch {
 }
 
 /// Conditions that must all hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
     /// On the path, without query.
     pub path: Option<PathMatch>,
@@ -91,7 +91,7 @@ pub enum ValueMatch {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct CompiledMatch {
+pub(crate) struct CompiledMatch {
     scheme: Option<Scheme>,
     pub(super) path: Option<CompiledPath>,
     method: Option<String>,
@@ -101,7 +101,7 @@ pub(super) struct CompiledMatch {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum CompiledPath {
+pub(crate) enum CompiledPath {
     Exact(String),
     Prefix(String),
     Start(String),
@@ -119,7 +119,7 @@ enum CompiledValue {
 }
 
 impl CompiledMatch {
-    pub(super) fn accepts(&self, head: &RequestHead, scheme: Scheme) -> bool {
+    pub(crate) fn accepts(&self, head: &RequestHead, scheme: Scheme) -> bool {
         self.scheme.is_none_or(|wanted| wanted == scheme)
             && self.method.as_ref().is_none_or(|method| method.as_bytes() == head.method())
             && self.path.as_ref().is_none_or(|path| path.accepts(head.path()))
@@ -209,7 +209,7 @@ pub(super) fn host_matches(wanted: &HostMatch, host: &[u8]) -> bool {
     }
 }
 
-pub(super) fn compile_match(route: &str, wanted: Match) -> Result<CompiledMatch, RouteError> {
+pub(crate) fn compile_match(route: &str, wanted: Match) -> Result<CompiledMatch, RouteError> {
     let regex = |expression: &str| {
         Regex::new(&format!("^(?:{expression})$")).map_err(|source| RouteError {
             route: route.to_owned(),

@@ -49,6 +49,12 @@ impl Places {
         Self::from_parts(self.whole, has.map(|(written, name)| ((*name).to_owned(), self.field(written))))
     }
 
+    /// These and others, their own first.
+    pub fn with(&self, other: &Self) -> Self {
+        let whole = if self.fields.is_empty() { other.whole } else { self.whole };
+        Self::from_parts(whole, self.fields.iter().chain(other.fields.iter()).cloned())
+    }
+
     /// The place of the whole, and of each field that was written.
     pub fn from_parts(whole: Place, fields: impl Iterator<Item = (String, Place)>) -> Self {
         Self { whole, fields: fields.collect() }

@@ -16,9 +16,34 @@ use serde_json::{Value, json};
 use super::decode::{Decode, FilePath, Places, record, text, wrong};
 use super::node::default_of;
 use super::yaml::{Kind, Node};
-use super::{CircuitBreaker, Concurrency, Config, Outlier, RateLimit, Traffic};
-use crate::diagnostic::{Diagnostics, Place, nearest};
+use super::{
+    AtOnce, Behaviour, CircuitBreaker, Concurrency, Config, LimitKey, Match, Outlier, RateLimit, Traffic, WithoutKey,
+};
+use crate::diagnostic::{Diagnostics, Place, Sources, nearest};
 use crate::id::ServiceName;
+
+/// Which service each name is, and where that is said.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Names {
+    /// By name.
+    pub services: BTreeMap<String, ServiceName>,
+    /// Where each stands.
+    pub at: Places,
+}
+
+impl Decode for Names {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        BTreeMap::decode(node, diagnostics).map(|services| Self { services, at: Places::of(node) })
+    }
+
+    fn encode(&self) -> Value {
+        self.services.encode()
+    }
+
+    fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
+        BTreeMap::<String, ServiceName>::schema(definitions)
+    }
+}
 
 /// One thing to include.
 #[derive(Clone, PartialEq, Debug)]
@@ -48,12 +73,22 @@ record! {
 record! {
     /// Files of Sentinel's rules, each a JSON list as its data sources have it.
     Sentinel as "`sentinel`" {
-        /// `FlowRule`s: they become `rateLimit`, or `concurrency` for grade 0.
+        /// `FlowRule`s: they become `rateLimit`, or `concurrency` and `atOnce` for grade 0.
         flow: Option<FilePath> = None,
         /// `DegradeRule`s: they become `circuitBreaker`.
         degrade: Option<FilePath> = None,
+        /// `ParamFlowRule`s: they become `rateLimit` and `atOnce` with a `key` and `exceptions`.
+        param_flow: Option<FilePath> = None,
+        /// `SystemRule`s: they become `gateway.overload`.
+        system: Option<FilePath> = None,
         /// Which service each resource is. One that is not named here has the service's own name.
         resources: BTreeMap<String, ServiceName> = BTreeMap::new(),
+        /// Where a caller says who it is, which `limitApp` is about: a header field or a parameter of the query.
+        origin: Option<LimitKey> = None,
+        /// What the parameters of each resource are, which `paramIdx` counts from 0: `{ orders: [{ header: X-User }, { query: sku }] }`.
+        parameters: BTreeMap<String, Vec<LimitKey>> = BTreeMap::new(),
+        /// Which route each entrance is, which `refResource` of `strategy: 2` names. One that is not named here has the route's own name.
+        entrances: BTreeMap<String, String> = BTreeMap::new(),
     }
 }
 
@@ -63,7 +98,7 @@ record! {
         /// A Java properties file with `hystrix.command.KEY.…`; `default` as KEY is in force for every command it names, and for all in `commands`.
         properties: FilePath,
         /// Which service each command is. One that is not named here has the service's own name.
-        commands: BTreeMap<String, ServiceName> = BTreeMap::new(),
+        commands: Names = Names::default(),
     }
 }
 
@@ -203,6 +238,7 @@ impl Decode for Ignored {
 /// What a rule became.
 enum Guard {
     Limit(RateLimit),
+    AtOnce(AtOnce),
     Concurrency(Concurrency),
     Breaker(CircuitBreaker),
     Outlier(Outlier),
@@ -212,14 +248,18 @@ enum Guard {
 pub(super) struct Target<'a> {
     pub config: &'a mut Config,
     pub diagnostics: &'a mut Diagnostics,
+    /// All files that have been read, for naming places.
+    pub sources: &'a Sources,
 }
 
 impl Target<'_> {
     /// Puts the rules of one text in force, which is `file` in the sources.
     pub(super) fn put(&mut self, tool: Tool<'_>, text: &str, file: u16) {
         match tool {
-            Tool::Flow(names) => sentinel::flow(self, names, text, file),
-            Tool::Degrade(names) => sentinel::degrade(self, names, text, file),
+            Tool::Flow(told) => sentinel::flow(self, told, text, file),
+            Tool::Degrade(told) => sentinel::degrade(self, told, text, file),
+            Tool::ParamFlow(told) => sentinel::param_flow(self, told, text, file),
+            Tool::System => sentinel::system(self, text, file),
             Tool::Hystrix(names) => hystrix::properties(self, names, text, file),
         }
     }
@@ -255,23 +295,29 @@ impl Target<'_> {
         None
     }
 
-    /// Puts a guard in front of a service that has none of its kind.
+    /// A place as words for it stand in a message: its line, and its file where that is another one.
+    fn named(&self, place: Place) -> String {
+        format!("{}, line {}", self.sources.path(place.file).display(), place.line)
+    }
+
+    /// Puts a guard in front of a service that has none of its kind. Of limits there may be several.
     fn guard(&mut self, service: &ServiceName, guard: Guard, place: Place) {
         let Some(service) = self.config.services.get_mut(service) else { return };
         let traffic = service.traffic.get_or_insert_with(default_of::<Traffic>);
         let taken = match &guard {
-            Guard::Limit(_) => traffic.rate_limit.as_ref().map(|has| ("rateLimit", has.at.whole)),
+            Guard::Limit(_) | Guard::AtOnce(_) => None,
             Guard::Concurrency(_) => traffic.concurrency.as_ref().map(|has| ("concurrency", has.at.whole)),
             Guard::Outlier(_) => traffic.outlier.as_ref().map(|has| ("outlier", has.at.whole)),
             Guard::Breaker(_) => traffic.circuit_breaker.as_ref().map(|has| ("circuitBreaker", has.at.whole)),
         };
         if let Some((key, at)) = taken {
-            let message = format!("this is a `{key}`, and the service has one already (line {})", at.line);
+            let message = format!("this is a `{key}`, and the service has one already ({})", self.named(at));
             self.diagnostics.error(place, message, "one of each kind for a service: remove one of the two");
             return;
         }
         match guard {
-            Guard::Limit(limit) => traffic.rate_limit = Some(limit),
+            Guard::Limit(limit) => traffic.rate_limit.0.push(limit),
+            Guard::AtOnce(bound) => traffic.at_once.0.push(bound),
             Guard::Concurrency(concurrency) => traffic.concurrency = Some(concurrency),
             Guard::Breaker(breaker) => traffic.circuit_breaker = Some(breaker),
             Guard::Outlier(outlier) => traffic.outlier = Some(outlier),
@@ -288,20 +334,49 @@ impl Target<'_> {
     }
 }
 
+/// A limit on all requests of a service.
+fn plain(qps: u32, behaviour: Behaviour, at: Places) -> RateLimit {
+    RateLimit {
+        qps,
+        per: Duration::from_secs(1),
+        burst: None,
+        key: None,
+        exceptions: BTreeMap::new(),
+        only_exceptions: false,
+        without_key: WithoutKey::Share,
+        max_keys: 10_000,
+        matches: Match::default(),
+        route: None,
+        of: None,
+        behaviour,
+        tell: true,
+        warm_up_period: Duration::from_secs(10),
+        cold_factor: 3,
+        max_queueing_time: Duration::from_millis(500),
+        at,
+    }
+}
+
 /// Whose file it is, and how it names services.
 #[derive(Clone, Copy)]
 pub(super) enum Tool<'a> {
-    Flow(&'a BTreeMap<String, ServiceName>),
-    Degrade(&'a BTreeMap<String, ServiceName>),
-    Hystrix(&'a BTreeMap<String, ServiceName>),
+    Flow(&'a Sentinel),
+    Degrade(&'a Sentinel),
+    ParamFlow(&'a Sentinel),
+    System,
+    Hystrix(&'a Names),
 }
 
 impl Rules {
     /// The files, and whose they are.
     pub(super) fn files(&self) -> Vec<(&FilePath, Tool<'_>)> {
         let sentinel = self.sentinel.iter().flat_map(|sentinel| {
-            let flow = sentinel.flow.iter().map(|file| (file, Tool::Flow(&sentinel.resources)));
-            flow.chain(sentinel.degrade.iter().map(|file| (file, Tool::Degrade(&sentinel.resources))))
+            // In the order in which Sentinel asks them.
+            let system = sentinel.system.iter().map(|file| (file, Tool::System));
+            let parameters = sentinel.param_flow.iter().map(|file| (file, Tool::ParamFlow(sentinel)));
+            let flow = sentinel.flow.iter().map(|file| (file, Tool::Flow(sentinel)));
+            let degrade = sentinel.degrade.iter().map(|file| (file, Tool::Degrade(sentinel)));
+            system.chain(parameters).chain(flow).chain(degrade)
         });
         let hystrix = self.hystrix.iter().map(|hystrix| (&hystrix.properties, Tool::Hystrix(&hystrix.commands)));
         sentinel.chain(hystrix).collect()

@@ -180,10 +180,11 @@ impl Loader<'_> {
             }
             // Upstreams are services that others may name.
             let texts = self.texts(folder, &rules.nginx);
-            Target { config: main, diagnostics: &mut self.diagnostics }.put_nginx(&texts);
+            Target { config: main, diagnostics: &mut self.diagnostics, sources: &self.sources }.put_nginx(&texts);
             if let Some(istio) = &rules.istio {
                 let texts = self.texts(folder, &istio.0.files);
-                Target { config: main, diagnostics: &mut self.diagnostics }.put_istio(&istio.0.hosts, &texts);
+                Target { config: main, diagnostics: &mut self.diagnostics, sources: &self.sources }
+                    .put_istio(&istio.0.hosts, &texts);
             }
         }
     }
@@ -191,7 +192,7 @@ impl Loader<'_> {
     /// Puts the rules of another tool's file in force.
     fn rules(&mut self, main: &mut Config, path: &Path, place: Place, tool: Tool<'_>) {
         let Some(file) = self.rules_file(path, place) else { return };
-        let mut target = Target { config: main, diagnostics: &mut self.diagnostics };
+        let mut target = Target { config: main, diagnostics: &mut self.diagnostics, sources: &self.sources };
         target.put(tool, self.sources.text(file), file);
     }
 

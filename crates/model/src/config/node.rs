@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::acme::Acme;
 use super::cluster::{NodeRole, Peers};
 use super::decode::{Decode, FilePath, Places, record, text, words, wrong};
+use super::limits::Overload;
 use super::listener::Listen;
 use super::yaml::Node;
 use crate::diagnostic::Diagnostics;
@@ -93,6 +94,8 @@ impl Default for StreamsConfig {
 record! {
     /// Where traffic enters, and its bounds.
     GatewayConfig as "`gateway`" {
+        /// What this gateway as a whole bears; beyond it requests are answered 503 at once.
+        overload: Option<Overload> = None,
         /// Addresses and ports, or mappings with `address` and how its connections are treated.
         listen: Vec<Listen> = vec![Listen::from("127.0.0.1:8080")],
         /// Worker threads; 0 is one for each core.

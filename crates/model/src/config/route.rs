@@ -30,6 +30,8 @@ record! {
         mirror: Mirrors = Mirrors::default(),
         /// What is done to its requests on purpose, to see whether callers bear it. Limits and breakers see no request that is answered here.
         fault: Option<Fault> = None,
+        /// What pages of other origins may do (CORS), as Istio's `corsPolicy`. Preflights of origins that are allowed are answered by the gateway, 200 with the reason `cors-preflight`; those of others go to the service.
+        cors: Option<CorsPolicy> = None,
         /// The instance gets another path or host than the client named.
         rewrite: Rewrite = Rewrite::default(),
         /// Changes to the fields an instance gets.
@@ -60,6 +62,8 @@ record! {
         per_try_timeout: Option<Duration> = None,
         /// The pause before the first repetition, doubled for each one more up to ten times this; each is drawn evenly from zero up.
         backoff: Duration = Duration::from_millis(25),
+        /// Nothing is repeated later than this after the request came (nginx' `proxy_next_upstream_timeout`). No bound when absent.
+        within: Option<Duration> = None,
     }
 }
 
@@ -396,6 +400,24 @@ impl Decode for Mirrors {
     fn schema(definitions: &mut BTreeMap<String, Value>) -> Value {
         let one = Mirror::schema(definitions);
         json!({ "oneOf": [one.clone(), { "type": "array", "items": one }] })
+    }
+}
+
+record! {
+    /// What pages of other origins may do. The field `Access-Control-Allow-Origin` names the origin that asks.
+    CorsPolicy as "`cors`" {
+        /// Whose pages: values such as `https://shop.example`, `{ prefix: … }`, `{ regex: … }`, or `*` for every origin.
+        origins: Vec<Condition>,
+        /// With which methods.
+        methods: Vec<String> = Vec::new(),
+        /// With which fields.
+        headers: Vec<String> = Vec::new(),
+        /// Which fields of an answer they may read.
+        expose_headers: Vec<String> = Vec::new(),
+        /// For how long the answer to a preflight is good.
+        max_age: Option<Duration> = None,
+        /// Whether they may come with cookies.
+        credentials: Option<bool> = None,
     }
 }
 

@@ -107,6 +107,8 @@ record! {
         backup: bool = false,
         /// It gets none.
         down: bool = false,
+        /// The most requests it has at once, over all of a gateway's workers; when all have as many as they may, a request is answered 503 `instances-full`. No bound when absent.
+        max_requests: Option<u32> = None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::decode::{Ratio, record, words};
+use super::limits::{AtOnce, OneOrMore, RateLimit};
 use super::node::default_of;
 use super::shift::{Failover, Shift};
 use crate::id::ServiceName;
@@ -13,8 +14,10 @@ use crate::id::ServiceName;
 record! {
     /// What guards a service's requests.
     Traffic as "`traffic`" {
-        /// How many requests a second are let through; the rest is answered 429 `rate-limited`.
-        rate_limit: Option<RateLimit> = None,
+        /// How many requests a second are let through, one limit or a list of them, each of which must let a request pass; the rest is answered 429 `rate-limited`. 100 at most.
+        rate_limit: OneOrMore<RateLimit> = OneOrMore::default(),
+        /// How many requests are under way at once, by key or of some requests only, one bound or a list of them. 100 at most.
+        at_once: OneOrMore<AtOnce> = OneOrMore::default(),
         /// The service gets no requests for a while when too many have failed or were slow.
         circuit_breaker: Option<CircuitBreaker> = None,
         /// How many requests it has at once.
@@ -51,11 +54,11 @@ record! {
         comparator: Option<Comparator> = None,
         /// The time looked at. Default 10s.
         window: Option<Duration> = None,
-        /// Instead of `window`: the last so many requests are looked at.
+        /// Instead of `window`: the last so many requests are looked at; 1 to 100000.
         window_requests: Option<u32> = None,
         /// With fewer requests in the window nothing is judged. Default 20.
         min_requests: Option<u32> = None,
-        /// How long no request passes; then come the probes. Default 30s.
+        /// How long no request passes; then come the probes. More than 0, 24h at most. Default 30s.
         open_for: Option<Duration> = None,
         /// Requests let through to see whether the service is better; judged together by the same thresholds, and only then it closes. Default 1.
         probes: Option<u32> = None,
@@ -233,7 +236,7 @@ record! {
         max_cached_bytes: u64 = 8_388_608,
         /// The most kept answers; the one kept longest ago goes first.
         max_cached_answers: u32 = 1_000,
-        /// The fixed answer's status; 503 when absent.
+        /// The fixed answer's status: 200 to 599, but for 205 and 304; 503 when absent.
         status: Option<u16> = None,
         /// Its body.
         body: String = String::new(),
@@ -252,59 +255,6 @@ impl Fallback {
     /// Its status.
     pub fn fixed_status(&self) -> u16 {
         self.status.unwrap_or(503)
-    }
-}
-
-record! {
-    /// A rate, even to a twentieth of a second unless `burst` says otherwise.
-    RateLimit as "`rateLimit`" {
-        /// Requests a second.
-        qps: u32,
-        /// So many may come at once after a pause. Default: a twentieth of `qps`, at least 1.
-        burst: Option<u32> = None,
-        /// What has the rate for itself; all requests together when absent.
-        key: Option<LimitKey> = None,
-        /// So many keys are remembered for sure, and never more than twice as many; when more are at work, the one that
-        /// is nearest to rest is forgotten.
-        max_keys: u32 = 10_000,
-        /// What becomes of a request that comes too early.
-        behaviour: Behaviour = Behaviour::Reject,
-        /// With `warmUp` and `warmUpQueue`: how long it takes, under load, until the whole rate is let through.
-        warm_up_period: Duration = Duration::from_secs(10),
-        /// With `warmUp` and `warmUpQueue`: after a pause the rate begins at one part in so many.
-        cold_factor: u32 = 3,
-        /// With `queue` and `warmUpQueue`: a request whose turn comes later than this is refused. Inside the route's timeout.
-        max_queueing_time: Duration = Duration::from_millis(500),
-    }
-}
-
-words! {
-    /// What becomes of a request that comes too early; Sentinel's control behaviours.
-    Behaviour {
-        /// It is refused.
-        Reject = "reject",
-        /// It is refused when the second that ends now had all of `qps`, counted in halves as Sentinel does; they may come at once. Without `burst` and `key`.
-        Window = "window",
-        /// It is refused, and after a pause the rate grows slowly.
-        WarmUp = "warmUp",
-        /// It waits for its turn.
-        Queue = "queue",
-        /// Both: it waits for its turn, and after a pause turns come more slowly.
-        WarmUpQueue = "warmUpQueue",
-    }
-}
-
-record! {
-    /// What of a request has a rate for itself: one of these. Requests without it share one rate.
-    LimitKey as "`key`" {
-        /// A header field.
-        header: Option<String> = None,
-        /// A parameter of the query, as it is written.
-        query: Option<String> = None,
-        /// `true`: the client's address; behind a trusted proxy, the last one in `X-Forwarded-For`.
-        address: bool = false,
-        /// A segment of the path, from 1: of `/shops/7/orders` the second is `7`.
-        path_segment: Option<u32> = None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod acme;
 mod cluster;
 mod feeds;
+mod limits;
 mod listen;
 mod matches;
 mod node;
@@ -38,9 +39,11 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     listen::check(config, diagnostics);
     acme::check(config, diagnostics);
     feeds::check(config, diagnostics);
+    limits::overload(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();
         traffic::check(name, service, &config.services, diagnostics);
+        limits::check(name, service, config, diagnostics);
     }
     fixed_ports(config, diagnostics);
     instance_names(config, diagnostics);
@@ -133,6 +136,9 @@ impl Checker<'_> {
             if !service.endpoints.contains(name) {
                 let message = format!("`{name}` is none of its endpoints");
                 self.error("endpointOptions", message, "write it as under `endpoints`");
+            }
+            if options.max_requests == Some(0) {
+                self.error("endpointOptions", format!("`{name}` with maxRequests 0"), "1 or more, or down: true");
             }
             if options.weight == 0 || options.weight > 10_000 {
                 self.error(

@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::view::{AdaptiveView, BreakerView, ConcurrencyView, EjectionView, RateLimitView, TrafficView};
+use api::view::{AdaptiveView, BreakerView, ConcurrencyView, EjectionView, TrafficView};
 use gateway::breaker::{BreakerPolicy, Comparator, Forced, Reached, State, Turn, Why, Window};
 use gateway::{
-    AdaptivePolicy, Behaviour, BreakerScope, Concurrency, EjectedView, Fallback, KeepPolicy, LimitKey, LimitPolicy,
-    Note, OutlierPolicy, Places, RateLimit, RetryBudget, Traffic,
+    AdaptivePolicy, BreakerScope, Concurrency, EjectedView, Fallback, KeepPolicy, Meter, Note, OutlierPolicy, Places,
+    RetryBudget, Traffic,
 };
 use model::config::{self, BreakerRule};
 use model::{EventKind, InstanceId, ServiceName};
 
-use super::Service;
+use super::{Service, limits};
 use crate::shell::{Shell, Subject};
 
 /// What is kept of a service's guards.
@@ -37,7 +37,8 @@ impl Service {
         }
         if self.guarding.told != self.definition.traffic {
             let service = shell.table.service(&self.name);
-            service.set_traffic(self.definition.traffic.as_ref().map(traffic));
+            let meter = |name: &ServiceName| shell.table.service(name).meter();
+            service.set_traffic(self.definition.traffic.as_ref().map(|written| traffic(written, &meter)));
             self.guarding.told.clone_from(&self.definition.traffic);
             self.hold_breaker(shell);
         }
@@ -189,13 +190,9 @@ impl Service {
                         .map(|shortest| u64::try_from(shortest.as_millis()).unwrap_or(u64::MAX)),
                 }),
             }),
-            rate_limit: view.rate_limit.map(|limit| RateLimitView {
-                qps: limit.qps,
-                refused: limit.refused,
-                keys: limit.keys.map(|(at_work, _)| count(at_work)),
-                max_keys: limit.keys.map(|(_, room)| count(room)),
-                displaced: limit.keys.map(|_| limit.displaced),
-            }),
+            rate_limit: view.rate_limits.first().map(limits::rate_view),
+            more_rate_limits: view.rate_limits.iter().skip(1).map(limits::rate_view).collect(),
+            at_once: view.at_once.iter().map(limits::bound_view).collect(),
             ejected: view.ejected.iter().map(ejection_view).collect(),
         })
     }
@@ -295,12 +292,12 @@ fn at(moment: std::time::SystemTime) -> String {
     observe::at_unix_ms(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// The configuration in the gateway's words.
-fn traffic(written: &config::Traffic) -> Traffic {
+fn traffic(written: &config::Traffic, meter: &dyn Fn(&ServiceName) -> Meter) -> Traffic {
     Traffic {
         breaker: written.circuit_breaker.as_ref().map(|breaker| policy(&breaker.rule())),
         breaker_scope: match written.circuit_breaker.as_ref().map(|breaker| breaker.per) {
@@ -312,7 +309,8 @@ fn traffic(written: &config::Traffic) -> Traffic {
             max_wait: concurrency.max_wait,
         }),
         adaptive: written.concurrency.as_ref().and_then(|concurrency| concurrency.adaptive.as_ref()).map(adaptive),
-        rate_limit: written.rate_limit.as_ref().map(rate_limit),
+        rate_limits: written.rate_limit.0.iter().map(|limit| limits::rate(limit, meter)).collect(),
+        at_once: written.at_once.0.iter().map(|bound| limits::bound(bound, meter)).collect(),
         outlier: written.outlier.as_ref().map(|outlier| OutlierPolicy {
             consecutive_errors: outlier.consecutive_errors,
             eject_for: outlier.eject_for,
@@ -353,34 +351,6 @@ fn adaptive(written: &config::Adaptive) -> AdaptivePolicy {
         min_rtt_requests: written.min_rtt_requests,
         buffer: written.buffer.0,
     }
-}
-
-fn rate_limit(written: &config::RateLimit) -> RateLimit {
-    let key = written.key.as_ref().and_then(|key| {
-        let header = key.header.clone().map(LimitKey::Header);
-        let query = key.query.clone().map(LimitKey::Query);
-        let segment = key.path_segment.map(|number| LimitKey::PathSegment(number as usize));
-        header.or(query).or(segment).or(key.address.then_some(LimitKey::Address))
-    });
-    let policy = LimitPolicy {
-        qps: written.qps,
-        burst: written.burst.unwrap_or(written.qps / 20).max(1),
-        behaviour: match written.behaviour {
-            config::Behaviour::Reject => Behaviour::Reject,
-            config::Behaviour::Window => Behaviour::Window,
-            config::Behaviour::WarmUp => {
-                Behaviour::WarmUp { period: written.warm_up_period, cold_factor: written.cold_factor }
-            }
-            config::Behaviour::Queue => Behaviour::Queue(written.max_queueing_time),
-            config::Behaviour::WarmUpQueue => Behaviour::WarmUpQueue {
-                period: written.warm_up_period,
-                cold_factor: written.cold_factor,
-                longest: written.max_queueing_time,
-            },
-        },
-        keys: key.as_ref().map(|_| written.max_keys as usize),
-    };
-    RateLimit { policy, key }
 }
 
 fn policy(rule: &BreakerRule) -> BreakerPolicy {

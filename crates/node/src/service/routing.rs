@@ -1,5 +1,7 @@
 //! What the gateway is told of a service. Last link of the failure walk: the swap that moves traffic.
 
+use std::collections::BTreeMap;
+
 use gateway::{Balance, Endpoint, Endpoints, HoldPolicy, Readiness, Selection};
 use model::config::{BalanceBy, Mode};
 use observe::metrics::InstanceLabels;
@@ -85,7 +87,18 @@ impl Service {
                 BalanceBy::RoundRobin => Balance::RoundRobin,
             },
             upstream: self.upstream.clone().unwrap_or_default(),
+            max_requests: self.bounded(),
         }
+    }
+
+    /// Instances that may have so many requests at once.
+    fn bounded(&self) -> BTreeMap<model::InstanceId, u32> {
+        let options = &self.definition.endpoint_options;
+        let bound = |instance: &Instance| {
+            let named = self.definition.endpoints.get(usize::try_from(instance.plan.index).ok()?)?;
+            Some((instance.id().clone(), options.get(named)?.max_requests?))
+        };
+        self.instances.values().filter_map(bound).collect()
     }
 
     /// The primary with its epoch; nobody while it is dead, dying or handing over: local evidence is enough to stop using it.

@@ -212,6 +212,59 @@ fn every_field_of_a_virtual_service_does_what_istio_says() {
     assert_eq!(ask(&seawall, "GET", "/nofault", shop).status, 200, "without a percentage nobody gets it");
 }
 
+const CORS: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: pages }
+spec:
+  hosts: ["*"]
+  http:
+    - corsPolicy:
+        allowOrigins: [{ exact: "https://shop.test" }, { prefix: "https://dev." }, { regex: "https://[a-z]+[.]shop[.]test" }]
+        allowMethods: [GET, PUT]
+        allowHeaders: [x-id]
+        exposeHeaders: [x-total]
+        maxAge: 24h
+        allowCredentials: true
+      route: [{ destination: { host: pages } }]
+"#;
+
+/// `corsPolicy`, as Envoy's filter for it does.
+#[test]
+fn pages_of_origins_that_are_allowed_may_read_and_others_pass_as_they_are() {
+    let pages = Recorder::start("pages");
+    let seawall =
+        up(&format!("services:\n  pages: {{ endpoints: [\"{}\"] }}\n", pages.address), &[("cors.yaml", CORS)]);
+    seawall.wait_ready("pages");
+    let field = |answer: &Answer, name: &str| answer.header(&format!("access-control-{name}")).map(str::to_owned);
+    let preflight =
+        |origin| ask(&seawall, "OPTIONS", "/", &[("Origin", origin), ("Access-Control-Request-Method", "PUT")]);
+    for origin in ["https://shop.test", "https://dev.anything", "https://www.shop.test"] {
+        pages.take();
+        let answer = preflight(origin);
+        assert_eq!((answer.status, answer.header("seawall-reason")), (200, Some("cors-preflight")));
+        assert_eq!(pages.count(), 0, "the service is not asked");
+        let said = ["allow-origin", "allow-methods", "allow-headers", "max-age", "allow-credentials"];
+        let said = said.map(|name| field(&answer, name).unwrap());
+        assert_eq!(said, [origin, "GET,PUT", "x-id", "86400", "true"]);
+        let answer = ask(&seawall, "GET", "/", &[("Origin", origin)]);
+        assert_eq!(answer.header("x-answered-by"), Some("pages"));
+        let said = ["allow-origin", "expose-headers", "allow-credentials"].map(|name| field(&answer, name).unwrap());
+        assert_eq!(said, [origin, "x-total", "true"]);
+    }
+    for origin in ["https://other.test", "https://shop.test.evil", "http://shop.test"] {
+        let answer = preflight(origin);
+        assert_eq!(
+            (answer.header("x-answered-by"), field(&answer, "allow-origin")),
+            (Some("pages"), None),
+            "forwarded"
+        );
+        assert_eq!(field(&ask(&seawall, "GET", "/", &[("Origin", origin)]), "allow-origin"), None);
+    }
+    let plain = ask(&seawall, "OPTIONS", "/", &[("Origin", "https://shop.test")]);
+    assert_eq!(plain.header("x-answered-by"), Some("pages"), "not every OPTIONS is a preflight");
+}
+
 const RULE: &str = r#"
 apiVersion: networking.istio.io/v1
 kind: DestinationRule

@@ -29,6 +29,7 @@ mod quota;
 mod refusals;
 mod rolling;
 mod routes;
+mod sentinel;
 mod shift;
 mod start;
 mod stop;

@@ -176,3 +176,62 @@ fn locations_are_chosen_as_nginx_does_and_limits_are_kept() {
         assert!(first.into_iter().all(|first| first.join().unwrap() == 200));
     });
 }
+
+const BOUNDED: &str = "
+limit_conn_zone $http_x_client zone=each:10m;
+upstream bounded { server ONE max_conns=1; server TWO max_conns=1; }
+upstream apart { server ONE; }
+upstream timed { server BAD max_fails=0; server TWO max_fails=0; }
+location /bounded { proxy_pass http://bounded; }
+location /apart { proxy_pass http://apart; limit_conn each 1; }
+location /timed { proxy_pass http://timed; proxy_next_upstream http_500; proxy_next_upstream_timeout 100ms; }
+location /untimed { proxy_pass http://timed; proxy_next_upstream http_500; proxy_next_upstream_timeout 0; }
+";
+
+/// `max_conns` of a server, `limit_conn` by a key, `proxy_next_upstream_timeout`.
+#[test]
+fn servers_and_clients_have_so_many_at_once_and_what_is_late_is_not_passed_on() {
+    let [one, two, bad] = ["one", "two", "bad"].map(Recorder::start);
+    let mut text = BOUNDED.to_owned();
+    for (name, recorder) in [("ONE", &one), ("TWO", &two), ("BAD", &bad)] {
+        text = text.replace(name, &recorder.address.to_string());
+    }
+    let seawall = up(&text);
+    for service in ["bounded", "apart", "timed"] {
+        seawall.wait_ready(service);
+    }
+    one.keep_next();
+    two.keep_next();
+    std::thread::scope(|scope| {
+        let first = [(); 2].map(|()| scope.spawn(|| seawall.get("/bounded").status));
+        wait("each has one", || (one.keeps() && two.keeps()).then_some(()));
+        let third = seawall.get("/bounded");
+        assert_eq!((third.status, third.header("seawall-reason")), (503, Some("instances-full")));
+        one.let_go();
+        wait("one has ended", || (seawall.get("/bounded").status == 200).then_some(()));
+        assert!((0..6).all(|_| who(&seawall.get("/bounded")) == "one"), "the other one is full");
+        two.let_go();
+        assert!(first.into_iter().all(|first| first.join().unwrap() == 200));
+    });
+
+    let ask = |client: &str| http::request(seawall.gateway, "GET", "/apart", &[("X-Client", client)], b"").unwrap();
+    one.keep_next();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| ask("a").status);
+        wait("a has one", || one.keeps().then_some(()));
+        let second = ask("a");
+        assert_eq!((second.status, second.header("seawall-reason")), (503, Some("too-many-at-once")));
+        assert_eq!((ask("b").status, seawall.get("/apart").status), (200, 200), "others, and who has no key");
+        one.let_go();
+        assert_eq!(first.join().unwrap(), 200);
+    });
+
+    // An answer that comes later than the time for passing on is the client's.
+    bad.answer(500);
+    bad.slow(Duration::from_millis(300));
+    let late = (0..4).filter(|_| seawall.get("/timed").status == 500).count();
+    assert_eq!(late, 2, "in turn");
+    bad.take();
+    assert!((0..4).all(|_| seawall.get("/untimed").status == 200));
+    assert!(bad.count() > 0, "it was asked, and passed on");
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A twentieth of a second's worth, as the configuration has it.
 fn policy(qps: u32) -> LimitPolicy {
-    LimitPolicy { qps, burst: (qps / 20).max(1), behaviour: Behaviour::Reject, keys: None }
+    LimitPolicy { qps, per: Duration::from_secs(1), burst: (qps / 20).max(1), behaviour: Behaviour::Reject, keys: None }
 }
 
 /// Requests admitted in each second under an even load of `rate` a second from `begin` on.
@@ -174,4 +174,35 @@ fn a_queue_that_warms_up_begins_with_a_third_of_the_rate_and_ends_with_all_of_it
     assert!((28..=34).contains(&counts[1]), "{counts:?}");
     assert!(counts[30..].iter().all(|count| (88..=92).contains(count)), "{counts:?}");
     assert!(counts.windows(2).all(|pair| pair[1] + 3 >= pair[0]), "it only grows: {counts:?}");
+}
+
+#[test]
+fn windows_and_buckets_are_kept_by_key_and_an_exception_has_its_own() {
+    for behaviour in [Behaviour::Window, Behaviour::Bucket] {
+        let limiter = Limiter::new(&LimitPolicy { burst: 0, keys: Some(64), behaviour, ..policy(2) });
+        let now = Duration::from_secs(9);
+        let vip = super::Rate::new(4, Duration::from_secs(1), 0);
+        let ask = |rate: &super::Rate, key: u64| limiter.ask_at(rate, key << 40, now).decision == Decision::Admitted;
+        let passed = |rate: &super::Rate, key| (0..9).filter(|_| ask(rate, key)).count();
+        let own = limiter.rate();
+        assert_eq!([passed(&own, 1), passed(&own, 2), passed(&vip, 3)], [2, 2, 4], "{behaviour:?}");
+        assert_eq!(passed(&super::Rate::new(0, Duration::from_secs(1), 0), 4), 0, "nobody");
+        assert_eq!(limiter.at_work(now), Some(3));
+        let later = now + Duration::from_millis(1_500);
+        assert_eq!(limiter.at_work(later), Some(0), "{behaviour:?}");
+        assert_eq!(limiter.ask(1 << 40, later), Decision::Admitted);
+        assert_eq!(limiter.keys().map(super::Keys::displaced), Some(0));
+    }
+}
+
+#[test]
+fn what_is_left_is_told() {
+    let limiter = Limiter::new(&LimitPolicy { burst: 3, ..policy(10) });
+    let now = Duration::from_secs(9);
+    let asked: Vec<_> = (0..4).map(|_| limiter.ask_at(&limiter.rate(), 0, now)).collect();
+    assert_eq!(asked.iter().map(|asked| asked.left).collect::<Vec<_>>(), [2, 1, 0, 0]);
+    assert_eq!(asked[1].reset, Duration::from_millis(200), "all three again");
+    let minute = Limiter::new(&LimitPolicy { per: Duration::from_secs(60), burst: 1, ..policy(6) });
+    assert_eq!(minute.ask(0, now), Decision::Admitted);
+    assert_eq!(minute.ask(0, now), Decision::Refused(Duration::from_secs(10)), "six a minute");
 }

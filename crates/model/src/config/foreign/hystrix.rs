@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::decode::{Places, Ratio};
 use super::super::{BreakerPreset, BreakerScope, CircuitBreaker, Concurrency};
-use super::{Guard, Target};
+use super::{Guard, Names, Target};
 use crate::diagnostic::{Place, nearest};
 use crate::id::ServiceName;
 
@@ -44,7 +44,7 @@ const KNOWN: [&str; 12] = [
 type Written<'t> = BTreeMap<&'t str, (&'t str, Place)>;
 
 /// Puts the properties of commands in force.
-pub(super) fn properties(target: &mut Target<'_>, names: &BTreeMap<String, ServiceName>, text: &str, file: u16) {
+pub(super) fn properties(target: &mut Target<'_>, names: &Names, text: &str, file: u16) {
     let mut commands: BTreeMap<&str, Written<'_>> = BTreeMap::new();
     for (key, value, place) in lines(target, text, file) {
         let Some((command, property)) = key.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')) else {
@@ -65,13 +65,16 @@ pub(super) fn properties(target: &mut Target<'_>, names: &BTreeMap<String, Servi
         }
     }
     let defaults = commands.remove(DEFAULT).unwrap_or_default();
-    let named = commands.keys().copied().chain(names.keys().map(String::as_str));
+    let named = commands.keys().copied().chain(names.services.keys().map(String::as_str));
     let named: BTreeSet<&str> = named.collect();
     for name in named {
         let own = commands.remove(name).unwrap_or_default();
         let first = own.values().chain(defaults.values()).map(|(_, place)| *place).next();
-        let place = first.unwrap_or(Place { file, line: 0, column: 0 });
-        let Some(service) = target.service("command", name, names, place) else { continue };
+        // One that is only named beside the file stands there.
+        let named = names.services.contains_key(name).then(|| names.at.field(name));
+        let place = own.values().map(|(_, place)| *place).next().or(named).or(first);
+        let place = place.unwrap_or(Place { file, line: 0, column: 0 });
+        let Some(service) = target.service("command", name, &names.services, place) else { continue };
         let command = Command { own, defaults: &defaults, place };
         command.put(target, &service);
     }

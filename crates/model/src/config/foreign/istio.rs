@@ -154,7 +154,8 @@ impl Writer<'_, '_> {
                 if number == 0 {
                     self.route(route, &hosts, &mut routes);
                 } else {
-                    let mut target = Target { config: &mut *self.target.config, diagnostics: &mut quiet };
+                    let sources = self.target.sources;
+                    let mut target = Target { config: &mut *self.target.config, diagnostics: &mut quiet, sources };
                     let mut writer = Writer {
                         target: &mut target,
                         names: self.names,
@@ -171,7 +172,7 @@ impl Writer<'_, '_> {
     }
 
     fn route(&mut self, written: &HttpRoute, hosts: &[String], routes: &mut Vec<Route>) {
-        refuse(&written.at, &["delegate", "corsPolicy"], self.target.diagnostics);
+        refuse(&written.at, &["delegate"], self.target.diagnostics);
         let Some(base) = self.base(written) else { return };
         if written.matches.is_empty() {
             let matches = Match { hosts: OneOrMany(hosts.to_vec()), ..Match::default() };
@@ -197,6 +198,7 @@ impl Writer<'_, '_> {
             ("fault", "fault"),
             ("mirror", "mirror"),
             ("mirrors", "mirror"),
+            ("corsPolicy", "cors"),
             ("name", "name"),
         ]);
         let mut route = Route { at, ..default_of() };
@@ -260,6 +262,7 @@ impl Writer<'_, '_> {
             (route.timeout, route.retry) = (None, None);
         }
         route.mirror = self.mirrors(written);
+        route.cors = written.cors_policy.as_ref().map(|cors| words::cors(cors, self.target.diagnostics));
         Some(route)
     }
 

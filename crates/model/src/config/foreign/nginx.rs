@@ -151,6 +151,7 @@ fn server(directive: &Directive, diagnostics: &mut Diagnostics) -> Option<(Strin
         weight: 1,
         backup: false,
         down: false,
+        max_requests: None,
         at: Places::from_parts(directive.at, std::iter::empty()),
     };
     let mut ban = Ban { max_fails: 1, fail_timeout: Duration::from_secs(10) };
@@ -168,13 +169,15 @@ fn server(directive: &Directive, diagnostics: &mut Diagnostics) -> Option<(Strin
             _ if let Some(text) = value(word, "weight") => number(text).map(|weight| option.weight = weight),
             _ if let Some(text) = value(word, "max_fails") => number(text).map(|fails| ban.max_fails = fails),
             _ if let Some(text) = value(word, "fail_timeout") => time(text).map(|time| ban.fail_timeout = time),
-            // No bound.
-            "max_conns=0" => Some(()),
+            // 0 is no bound.
+            _ if let Some(text) = value(word, "max_conns") => {
+                number(text).map(|most| option.max_requests = Some(most).filter(|most| *most > 0))
+            }
             _ => None,
         };
         if read.is_none() {
             let message = format!("`{}` of a server has no counterpart here, or cannot be read", word.text);
-            let cure = "weight=2, backup, down, max_fails=1 and fail_timeout=10s; for max_conns `limit_conn`";
+            let cure = "weight=2, backup, down, max_conns=9, max_fails=1 and fail_timeout=10s";
             diagnostics.error(word.at, message, cure);
         }
     }

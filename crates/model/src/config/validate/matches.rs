@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use regex_lite::Regex;
 
 use super::route::is_token;
-use crate::config::{Condition, Config, Match, Route};
+use crate::config::{Condition, Config, CorsPolicy, Match, Route};
 use crate::diagnostic::{Diagnostics, Place};
 
 type Conditions = BTreeMap<String, Condition>;
@@ -71,6 +71,27 @@ pub(super) fn check(matches: &Match, diagnostics: &mut Diagnostics) {
                 matches.at.field("method"),
                 format!("`{method}` is not a method"),
                 "methods are upper-case words such as GET",
+            );
+        }
+    }
+}
+
+/// Checks what pages of other origins may do.
+pub(super) fn check_cors(cors: &CorsPolicy, diagnostics: &mut Diagnostics) {
+    let at = &cors.at;
+    if cors.origins.is_empty() {
+        diagnostics.error(at.field("origins"), "no origin is allowed anything", "e.g. origins: [https://shop.example]");
+    }
+    let origins = cors.origins.iter().map(|origin| ("origin".to_owned(), origin.clone()));
+    origins.for_each(|origin| check_conditions(&Conditions::from([origin]), at.field("origins"), diagnostics));
+    for (field, words) in
+        [("methods", &cors.methods), ("headers", &cors.headers), ("exposeHeaders", &cors.expose_headers)]
+    {
+        for word in words.iter().filter(|word| !is_token(word)) {
+            diagnostics.error(
+                at.field(field),
+                format!("`{word}` is no method and no field"),
+                "a word such as GET or X-Id",
             );
         }
     }

@@ -32,6 +32,9 @@ fn same_names(config: &Config, diagnostics: &mut Diagnostics) {
 
 fn check_route(route: &Route, config: &Config, diagnostics: &mut Diagnostics) {
     matches::check(&route.matches, diagnostics);
+    if let Some(cors) = &route.cors {
+        matches::check_cors(cors, diagnostics);
+    }
     if route.timeout.is_some_and(|timeout| timeout.is_zero()) {
         diagnostics.error(
             route.at.field("timeout"),

@@ -5,24 +5,21 @@ use std::time::Duration;
 
 use super::route::{check_field_name, check_field_value};
 use crate::config::Service;
-use crate::config::traffic::{Adaptive, Behaviour, BreakerScope, CircuitBreaker, Concurrency, Fallback, RateLimit};
+use crate::config::traffic::{Adaptive, BreakerScope, CircuitBreaker, Concurrency, Fallback};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
 
 /// The longest window of a breaker.
 const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
 
+/// The longest time that a breaker is open by itself.
+const LONGEST_OPEN: Duration = Duration::from_secs(24 * 3600);
+
 /// The most requests a breaker looks at: a byte is kept for each.
 const MOST_REQUESTS: u32 = 100_000;
 
 /// The most requests that wait for a place.
 const MOST_PENDING: u32 = 100_000;
-
-/// The highest rate.
-const MOST_QPS: u32 = 1_000_000;
-
-/// The most keys of a rate limit.
-const MOST_KEYS: u32 = 1_000_000;
 
 /// The most kept answers of a fallback, and their bytes.
 const MOST_CACHED: u32 = 1_000_000;
@@ -44,9 +41,6 @@ pub fn check(
     };
     if let Some(breaker) = &traffic.circuit_breaker {
         check_breaker(breaker, &mut error);
-    }
-    if let Some(limit) = &traffic.rate_limit {
-        check_limit(limit, &mut error);
     }
     if let Some(outlier) = &traffic.outlier {
         let at = &outlier.at;
@@ -144,6 +138,10 @@ fn check_breaker(breaker: &CircuitBreaker, error: Report<'_>) {
     if rule.open_for.is_zero() {
         error(at.field("openFor"), "`openFor: 0` would never be open", "e.g. openFor: 5s");
     }
+    if rule.open_for > LONGEST_OPEN {
+        let cure = "e.g. openFor: 30s; `seawall breaker NAME open` holds it open until it is taken back";
+        error(at.field("openFor"), "open for more than 24h", cure);
+    }
     if rule.probes == 0 || rule.probes > 1000 {
         error(
             at.field("probes"),
@@ -199,63 +197,6 @@ fn check_adaptive(adaptive: &Adaptive, error: Report<'_>) {
     if !(1..=MOST_REQUESTS).contains(&adaptive.min_rtt_requests) {
         let cure = "e.g. minRttRequests: 50";
         error(at.field("minRttRequests"), "a measurement of no request, or of more than 100000", cure);
-    }
-}
-
-fn check_limit(limit: &RateLimit, error: Report<'_>) {
-    let at = &limit.at;
-    let warms_up = matches!(limit.behaviour, Behaviour::WarmUp | Behaviour::WarmUpQueue);
-    let queues = matches!(limit.behaviour, Behaviour::Queue | Behaviour::WarmUpQueue);
-    if limit.qps == 0 || limit.qps > MOST_QPS {
-        error(at.field("qps"), "a rate of 0, or of more than 1000000", "1 to 1000000 requests a second");
-    }
-    if limit.burst == Some(0) {
-        error(at.field("burst"), "`burst: 0` would let nothing through", "1 or more, or leave it out");
-    }
-    if let Some(key) = &limit.key {
-        let named = [&key.header, &key.query].into_iter().flatten();
-        let count = named.clone().count() + usize::from(key.address) + usize::from(key.path_segment.is_some());
-        if count != 1 || named.clone().any(String::is_empty) || key.path_segment == Some(0) {
-            let cure = "one of header: NAME, query: NAME, address: true, pathSegment: 1";
-            error(key.at.whole, "a key is one thing", cure);
-        }
-        if warms_up {
-            error(
-                at.field("behaviour"),
-                "a warm-up with a `key`",
-                "keys have no warm-up of their own: `reject` or `queue`",
-            );
-        }
-    }
-    if !(8..=MOST_KEYS).contains(&limit.max_keys) {
-        error(at.field("maxKeys"), "room for fewer than 8 keys, or for more than 1000000", "e.g. maxKeys: 10000");
-    }
-    if warms_up && (limit.warm_up_period < Duration::from_secs(1) || limit.cold_factor < 2) {
-        let cure = "e.g. warmUpPeriod: 10s, coldFactor: 3";
-        error(at.field("behaviour"), "a warm-up of less than 1s, or with a `coldFactor` of less than 2", cure);
-    }
-    for (field, behaviour) in
-        [("warmUpPeriod", Behaviour::WarmUp), ("coldFactor", Behaviour::WarmUp), ("maxQueueingTime", Behaviour::Queue)]
-    {
-        let is = if behaviour == Behaviour::Queue { queues } else { warms_up };
-        if at.has(field) && !is {
-            let message = format!("`{field}` means nothing with `behaviour: {}`", limit.behaviour.as_str());
-            error(at.field(field), &message, &format!("add behaviour: {}, or remove it", behaviour.as_str()));
-        }
-    }
-    if queues && limit.burst.is_some() {
-        error(at.field("burst"), "`burst` with `queue`", "remove it: requests in a queue pass one after the other");
-    }
-    if limit.behaviour == Behaviour::Window && limit.burst.is_some() {
-        error(at.field("burst"), "`burst` with `window`", "remove it: all of `qps` may come at once");
-    }
-    if limit.behaviour == Behaviour::Window
-        && let Some(key) = &limit.key
-    {
-        error(key.at.whole, "`window` with a `key`", "keys have no window of their own: `reject` or `queue`");
-    }
-    if queues && limit.max_queueing_time > Duration::from_secs(60) {
-        error(at.field("maxQueueingTime"), "requests would wait for more than a minute", "e.g. maxQueueingTime: 500ms");
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A request as it came.
@@ -28,6 +28,17 @@ struct Inside {
     seen: Mutex<Vec<Seen>>,
     status: AtomicU16,
     slow_ms: AtomicU64,
+    kept: Mutex<Kept>,
+    let_go: Condvar,
+}
+
+/// A request that is kept until the test lets it go.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Kept {
+    #[default]
+    None,
+    Next,
+    There,
 }
 
 impl Recorder {
@@ -39,6 +50,8 @@ impl Recorder {
             seen: Mutex::default(),
             status: AtomicU16::new(200),
             slow_ms: AtomicU64::new(0),
+            kept: Mutex::default(),
+            let_go: Condvar::new(),
         });
         let shared = Arc::clone(&inside);
         std::thread::spawn(move || {
@@ -65,12 +78,42 @@ impl Recorder {
         self.inside.status.store(status, Ordering::SeqCst);
     }
 
+    /// The next request is not answered before [`Self::let_go`].
+    pub fn keep_next(&self) {
+        *self.inside.kept() = Kept::Next;
+    }
+
+    /// Whether a request is kept now.
+    pub fn keeps(&self) -> bool {
+        *self.inside.kept() == Kept::There
+    }
+
+    pub fn let_go(&self) {
+        *self.inside.kept() = Kept::None;
+        self.inside.let_go.notify_all();
+    }
+
     pub fn slow(&self, by: Duration) {
         self.inside.slow_ms.store(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 }
 
 impl Inside {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits if this is the request that is kept.
+    fn keep(&self) {
+        let mut kept = self.kept();
+        if *kept == Kept::Next {
+            *kept = Kept::There;
+            while *kept == Kept::There {
+                kept = self.let_go.wait(kept).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
     fn serve(&self, stream: &TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream);
         let mut writer = stream;
@@ -94,6 +137,7 @@ impl Inside {
             if target != "/health" {
                 let seen = Seen { method, target, headers, body };
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+                self.keep();
                 std::thread::sleep(Duration::from_millis(self.slow_ms.load(Ordering::SeqCst)));
             }
             let status = self.status.load(Ordering::SeqCst);

@@ -105,10 +105,32 @@ record! {
         mirror_percentage: Option<Percent> = None,
         /// The same, of before.
         mirror_percent: Option<f64> = None,
-        /// Refused.
-        cors_policy: Option<Ignored> = None,
+        /// What pages of other origins may do.
+        cors_policy: Option<Cors> = None,
         /// Changes to fields.
         headers: Option<HeaderOperations> = None,
+    }
+}
+
+record! {
+    /// What pages of other origins may do.
+    Cors as "`corsPolicy` of a VirtualService" {
+        /// Whose pages.
+        allow_origins: Vec<StringMatch> = Vec::new(),
+        /// The same, of before.
+        allow_origin: Vec<String> = Vec::new(),
+        /// With which methods.
+        allow_methods: Vec<String> = Vec::new(),
+        /// With which fields.
+        allow_headers: Vec<String> = Vec::new(),
+        /// Which fields they may read.
+        expose_headers: Vec<String> = Vec::new(),
+        /// For how long a preflight is good.
+        max_age: Option<Duration> = None,
+        /// Whether with cookies.
+        allow_credentials: Option<bool> = None,
+        /// What becomes of other preflights.
+        unmatched_preflights: Option<String> = None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Istio's and Envoy's words for methods, schemes, failures and faults in our own.
 
-use super::super::super::{Condition, Fault, FaultAbort, FaultDelay, RequestScheme, Retry, RetryOn};
+use super::super::super::{Condition, CorsPolicy, Fault, FaultAbort, FaultDelay, RequestScheme, Retry, RetryOn};
 use super::refuse;
-use super::shapes::{HttpFault, HttpRetries};
+use super::shapes::{Cors, HttpFault, HttpRetries};
 use crate::diagnostic::{Diagnostics, Place};
 
 /// Whether a name is meant by a host of a VirtualService.
@@ -105,6 +105,7 @@ pub(super) fn retry(written: &HttpRetries, diagnostics: &mut Diagnostics) -> Ret
         on,
         per_try_timeout: written.per_try_timeout.filter(|time| !time.is_zero()),
         backoff: written.backoff,
+        within: None,
         at: written.at.renamed(&[("attempts", "attempts"), ("retryOn", "on"), ("perTryTimeout", "perTryTimeout")]),
     }
 }
@@ -143,4 +144,31 @@ pub(super) fn fault(written: &HttpFault, diagnostics: &mut Diagnostics) -> Optio
     }
     let at = written.at.renamed(&[("delay", "delay"), ("abort", "abort")]);
     (delay.is_some() || abort.is_some()).then_some(Fault { delay, abort, at })
+}
+
+/// Envoy's filter forwards preflights of origins that are not allowed; nothing else is done here.
+pub(super) fn cors(written: &Cors, diagnostics: &mut Diagnostics) -> CorsPolicy {
+    if let Some(word) =
+        written.unmatched_preflights.as_deref().filter(|word| !matches!(*word, "FORWARD" | "UNSPECIFIED"))
+    {
+        let message = format!("`unmatchedPreflights: {word}` has no counterpart here");
+        diagnostics.error(written.at.field("unmatchedPreflights"), message, "FORWARD, or leave it out");
+    }
+    let before = written.allow_origin.iter().cloned().map(Condition::Exact);
+    CorsPolicy {
+        origins: written.allow_origins.iter().map(|origin| origin.0.clone()).chain(before).collect(),
+        methods: written.allow_methods.clone(),
+        headers: written.allow_headers.clone(),
+        expose_headers: written.expose_headers.clone(),
+        max_age: written.max_age,
+        credentials: written.allow_credentials,
+        at: written.at.renamed(&[
+            ("allowOrigins", "origins"),
+            ("allowOrigin", "origins"),
+            ("allowMethods", "methods"),
+            ("allowHeaders", "headers"),
+            ("exposeHeaders", "exposeHeaders"),
+            ("maxAge", "maxAge"),
+        ]),
+    }
 }

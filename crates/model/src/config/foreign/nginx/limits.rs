@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::super::super::decode::Places;
 use super::super::super::node::default_of;
-use super::super::super::{Behaviour, Concurrency, LimitKey, RateLimit};
-use super::super::{Guard, Target};
+use super::super::super::{AtOnce, Behaviour, Concurrency, LimitKey, Match, RateLimit, WithoutKey};
+use super::super::{Guard, Target, plain};
 use super::parse::{Directive, Word};
 use super::value;
 use crate::diagnostic::Diagnostics;
@@ -15,9 +15,9 @@ use crate::id::ServiceName;
 /// Zones by their names.
 #[derive(Default)]
 pub(super) struct Zones {
-    requests: BTreeMap<String, (Option<LimitKey>, u32)>,
-    /// Those whose key is the same for all.
-    connections: BTreeMap<String, bool>,
+    /// With how many requests in which time.
+    requests: BTreeMap<String, (Option<LimitKey>, u32, Duration)>,
+    connections: BTreeMap<String, Option<LimitKey>>,
 }
 
 impl Zones {
@@ -36,21 +36,22 @@ impl Zones {
             return;
         };
         if directive.name == "limit_conn_zone" {
-            self.connections.insert(zone, of.is_none());
+            self.connections.insert(zone, of);
             return;
         }
         let rate = directive.words.iter().find_map(|word| Some((value(word, "rate")?, word.at)));
         let read = rate.and_then(|(rate, _)| {
             let second = rate.strip_suffix("r/s").and_then(|count| count.parse::<u32>().ok());
             let minute = rate.strip_suffix("r/m").and_then(|count| count.parse::<u32>().ok());
-            second.or(minute.filter(|count| count % 60 == 0).map(|count| count / 60)).filter(|count| *count > 0)
+            let second = second.map(|count| (count, Duration::from_secs(1)));
+            second.or(minute.map(|count| (count, Duration::from_secs(60)))).filter(|(count, _)| *count > 0)
         });
-        let Some(qps) = read else {
+        let Some((qps, per)) = read else {
             let place = rate.map_or(directive.at, |(_, place)| place);
-            diagnostics.error(place, "a rate is whole requests a second here", "rate=5r/s, or a multiple of 60r/m");
+            diagnostics.error(place, "a rate is whole requests a second, or a minute", "rate=5r/s, or rate=30r/m");
             return;
         };
-        self.requests.insert(zone, (of, qps));
+        self.requests.insert(zone, (of, qps, per));
     }
 
     /// Puts `limit_req` and `limit_conn` of locations in force for their service.
@@ -64,7 +65,7 @@ impl Zones {
 
     fn rate(&self, target: &mut Target<'_>, service: &ServiceName, directive: &Directive) {
         let name = directive.words.iter().find_map(|word| value(word, "zone")).unwrap_or_default();
-        let Some((key, qps)) = self.requests.get(name).cloned() else {
+        let Some((key, qps, per)) = self.requests.get(name).cloned() else {
             target.diagnostics.error(
                 directive.at,
                 format!("there is no zone `{name}`"),
@@ -91,12 +92,15 @@ impl Zones {
         let queues = burst > 0 && !nodelay;
         let limit = RateLimit {
             qps,
+            per,
             burst: (!queues).then_some(burst.saturating_add(1)),
             key,
             behaviour: if queues { Behaviour::Queue } else { Behaviour::Reject },
-            max_queueing_time: Duration::from_secs_f64(f64::from(burst) / f64::from(qps)),
+            max_queueing_time: per.mul_f64(f64::from(burst) / f64::from(qps)),
             at: Places::from_parts(directive.at, std::iter::empty()),
-            ..unlimited()
+            // nginx: a request without the key is not counted.
+            without_key: WithoutKey::Pass,
+            ..plain(qps, Behaviour::Reject, Places::default())
         };
         target.guard(service, Guard::Limit(limit), directive.at);
     }
@@ -104,7 +108,7 @@ impl Zones {
     fn concurrency(&self, target: &mut Target<'_>, service: &ServiceName, directive: &Directive) {
         let name = directive.words.first().map(|word| word.text.as_str()).unwrap_or_default();
         let count = directive.words.get(1).and_then(|word| word.text.parse::<u32>().ok());
-        let (Some(shared), Some(max)) = (self.connections.get(name), count) else {
+        let (Some(key), Some(max)) = (self.connections.get(name), count) else {
             target.diagnostics.error(
                 directive.at,
                 format!("there is no zone `{name}`, or no number"),
@@ -112,14 +116,9 @@ impl Zones {
             );
             return;
         };
-        if !shared {
-            let message = format!("`limit_conn {name}` for each client has no counterpart here");
-            target.diagnostics.error(
-                directive.at,
-                message,
-                "a zone with $server_name, or `gateway.maxConnectionsPerClient`",
-            );
-            return;
+        if let Some(key) = key {
+            let bound = AtOnce { key: Some(key.clone()), without_key: WithoutKey::Pass, ..bound(max, directive) };
+            return target.guard(service, Guard::AtOnce(bound), directive.at);
         }
         let at = Places::from_parts(directive.at, std::iter::empty());
         let concurrency = Concurrency { max, adaptive: None, pending: 0, max_wait: Duration::from_secs(10), at };
@@ -127,17 +126,18 @@ impl Zones {
     }
 }
 
-fn unlimited() -> RateLimit {
-    RateLimit {
-        qps: 1,
-        burst: None,
+fn bound(max: u32, directive: &Directive) -> AtOnce {
+    AtOnce {
+        max,
         key: None,
+        exceptions: BTreeMap::new(),
+        only_exceptions: false,
+        without_key: WithoutKey::Share,
         max_keys: 10_000,
-        behaviour: Behaviour::Reject,
-        warm_up_period: Duration::from_secs(10),
-        cold_factor: 3,
-        max_queueing_time: Duration::from_millis(500),
-        at: Places::default(),
+        matches: Match::default(),
+        route: None,
+        of: None,
+        at: Places::from_parts(directive.at, std::iter::empty()),
     }
 }
 

@@ -112,19 +112,25 @@ fn route(
 ) -> Option<(String, Route)> {
     let mut route = Route { at: Places::from_parts(location.at, std::iter::empty()), ..default_of() };
     let mut passed = None;
-    let (mut tries, mut on, mut read) = (0, None, READ_TIMEOUT);
+    let (mut tries, mut on, mut read, mut within) = (0, None, READ_TIMEOUT, None);
     for directive in location.inside.iter().flatten() {
         let diagnostics = &mut *target.diagnostics;
         let first = directive.words.first().map(|word| word.text.as_str()).unwrap_or_default();
         match directive.name.as_str() {
             "proxy_pass" => passed = pass(directive, upstreams, diagnostics),
             "proxy_next_upstream" => on = Some(words(&directive.words, diagnostics)),
-            "proxy_next_upstream_tries" => tries = first.parse().unwrap_or(0),
+            "proxy_next_upstream_tries" => match first.parse() {
+                Ok(count) => tries = count,
+                Err(_) => diagnostics.error(directive.at, format!("`{first}` is no number"), "e.g. 2; 0 is no bound"),
+            },
             "proxy_read_timeout" => match time(first).filter(|time| !time.is_zero()) {
                 Some(time) => read = time,
                 None => diagnostics.error(directive.at, format!("`{first}` is no time"), "e.g. proxy_read_timeout 5s;"),
             },
-            "proxy_next_upstream_timeout" if matches!(first, "0" | "0s") => {}
+            "proxy_next_upstream_timeout" => match time(first) {
+                Some(time) => within = Some(time).filter(|time| !time.is_zero()),
+                None => diagnostics.error(directive.at, format!("`{first}` is no time"), "e.g. 5s; 0 is no bound"),
+            },
             "proxy_connect_timeout" | "proxy_send_timeout" => {
                 let message = format!("`{}` is not of a location here", directive.name);
                 diagnostics.warning(directive.at, message, "gateway.connectTimeout is for all; leave it out");
@@ -187,6 +193,7 @@ fn route(
         on: on.unwrap_or_else(|| vec![RetryOn::Error]),
         per_try_timeout: Some(read),
         backoff: Duration::ZERO,
+        within,
         at: at.clone(),
     });
     if counts
