@@ -406,6 +406,9 @@ impl<'a, S: Front> Exchange<'a, S> {
             Wire::Http2(exchange) if S::MULTIPLEXED && exchange.ended() => Framing::None,
             _ => client.response.framing,
         };
+        if client.response.status >= 500 {
+            worker.table.chains.failed(self.identity.traceparent(&client.head));
+        }
         let bytes = &link.input.filled()[..length];
         let policy = &self.route.policy;
         let bodiless = framing == Framing::None && client.head.method() != b"HEAD";

@@ -199,6 +199,7 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
         }
         Err(end) => *end,
     };
+    recording::foretell(worker, client, &walk, &end);
     let (after, delivered) = fallback(worker, client, &end).await;
     recording::record(worker, client, &walk, &end, delivered);
     after

@@ -14,6 +14,14 @@ use crate::guards::FallbackReason;
 use crate::record::AccessRecord;
 use crate::worker::Worker;
 
+/// A failure of the gateway's own is known to its chain before the answer is out, as an instance's is: whoever gets it may be
+/// done, and judged, before it is recorded here.
+pub(super) fn foretell<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End) {
+    if matches!(end, End::Answer(answer) if answer.status >= 500) {
+        worker.table.chains.failed(walk.identity.traceparent(&client.head));
+    }
+}
+
 /// Metrics always, an access record if somebody listens.
 pub(super) fn record<S>(worker: &Worker, client: &Client<S>, walk: &Walk, end: &End, delivered: bool) {
     let took = match end {
