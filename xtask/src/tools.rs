@@ -9,12 +9,13 @@ use anyhow::{Context as _, Result, ensure};
 use crate::run;
 
 /// Programs and Debian's packages they come in.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("curl", "curl"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("chromium", "chromium"),
     ("dig", "dnsutils"),
+    ("nginx", "nginx-light"),
     ("prometheus", "prometheus"),
 ];
 /// A load generator in Go.
@@ -28,7 +29,9 @@ pub fn tools(root: &Path) -> Result<()> {
         ensure!(starts("apt-get"), "install these by hand, there is no apt-get here: {}", missing.join(", "));
         let apt = |arguments: &[&str]| {
             let mut apt = Command::new("apt-get");
-            run(apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive")).context("apt-get needs root")
+            // The run level keeps Debian from starting what it installs.
+            apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+            run(&mut apt).context("apt-get needs root")
         };
         apt(&["update", "--quiet"])?;
         apt(&[&["install", "--yes", "--quiet", "--no-install-recommends"], &missing[..]].concat())?;

@@ -145,3 +145,77 @@ fn hystrix_opens_at_its_percentage_and_times_out() {
     assert_eq!(seawall.get("/stock").status, 504);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn sentinels_exception_ratio_must_be_exceeded() {
+    let rule = r#"[{"resource": "stock", "grade": 1, "count": 0.5, "timeWindow": 60, "minRequestAmount": 4, "statIntervalMs": 60000}]"#;
+    let seawall = up("{ sentinel: { degrade: degrade.json } }", "degrade.json", rule);
+    assert!((0..2).all(|_| seawall.get("/stock").status == 200));
+    seawall.fault("stock-0", "fail");
+    // Two of four are half of them, which is not more than half.
+    opens(&seawall, "stock", "/stock", "3 of 5 requests failed (> 50%)");
+}
+
+/// `HystrixCommandProperties`: each command has its own, and none of `default` once it names it.
+#[test]
+fn hystrix_commands_have_percentages_semaphores_and_breakers_of_their_own() {
+    let properties = "hystrix.command.default.metrics.rollingStats.timeInMilliseconds=60000\n\
+                      hystrix.command.order-service.circuitBreaker.requestVolumeThreshold=4\n\
+                      hystrix.command.order-service.circuitBreaker.errorThresholdPercentage=75\n\
+                      hystrix.command.order-service.execution.timeout.enabled=false\n\
+                      hystrix.command.stock.circuitBreaker.enabled=false\n\
+                      hystrix.command.stock.execution.timeout.enabled=false\n\
+                      hystrix.command.stock.execution.isolation.strategy=SEMAPHORE\n\
+                      hystrix.command.stock.execution.isolation.semaphore.maxConcurrentRequests=1\n";
+    let seawall = up("[{ hystrix: { properties: commands.properties } }]", "commands.properties", properties);
+    assert!((0..2).all(|_| seawall.get("/").status == 200));
+    seawall.fault("order-service-0", "fail");
+    opens(&seawall, "order-service", "/", "6 of 8 requests failed (>= 75%)");
+
+    seawall.fault("stock-0", "fail");
+    assert!((0..40).all(|_| seawall.get("/stock").status == 500), "nothing opens");
+    seawall.fault("stock-0", "slow?ms=60000");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| seawall.get("/stock"));
+        wait("one is under way", || (seawall.service("stock")["traffic"]["concurrency"]["active"] == 1).then_some(()));
+        let second = seawall.get("/stock");
+        assert_eq!((second.status, reason(&second)), (503, Some("too-many-requests-pending")));
+        seawall.fault("stock-0", "crash");
+        let _ = first.join();
+    });
+}
+
+/// `CircuitBreakerConfig` of resilience4j: a `COUNT_BASED` sliding window, `failureRateThreshold` at which it opens,
+/// `minimumNumberOfCalls`, `waitDurationInOpenState`, `permittedNumberOfCallsInHalfOpenState`, `slowCallRateThreshold` with
+/// `slowCallDurationThreshold`.
+#[test]
+fn resilience4j_judges_by_the_last_calls_and_by_all_that_it_permits() {
+    let seawall = Seawall::up(
+        "services:
+  orders:
+    command: [DEMO]
+    traffic: { circuitBreaker: { preset: resilience4j, windowRequests: 4, minRequests: 4, openFor: 1s, probes: 2 } }
+  stock:
+    command: [DEMO]
+    traffic: { circuitBreaker: { preset: resilience4j, windowRequests: 4, minRequests: 4, slowRatio: 50%, slowThreshold: 100ms } }
+routes:
+  - { match: { pathPrefix: /stock }, to: { service: stock } }
+  - { to: { service: orders } }
+",
+    );
+    seawall.wait_ready("orders");
+    seawall.wait_ready("stock");
+    // What is older than the last four says nothing any more.
+    assert!((0..20).all(|_| seawall.get("/").status == 200));
+    seawall.fault("orders-0", "fail");
+    opens(&seawall, "orders", "/", "2 of 4 requests failed (>= 50%)");
+    seawall.fault("orders-0", "none");
+    wait("the first probe", || Some(seawall.get("/")).filter(|answer| answer.status == 200));
+    let state = || seawall.service("orders")["traffic"]["breaker"]["state"].clone();
+    assert_eq!(state(), "half-open", "it waits for both");
+    assert_eq!(seawall.get("/").status, 200);
+    wait("both have passed", || (state() == "closed").then_some(()));
+
+    seawall.fault("stock-0", "slow?ms=150");
+    opens(&seawall, "stock", "/stock", "4 of 4 requests were slower than 100ms (>= 50%)");
+}
