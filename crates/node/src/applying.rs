@@ -1,7 +1,7 @@
 //! Putting another configuration in force: all or nothing, and only what changed is touched.
 //! What can be refused is refused before anything is changed; a definition whose instances do not come up is taken back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -210,7 +210,7 @@ impl Controller {
             }
         }
         // Removed services are forgotten once they have stopped.
-        let wanted: BTreeMap<ServiceName, Definition> = self.config.services.clone();
+        let wanted = &self.config.services;
         let forgotten =
             |name: &ServiceName, service: &Service| !wanted.contains_key(name) && service.instances.is_empty();
         let before = self.services.len();

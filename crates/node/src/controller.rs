@@ -23,6 +23,7 @@ use crate::cluster::world::World;
 use crate::entrances::Notice;
 use crate::input::Input;
 use crate::instance::After;
+use crate::pacing;
 use crate::ports::Ports;
 use crate::service::{Service, events_prefix};
 use crate::shell::{Shell, Subject};
@@ -36,9 +37,6 @@ const READY_PATIENCE: Duration = Duration::from_secs(15);
 const BATCH: usize = 64;
 /// Without any input everything is looked at this often.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
-
-/// Changes of the status within this time are published together.
-const SHOW_GRAIN: Duration = Duration::from_millis(10);
 
 /// Memory is read this often.
 const RESIDENT_GRAIN: Duration = Duration::from_secs(5);
@@ -77,6 +75,8 @@ pub struct Controller {
     pub resident: (u64, Instant),
     /// Something may have changed since.
     pub show_due: bool,
+    /// The least time between two of them, where nothing asks for one at once.
+    pub show_grain: Duration,
     /// When the keeper was told last that this node is at work.
     pub said_alive: Option<Instant>,
     /// The ready line has been printed.
@@ -103,6 +103,7 @@ impl Controller {
         loop {
             let now = Instant::now();
             self.step(now);
+            let gather = pacing::gathering(now.elapsed());
             if self.shell.stopping && self.drained && self.services.values().all(Service::is_stopped) {
                 self.leave().await;
                 return;
@@ -110,13 +111,14 @@ impl Controller {
             let look = self.services.values().filter_map(|service| service.next_look(now));
             let look = look.chain(self.world.as_ref().and_then(|world| world.publisher.next_look()));
             let look = look.chain(self.next_shift_look(now)).min();
-            let longest = if self.show_due { SHOW_GRAIN } else { IDLE_LOOK };
-            let pause = look.map_or(longest, |at| at.saturating_duration_since(now).min(longest));
+            let longest = if self.show_due { self.show_grain } else { IDLE_LOOK };
+            let pause = look.map_or(longest, |at| at.saturating_duration_since(now).min(longest)).max(gather);
             let Ok(received) = tokio::time::timeout(pause, inputs.recv()).await else { continue };
             let Some(first) = received else { return };
+            let until = tokio::time::Instant::now() + gather;
             self.handle(first, Instant::now());
             for _ in 1..BATCH {
-                let Ok(next) = inputs.try_recv() else { break };
+                let Some(next) = pacing::next(&mut inputs, gather, until).await else { break };
                 self.handle(next, Instant::now());
             }
         }
@@ -147,10 +149,10 @@ impl Controller {
         }
     }
 
-    /// Publishes the status: at once after an event or before an answer, else at most once in [`SHOW_GRAIN`].
+    /// Publishes the status: at once after an event or before an answer, else at most once in `show_grain`.
     fn show(&mut self, now: Instant, at_once: bool) {
         let changed = self.shell.changed.take() || at_once;
-        if !changed && self.shown.is_some_and(|shown| now.saturating_duration_since(shown) < SHOW_GRAIN) {
+        if !changed && self.shown.is_some_and(|shown| now.saturating_duration_since(shown) < self.show_grain) {
             self.show_due = true;
             return;
         }
@@ -159,7 +161,9 @@ impl Controller {
             let both = [std::process::id(), self.facts.keeper_pid];
             self.resident = (both.into_iter().filter_map(platform::process::resident_bytes).sum(), now);
         }
+        let began = Instant::now();
         let status = Arc::new(self.view());
+        self.show_grain = pacing::grain(began.elapsed());
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             if changed {

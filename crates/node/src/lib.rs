@@ -20,6 +20,7 @@ mod link;
 mod loading;
 pub mod offline;
 mod overload;
+mod pacing;
 mod ports;
 mod routes;
 mod service;
@@ -256,6 +257,7 @@ impl Start {
             shown: None,
             resident: (0, Instant::now()),
             show_due: false,
+            show_grain: pacing::SHOW_GRAIN,
             said_alive: None,
             said_ready: false,
             seat: seat.clone(),
