@@ -23,8 +23,11 @@ const LIMITS: [u32; 3] = [50, 1_000, 20_000];
 /// The load, in limits.
 const LOAD: u32 = 4;
 const CONNECTIONS: u32 = 64;
-/// One `h2load` sends for all of its clients at the same moment; several stand between each other's.
-const GENERATORS: u32 = 8;
+/// One `h2load` sends for all of its clients at the same moment; several stand between each other's. A low rate needs one for each
+/// connection: what comes together would be more than the burst of a limit.
+const GENERATORS: [u32; 2] = [64, 8];
+/// The limit from which on the second number is enough.
+const HIGH: u32 = 1_000;
 const SECONDS: u64 = 10;
 /// Before it is counted.
 const SETTLE: u64 = 1;
@@ -78,10 +81,12 @@ fn measure(program: &Path, folder: &Path, backend: std::net::SocketAddr, qps: u3
         let ready: serde_json::Value = serde_json::from_str(ready).ok()?;
         Some(ready["gateway"][0].as_str()?.to_owned())
     })?;
-    let clients = CONNECTIONS / GENERATORS;
+    let count = GENERATORS[usize::from(qps >= HIGH)];
+    let clients = CONNECTIONS / count;
+    let turn = Duration::from_secs_f64(f64::from(clients) / f64::from(qps * LOAD));
     let each = f64::from(qps * LOAD) / f64::from(CONNECTIONS);
     let mut generators = Vec::new();
-    for number in 0..GENERATORS {
+    for number in 0..count {
         let log = folder.join(format!("load-{qps}-{number}.log"));
         let mut command = pinned(LOAD_CORE, Path::new("h2load"))?;
         command.args(["--h1", "--clients", &clients.to_string(), "--rps", &format!("{each:.4}")]);
@@ -89,7 +94,7 @@ fn measure(program: &Path, folder: &Path, backend: std::net::SocketAddr, qps: u3
         command.arg(format!("http://{address}/")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         generators.push((command.spawn().with_context(|| format!("cannot run {command:?}"))?, log));
         // Each sends every 10 ms at most.
-        std::thread::sleep(Duration::from_millis(10) / GENERATORS);
+        std::thread::sleep(turn.max(Duration::from_millis(10) / count));
     }
     let mut requests = Vec::new();
     for (child, log) in generators {
