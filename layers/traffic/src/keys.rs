@@ -132,6 +132,15 @@ mod tests {
     }
 
     #[test]
+    fn only_keys_that_came_have_memory() {
+        let keys = Keys::new(100_000);
+        let made = || keys.pages.iter().filter(|page| page.get().is_some()).count();
+        assert_eq!((made(), keys.at_work(0)), (0, 0));
+        keys.pace(hash(7), 0).store(1, Ordering::Relaxed);
+        assert!((1..=2).contains(&made()) && keys.at_work(0) == 1, "one of its two sets each");
+    }
+
+    #[test]
     fn as_many_keys_as_there_is_room_for_keep_what_is_known_of_them() {
         for most in [8, 100, 1_000, 10_000, 100_000] {
             let keys = Keys::new(most);

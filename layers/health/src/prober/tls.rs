@@ -51,7 +51,10 @@ async fn config(terms: Terms<'_>) -> Result<ClientConfig, String> {
     let verifier: Arc<dyn ServerCertVerifier> = if terms.skip_verify {
         Arc::new(Anybody(Arc::clone(&known)))
     } else {
-        let roots = tokio::task::spawn_blocking(authorities).await.map_err(|error| error.to_string())?;
+        let roots = match KNOWN.get() {
+            Some(roots) => Arc::clone(roots),
+            None => tokio::task::spawn_blocking(authorities).await.map_err(|error| error.to_string())?,
+        };
         WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&known))
             .build()
             .map_err(|_| "TLS: this machine knows no authorities: install them (ca-certificates)".to_owned())?
@@ -70,9 +73,11 @@ async fn config(terms: Terms<'_>) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-/// Whom this machine trusts; read once.
+/// Whom this machine trusts, once it was asked.
+static KNOWN: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+
+/// Reads the disk, the first time.
 fn authorities() -> Arc<RootCertStore> {
-    static KNOWN: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let read = || {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
