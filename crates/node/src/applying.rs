@@ -79,6 +79,7 @@ impl Controller {
 
     /// Changes what is different. Returns what that was, and the services that have begun to roll.
     pub(crate) fn put_in_force(&mut self, new: Config, cause: &str, now: Instant) -> (Applied, BTreeSet<ServiceName>) {
+        self.pace.concerns_any();
         self.ports.keep_fixed(&new);
         self.shell.asked.send_replace(Asked::by(&new));
         let mut applied = Applied { routes: new.routes != self.config.routes, ..Applied::default() };
@@ -212,7 +213,7 @@ impl Controller {
         // Removed services are forgotten once they have stopped.
         let wanted = &self.config.services;
         let forgotten =
-            |name: &ServiceName, service: &Service| !wanted.contains_key(name) && service.instances.is_empty();
+            |name: &ServiceName, service: &Service| service.instances.is_empty() && !wanted.contains_key(name);
         let before = self.services.len();
         self.services.retain(|name, service| !forgotten(name, service));
         if self.services.len() != before {

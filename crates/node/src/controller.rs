@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use api::Command;
 use api::view::{CertificateView, Status};
-use data::{Event as Change, WatchItem};
+use data::RaftRole;
 use model::config::NodeRole;
 use model::{Config, EventKind, InstanceId, NodeName, ServiceName};
 use observe::metrics::CertificateLabels;
@@ -16,28 +16,23 @@ use runtime::protocol::{Order, Report};
 use tokio::sync::{mpsc, watch};
 
 use crate::applying::Applying;
-use crate::breakers::BREAKER;
 use crate::cluster::renewal::Told;
 use crate::cluster::seat::Seat;
 use crate::cluster::world::World;
 use crate::entrances::Notice;
 use crate::input::Input;
 use crate::instance::After;
-use crate::pacing;
+use crate::pacing::{self, IDLE_LOOK, Pace};
 use crate::ports::Ports;
-use crate::service::{Service, events_prefix};
+use crate::service::Service;
 use crate::shell::{Shell, Subject};
 use crate::shifts::Shifts;
-use crate::shifts::record::SHIFT;
 use crate::showing::Facts;
 
 /// Instances that are not ready when the node has served for so long do not keep it from saying that it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(15);
 /// Inputs handled in a row before services are stepped.
 const BATCH: usize = 64;
-/// Without any input everything is looked at this often.
-const IDLE_LOOK: Duration = Duration::from_secs(1);
-
 /// Memory is read this often.
 const RESIDENT_GRAIN: Duration = Duration::from_secs(5);
 
@@ -69,14 +64,10 @@ pub struct Controller {
     pub reload: Option<mpsc::Sender<()>>,
     /// When it began to serve.
     pub began: Instant,
-    /// When the status was published last.
-    pub shown: Option<Instant>,
+    /// What is looked at, and when.
+    pub pace: Pace,
     /// Resident memory of both processes, and when it was read.
     pub resident: (u64, Instant),
-    /// Something may have changed since.
-    pub show_due: bool,
-    /// The least time between two of them, where nothing asks for one at once.
-    pub show_grain: Duration,
     /// When the keeper was told last that this node is at work.
     pub said_alive: Option<Instant>,
     /// The ready line has been printed.
@@ -103,25 +94,34 @@ impl Controller {
         loop {
             let now = Instant::now();
             self.step(now);
-            let gather = pacing::gathering(now.elapsed());
+            let gather = self.pace.stepped(now.elapsed());
             if self.shell.stopping && self.drained && self.services.values().all(Service::is_stopped) {
+                self.shell.journal.publish();
                 self.leave().await;
                 return;
             }
-            let look = self.services.values().filter_map(|service| service.next_look(now));
+            let look = self.services.values().filter_map(|service| service.look);
             let look = look.chain(self.world.as_ref().and_then(|world| world.publisher.next_look()));
             let look = look.chain(self.next_shift_look(now)).min();
-            let longest = if self.show_due { self.show_grain } else { IDLE_LOOK };
+            let longest = self.pace.longest(now);
             let pause = look.map_or(longest, |at| at.saturating_duration_since(now).min(longest)).max(gather);
             let Ok(received) = tokio::time::timeout(pause, inputs.recv()).await else { continue };
             let Some(first) = received else { return };
             let until = tokio::time::Instant::now() + gather;
-            self.handle(first, Instant::now());
+            self.take(first, Instant::now());
             for _ in 1..BATCH {
                 let Some(next) = pacing::next(&mut inputs, gather, until).await else { break };
-                self.handle(next, Instant::now());
+                self.take(next, Instant::now());
             }
         }
+    }
+
+    /// Takes one input, and sees to it that what it concerns is stepped.
+    fn take(&mut self, input: Input, now: Instant) {
+        if !pacing::is_of_one(&input) {
+            self.pace.concerns_any();
+        }
+        self.handle(input, now);
     }
 
     /// Tells the keeper that this node is at work, at most once in [`IDLE_LOOK`].
@@ -134,36 +134,44 @@ impl Controller {
 
     fn step(&mut self, now: Instant) {
         self.say_alive(now);
+        self.shell.leads = self.world.is_some() && self.shell.store.status().role == RaftRole::Leader;
+        let everything = self.pace.takes_everything(self.shell.is_blind(), self.shell.leads, now);
         for service in self.services.values_mut() {
-            service.step(&mut self.shell, &mut self.ports, now);
+            if everything || service.is_due(now) {
+                if let Some(world) = &self.world {
+                    world.tell_of_others(service, &self.config);
+                }
+                service.step(&mut self.shell, &mut self.ports, now);
+            }
         }
         self.step_shifts(now);
         self.step_world(now);
         self.finish_applying();
         self.watch_store();
-        self.say_ready(now);
+        let ready = self.becomes_ready(now);
         let answers = std::mem::take(&mut *self.shell.answers.borrow_mut());
-        self.show(now, !answers.is_empty());
+        self.show(now, ready || !answers.is_empty());
+        if ready {
+            self.say_ready();
+        }
         for answer in answers {
             answer();
         }
     }
 
-    /// Publishes the status: at once after an event or before an answer, else at most once in `show_grain`.
-    fn show(&mut self, now: Instant, at_once: bool) {
-        let changed = self.shell.changed.take() || at_once;
-        if !changed && self.shown.is_some_and(|shown| now.saturating_duration_since(shown) < self.show_grain) {
-            self.show_due = true;
+    /// Publishes the status, and then the events that it knows of.
+    fn show(&mut self, now: Instant, answered: bool) {
+        if !self.pace.may_show(answered, self.shell.changed.get(), now) {
             return;
         }
-        (self.shown, self.show_due) = (Some(now), false);
+        self.shell.changed.set(false);
         if self.resident.0 == 0 || now.saturating_duration_since(self.resident.1) > RESIDENT_GRAIN {
             let both = [std::process::id(), self.facts.keeper_pid];
             self.resident = (both.into_iter().filter_map(platform::process::resident_bytes).sum(), now);
         }
         let began = Instant::now();
         let status = Arc::new(self.view());
-        self.show_grain = pacing::grain(began.elapsed());
+        self.pace.showed(now, began.elapsed());
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             if changed {
@@ -171,6 +179,7 @@ impl Controller {
             }
             changed
         });
+        self.shell.journal.publish();
     }
 
     fn handle(&mut self, input: Input, now: Instant) {
@@ -261,6 +270,7 @@ impl Controller {
     /// Does something with a service, if it is there.
     pub(crate) fn with(&mut self, name: &ServiceName, act: impl FnOnce(&mut Service, &mut Shell, &mut Ports)) {
         if let Some(service) = self.services.get_mut(name) {
+            service.touched = true;
             act(service, &mut self.shell, &mut self.ports);
         }
     }
@@ -345,44 +355,6 @@ impl Controller {
         }
     }
 
-    fn watched(&mut self, item: WatchItem, now: Instant) {
-        let WatchItem::Events { revision, events } = item else { return };
-        for change in events.iter() {
-            let breaker = change.key().as_str().and_then(|key| key.strip_prefix(BREAKER));
-            if let Some(name) = breaker {
-                let value = if let Change::Put(kv) = change { Some(&*kv.value) } else { None };
-                self.breaker_read(&ServiceName::from(name), value);
-                continue;
-            }
-            let Change::Put(kv) = change else { continue };
-            let Some(key) = kv.key.as_str() else { continue };
-            if let Some(name) = key.strip_prefix(SHIFT) {
-                self.shift_read(&ServiceName::from(name), Some((&kv.value, kv.mod_revision)));
-            } else if key.starts_with(events_prefix()) {
-                self.decision(&kv.value, revision);
-            } else if let Some(name) = key.strip_prefix("control/primary/") {
-                self.with(&ServiceName::from(name), |service, shell, _| {
-                    service.committed(shell, &kv.value, revision, now)
-                });
-            }
-        }
-    }
-
-    /// A decision event was committed.
-    pub fn decision(&mut self, value: &[u8], revision: model::Revision) {
-        if revision <= self.shell.journal.newest_revision() {
-            return;
-        }
-        match serde_json::from_slice::<model::Event>(value) {
-            Ok(mut event) => {
-                // The term of a fence is the revision at which it was committed.
-                event.epoch = event.epoch.or(Some(model::Epoch(revision.0)));
-                self.shell.record(event, Some(revision));
-            }
-            Err(error) => tracing::warn!(%error, revision = revision.0, "a stored event cannot be read"),
-        }
-    }
-
     fn command(&mut self, command: Command, now: Instant) {
         let refusal = crate::cluster::witness_refuses(&self.config, self.members.as_ref());
         let no_service = |name: &ServiceName, services: &BTreeMap<ServiceName, Service>| {
@@ -464,19 +436,19 @@ impl Controller {
         self.store_problem = problem;
     }
 
-    fn say_ready(&mut self, now: Instant) {
+    /// Whether it is time to say that this node is ready. Whoever reads that finds a status that knows of it.
+    fn becomes_ready(&mut self, now: Instant) -> bool {
         if self.said_ready || self.shell.stopping {
-            return;
+            return false;
         }
-        let waiting: Vec<&str> = self
-            .services
-            .values()
-            .filter(|service| !service.is_settled())
-            .map(|service| service.name.as_str())
-            .collect();
-        if !waiting.is_empty() && now.saturating_duration_since(self.began) < READY_PATIENCE {
-            return;
-        }
+        let patient = now.saturating_duration_since(self.began) < READY_PATIENCE;
+        self.said_ready = !patient || self.services.values().all(Service::is_settled);
+        self.said_ready
+    }
+
+    fn say_ready(&mut self) {
+        let settling = self.services.values().filter(|service| !service.is_settled());
+        let waiting: Vec<&str> = settling.map(|service| service.name.as_str()).collect();
         let mut line = serde_json::json!({ "api": self.facts.api, "gateway": self.facts.gateway });
         if let Some(peers) = &self.facts.peers {
             line["peers"] = peers.as_str().into();
@@ -487,7 +459,6 @@ impl Controller {
         if !waiting.is_empty() {
             line["notReady"] = waiting.into();
         }
-        self.said_ready = true;
         self.shell.keeper.order(&Order::Ready { line: format!("ready {line}"), hints: self.hints() });
     }
 

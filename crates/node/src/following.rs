@@ -2,9 +2,10 @@
 //! Deliberately absent: the same in a cluster (`cluster/world.rs`), where there is much more of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use data::{Consistency, KeyRange, RangeRequest, Revision, Store, WatchItem};
+use data::{Consistency, Event as Change, KeyRange, RangeRequest, Revision, Store, WatchItem};
+use model::ServiceName;
 use tokio::sync::mpsc;
 
 use crate::breakers::BREAKER;
@@ -52,6 +53,47 @@ pub async fn catch_up(controller: &mut Controller, inputs: &mpsc::Sender<Input>)
         service.begin(&controller.shell);
     }
     tokio::spawn(follow(store, inputs.clone(), from));
+}
+
+impl Controller {
+    /// Control state changed.
+    pub fn watched(&mut self, item: WatchItem, now: Instant) {
+        let WatchItem::Events { revision, events } = item else { return };
+        for change in events.iter() {
+            let breaker = change.key().as_str().and_then(|key| key.strip_prefix(BREAKER));
+            if let Some(name) = breaker {
+                let value = if let Change::Put(kv) = change { Some(&*kv.value) } else { None };
+                self.breaker_read(&ServiceName::from(name), value);
+                continue;
+            }
+            let Change::Put(kv) = change else { continue };
+            let Some(key) = kv.key.as_str() else { continue };
+            if let Some(name) = key.strip_prefix(SHIFT) {
+                self.shift_read(&ServiceName::from(name), Some((&kv.value, kv.mod_revision)));
+            } else if key.starts_with(events_prefix()) {
+                self.decision(&kv.value, revision);
+            } else if let Some(name) = key.strip_prefix("control/primary/") {
+                self.with(&ServiceName::from(name), |service, shell, _| {
+                    service.committed(shell, &kv.value, revision, now)
+                });
+            }
+        }
+    }
+
+    /// A decision event was committed.
+    pub fn decision(&mut self, value: &[u8], revision: model::Revision) {
+        if revision <= self.shell.journal.newest_revision() {
+            return;
+        }
+        match serde_json::from_slice::<model::Event>(value) {
+            Ok(mut event) => {
+                // The term of a fence is the revision at which it was committed.
+                event.epoch = event.epoch.or(Some(model::Epoch(revision.0)));
+                self.shell.record(event, Some(revision));
+            }
+            Err(error) => tracing::warn!(%error, revision = revision.0, "a stored event cannot be read"),
+        }
+    }
 }
 
 /// Follows the control state; begins again whenever the watch ends.

@@ -1,32 +1,165 @@
-//! How often the controller looks at everything. With few services it looks at each piece of news; with thousands a look takes
-//! a while, and happens so seldom that it takes a bounded part of the time. Beside the controller's loop.
+//! What the controller looks at, and how often: a service when something happened to it or its time has come, all of them when
+//! something happened that may concern any, and each second. What takes long is done so seldom that it takes a bounded part
+//! of the time. Beside the controller's loop.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
+use crate::input::Input;
+
+/// Without any input everything is looked at this often.
+pub const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// Changes of the status within this time are published together, at the least.
-pub const SHOW_GRAIN: Duration = Duration::from_millis(10);
-/// The part of the time that looks take at most: one of so many.
-const SHARE: u32 = 5;
-/// A look that is quicker is made for every piece of news.
+const SHOW_GRAIN: Duration = Duration::from_millis(10);
+/// The part of the time that looks at services take at most: one of so many.
+const LOOKS: u32 = 5;
+/// The same of the status, and of what this node says to others.
+const WHOLE: u32 = 20;
+/// What is quicker is done for every piece of news.
 const QUICK: Duration = Duration::from_micros(500);
 /// The longest that news wait for others.
 const MAX_GATHER: Duration = Duration::from_millis(20);
+/// The longest that others wait for news of this node.
+const MAX_SAYING: Duration = Duration::from_millis(100);
 
-/// For how long news are gathered after a look that took so long.
-pub fn gathering(took: Duration) -> Duration {
-    if took < QUICK { Duration::ZERO } else { (took * (SHARE - 1)).min(MAX_GATHER) }
+/// How long something takes. One stall of the machine counts little: it at most doubles what was known.
+#[derive(Clone, Copy)]
+struct Cost(Duration);
+
+impl Cost {
+    const LEAST: Self = Self(Duration::from_micros(50));
+
+    fn measured(&mut self, took: Duration) {
+        self.0 = took.clamp(Self::LEAST.0, self.0 * 2);
+    }
 }
 
-/// The least time between two statuses, of which the last took so long to make.
-pub fn grain(took: Duration) -> Duration {
-    SHOW_GRAIN.max(took * SHARE).min(Duration::from_secs(1))
+/// When what is looked at.
+pub struct Pace {
+    /// Something happened that may concern any service.
+    everything: bool,
+    /// When all were looked at last.
+    looked: Option<Instant>,
+    /// What their steps knew of the lease and of who leads.
+    knew: (bool, bool),
+    /// What a step costs.
+    stepping: Cost,
+    /// When the status was published last.
+    shown: Option<Instant>,
+    /// What that costs.
+    showing: Cost,
+    /// It may have changed since.
+    show_due: bool,
+    /// Until when others are told nothing new.
+    said_until: Option<Instant>,
+    /// What finding out what to tell them costs.
+    saying: Cost,
+}
+
+impl Pace {
+    /// Everything is new.
+    pub fn new() -> Self {
+        Self {
+            everything: true,
+            looked: None,
+            knew: (false, false),
+            stepping: Cost::LEAST,
+            shown: None,
+            showing: Cost::LEAST,
+            show_due: false,
+            said_until: None,
+            saying: Cost::LEAST,
+        }
+    }
+
+    /// An input arrived that is not about one service alone.
+    pub fn concerns_any(&mut self) {
+        self.everything = true;
+    }
+
+    /// Whether every service is stepped now: also when what all of them go by has changed.
+    pub fn takes_everything(&mut self, blind: bool, leads: bool, now: Instant) -> bool {
+        let known = std::mem::replace(&mut self.knew, (blind, leads)) == (blind, leads);
+        let lately = self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < IDLE_LOOK);
+        let everything = std::mem::take(&mut self.everything) || !known || !lately;
+        if everything {
+            self.looked = Some(now);
+        }
+        everything
+    }
+
+    /// Whether others may be told news now.
+    pub fn may_say(&self, now: Instant) -> bool {
+        self.said_until.is_none_or(|until| until <= now)
+    }
+
+    /// To find out what to tell others took so long.
+    pub fn said(&mut self, now: Instant, took: Duration) {
+        self.saying.measured(took);
+        let Cost(cost) = self.saying;
+        self.said_until = (cost >= QUICK).then(|| now + (cost * WHOLE).min(MAX_SAYING));
+    }
+
+    /// A step took so long. For how long news are gathered before the next one.
+    pub fn stepped(&mut self, took: Duration) -> Duration {
+        self.stepping.measured(took);
+        gathering(self.stepping.0)
+    }
+
+    /// Whether a status is published now. `answered`: somebody gets an answer, and reads it next. `happened`: there are events,
+    /// which nobody sees before it.
+    pub fn may_show(&mut self, answered: bool, happened: bool, now: Instant) -> bool {
+        let at_once = answered || (happened && self.showing.0 < QUICK);
+        let late = |shown| now.saturating_duration_since(shown) >= grain(self.showing.0);
+        let show = at_once || self.shown.is_none_or(late);
+        self.show_due = !show;
+        show
+    }
+
+    /// It was published, which took so long.
+    pub fn showed(&mut self, now: Instant, took: Duration) {
+        self.shown = Some(now);
+        self.showing.measured(took);
+    }
+
+    /// The longest that the loop may sleep.
+    pub fn longest(&self, now: Instant) -> Duration {
+        if self.everything {
+            return Duration::ZERO;
+        }
+        let show = self.shown.filter(|_| self.show_due).map(|shown| shown + grain(self.showing.0));
+        let due = [show, self.said_until.filter(|until| *until > now)].into_iter().flatten().min();
+        due.map_or(IDLE_LOOK, |due| due.saturating_duration_since(now).min(IDLE_LOOK))
+    }
+}
+
+/// Whether an input is about the service that it names and no other.
+pub fn is_of_one(input: &Input) -> bool {
+    use runtime::protocol::Report;
+    matches!(
+        input,
+        Input::Probed { .. }
+            | Input::Noticed(_)
+            | Input::PreStopped { .. }
+            | Input::Resolved { .. }
+            | Input::Keeper(Report::Started { .. } | Report::Exited { .. } | Report::Unkillable { .. })
+    )
+}
+
+/// For how long news are gathered where a step takes so long.
+fn gathering(took: Duration) -> Duration {
+    if took < QUICK { Duration::ZERO } else { (took * (LOOKS - 1)).min(MAX_GATHER) }
+}
+
+/// The least time between two statuses, where one takes so long to make.
+fn grain(took: Duration) -> Duration {
+    SHOW_GRAIN.max(took * WHOLE).min(Duration::from_secs(1))
 }
 
 /// What is there already, or comes until `until`.
-pub async fn next<T>(inputs: &mut mpsc::Receiver<T>, gather: Duration, until: Instant) -> Option<T> {
+pub async fn next<T>(inputs: &mut mpsc::Receiver<T>, gather: Duration, until: tokio::time::Instant) -> Option<T> {
     match inputs.try_recv() {
         Ok(next) => Some(next),
         Err(_) if gather.is_zero() => None,
@@ -36,15 +169,68 @@ pub async fn next<T>(inputs: &mut mpsc::Receiver<T>, gather: Duration, until: In
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
-    use super::{gathering, grain};
+    use super::{IDLE_LOOK, Pace, gathering, grain};
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
 
     #[test]
     fn looks_take_a_fifth_of_the_time_and_few_services_wait_for_nothing() {
-        let ms = Duration::from_millis;
         assert_eq!(gathering(Duration::from_micros(400)), ms(0));
         assert_eq!((gathering(ms(2)), gathering(ms(50))), (ms(8), ms(20)));
-        assert_eq!((grain(ms(1)), grain(ms(10)), grain(ms(900))), (ms(10), ms(50), ms(1000)));
+        assert_eq!((grain(Duration::from_micros(100)), grain(ms(10)), grain(ms(900))), (ms(10), ms(200), ms(1000)));
+    }
+
+    #[test]
+    fn all_are_stepped_when_that_may_matter_and_each_second() {
+        let (mut pace, now) = (Pace::new(), Instant::now());
+        assert!(pace.takes_everything(false, false, now), "at first");
+        assert!(!pace.takes_everything(false, false, now + ms(10)));
+        pace.concerns_any();
+        assert!(pace.takes_everything(false, false, now + ms(20)));
+        assert!(pace.takes_everything(true, false, now + ms(30)), "the lease has run out");
+        assert!(pace.takes_everything(true, true, now + ms(40)), "it leads now");
+        assert!(!pace.takes_everything(true, true, now + ms(50)));
+        assert!(pace.takes_everything(true, true, now + ms(40) + IDLE_LOOK));
+    }
+
+    #[test]
+    fn a_status_waits_for_its_time_but_not_where_somebody_gets_an_answer() {
+        let (mut pace, now) = (Pace::new(), Instant::now());
+        assert_eq!(pace.longest(now), ms(0), "there is something to do");
+        pace.takes_everything(false, false, now);
+        assert!(pace.may_show(false, false, now));
+        pace.showed(now, ms(5));
+        assert!(pace.may_show(false, true, now + ms(1)), "one stall is none");
+        for _ in 0..10 {
+            pace.showed(now, ms(5));
+        }
+        assert!(!pace.may_show(false, true, now + ms(50)), "events wait with it");
+        assert_eq!(pace.longest(now + ms(50)), ms(50));
+        assert!(pace.may_show(true, false, now + ms(60)));
+        assert!(pace.may_show(false, false, now + ms(100)));
+        pace.showed(now + ms(100), Duration::from_micros(80));
+        assert!(!pace.may_show(false, false, now + ms(105)));
+        assert!(pace.may_show(false, true, now + ms(106)), "a quick one is made for every event");
+    }
+
+    #[test]
+    fn what_takes_long_is_told_to_others_less_often() {
+        let (mut pace, now) = (Pace::new(), Instant::now());
+        pace.takes_everything(false, false, now);
+        pace.said(now, ms(2));
+        assert!(pace.may_say(now), "one stall is none");
+        for _ in 0..10 {
+            pace.said(now, ms(2));
+        }
+        assert!(!pace.may_say(now + ms(39)) && pace.may_say(now + ms(40)));
+        assert_eq!(pace.longest(now), ms(40));
+        for _ in 0..10 {
+            pace.said(now, ms(50));
+        }
+        assert!(!pace.may_say(now + ms(99)) && pace.may_say(now + ms(100)));
     }
 }

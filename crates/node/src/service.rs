@@ -26,6 +26,7 @@ use runtime::plan;
 use crate::instance::{After, Instance, Stage};
 use crate::ports::Ports;
 use crate::shell::{Shell, Subject};
+pub use guarding::CLOSED;
 pub use lifecycle::{Adopted, adopt};
 pub use promotion::{Promotion, Seen, events_prefix};
 pub use rolling::{Roll, RollKind};
@@ -72,6 +73,10 @@ pub struct Service {
     told: Option<gateway::Endpoints>,
     /// Its guards in the gateway.
     guarding: guarding::Guarding,
+    /// Something happened to it since it was stepped last.
+    pub touched: bool,
+    /// When it is to be stepped again, apart from inputs.
+    pub look: Option<Instant>,
 }
 
 impl Service {
@@ -100,6 +105,8 @@ impl Service {
             outage: None,
             told: None,
             guarding: guarding::Guarding::default(),
+            touched: true,
+            look: None,
         }
     }
 
@@ -119,10 +126,15 @@ impl Service {
             self.answer_switches(shell);
         }
         self.tell_gateway(shell);
+        (self.touched, self.look) = (false, self.next_look(now));
     }
 
-    /// When it should be stepped again, apart from inputs.
-    pub fn next_look(&self, now: Instant) -> Option<Instant> {
+    /// Whether there is anything to do for it.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.touched || self.look.is_some_and(|look| look <= now)
+    }
+
+    fn next_look(&self, now: Instant) -> Option<Instant> {
         let instances = self.instances.values().filter_map(|instance| instance.next_look(now));
         let promotion = self.promotion.as_ref().and_then(|promotion| promotion.next_look(now));
         let roll = self.roll.as_ref().and_then(|roll| roll.deadline);

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use api::view::{ClusterView, Layer, MemberView, Node, Status, StoreView, StreamsView, Task};
+use api::view::{ClusterView, Layer, MemberView, Node, ServiceView, Status, StoreView, StreamsView, Task};
 use data::OwnerBytes;
-use gateway::breaker::State;
 use model::{NodeName, ServiceName};
 
 use crate::cluster::world::World;
 use crate::controller::Controller;
-use crate::service::Service;
+use crate::service::{CLOSED, Service};
 
 /// A service whose keys take this part of what they may, in percent, is told of.
 const NEARLY_FULL: u64 = 80;
@@ -79,7 +78,7 @@ impl Controller {
                 // Rounded, so that status does not change with every page.
                 resident_bytes: self.resident.0 >> 20 << 20,
             },
-            layers: self.layers(),
+            layers: self.layers(&services),
             store: StoreView {
                 serving: store.not_serving.is_none(),
                 problem: store.not_serving.map(|problem| problem.to_string()),
@@ -166,13 +165,12 @@ impl Controller {
         }
     }
 
-    fn layers(&self) -> Vec<Layer> {
+    fn layers(&self, services: &[ServiceView]) -> Vec<Layer> {
         let layer = |name: &str, state: &str, detail: String| Layer { name: name.into(), state: state.into(), detail };
         let instances = || self.services.values().flat_map(|service| service.instances.values());
         let (total, ready) = (instances().count(), instances().filter(|instance| instance.is_ready()).count());
         let looping = instances().filter(|instance| instance.streak.is_loop() && !instance.is_ready()).count();
         let state = |good: bool| if good { "ok" } else { "degraded" };
-        let held: usize = self.services.values().map(|service| self.shell.table.service(&service.name).held()).sum();
         let standing: Vec<&Service> = self.services.values().filter(|service| service.promotion.is_some()).collect();
         let primaries = standing
             .iter()
@@ -208,7 +206,7 @@ impl Controller {
                     format!("{looping} of {total} instances in a crash loop")
                 },
             ),
-            self.guard(held),
+            guard(services),
             layer("discovery", "ok", format!("{} services, {} routes", self.services.len(), self.config.routes.len())),
             layer("health", state(ready == total && primaries == standing.len()), health),
             data,
@@ -222,18 +220,6 @@ impl Controller {
         let members = || self.members.iter().flat_map(|members| &members.members);
         let awaited = |name: &str| members().any(|member| &*member.name == name) || world.agents.misses(name);
         world.missing().filter(|name| awaited(name)).collect()
-    }
-
-    fn guard(&self, held: usize) -> Layer {
-        let views = || self.services.values().filter_map(|service| self.shell.table.service(&service.name).guards());
-        let open = views().filter_map(|guards| guards.breaker).filter(|breaker| breaker.state != State::Closed).count();
-        let detail = match open {
-            0 => format!("{held} requests held"),
-            1 => format!("{held} requests held, 1 breaker open"),
-            open => format!("{held} requests held, {open} breakers open"),
-        };
-        let state = if held == 0 && open == 0 { "ok" } else { "degraded" };
-        Layer { name: "guard".into(), state: state.into(), detail }
     }
 
     fn region(&self) -> Layer {
@@ -292,6 +278,19 @@ impl Controller {
         }
         tasks
     }
+}
+
+fn guard(services: &[ServiceView]) -> Layer {
+    let held: u64 = services.iter().map(|service| u64::from(service.held)).sum();
+    let breakers = services.iter().filter_map(|service| service.traffic.as_ref()?.breaker.as_ref());
+    let open = breakers.filter(|breaker| breaker.state != CLOSED).count();
+    let detail = match open {
+        0 => format!("{held} requests held"),
+        1 => format!("{held} requests held, 1 breaker open"),
+        open => format!("{held} requests held, {open} breakers open"),
+    };
+    let state = if held == 0 && open == 0 { "ok" } else { "degraded" };
+    Layer { name: "guard".into(), state: state.into(), detail }
 }
 
 /// The cluster as its leader sees it.

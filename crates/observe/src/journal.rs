@@ -1,5 +1,6 @@
 //! The event journal: a bounded node-local file of typed events, newest last, followed by `seawall events` and notices.
 //! Decision events arrive here from the store after their commit; everything else is local to begin with.
+//! Written at once, shown to readers by [`Journal::publish`]: who has read of an event finds a status that knows of it.
 //! Bounded twice: the file by rotation, memory by count. A journal that cannot be written is never a reason to stop.
 
 use std::collections::VecDeque;
@@ -39,7 +40,7 @@ pub struct Journal {
 
 struct Shared {
     inner: Mutex<Inner>,
-    appended: Condvar,
+    published: Condvar,
     newest: watch::Sender<u64>,
 }
 
@@ -49,6 +50,8 @@ struct Inner {
     size: u64,
     entries: VecDeque<Arc<Entry>>,
     next: u64,
+    /// Readers see entries up to this one.
+    published: u64,
     complained: bool,
 }
 
@@ -64,14 +67,14 @@ impl Journal {
             read(&file, &mut entries)?;
         }
         let next = entries.back().map_or(1, |entry: &Arc<Entry>| entry.seq + 1);
-        let mut inner = Inner { path, file: None, size: 0, entries, next, complained: false };
+        let mut inner = Inner { path, file: None, size: 0, entries, next, published: next - 1, complained: false };
         inner.reopen()?;
         let shared =
-            Shared { inner: Mutex::new(inner), appended: Condvar::new(), newest: watch::Sender::new(next - 1) };
+            Shared { inner: Mutex::new(inner), published: Condvar::new(), newest: watch::Sender::new(next - 1) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Appends an event; `revision` is where it was committed, if it was.
+    /// Appends an event, which readers see once it is published; `revision` is where it was committed, if it was.
     pub fn append(&self, event: Event, revision: Option<Revision>) {
         let mut inner = self.lock();
         let entry = Arc::new(Entry { seq: inner.next, revision, event });
@@ -81,44 +84,52 @@ impl Journal {
         if inner.entries.len() > MAX_IN_MEMORY {
             inner.entries.pop_front();
         }
+    }
+
+    /// Shows readers everything that has been appended.
+    pub fn publish(&self) {
+        let mut inner = self.lock();
         let newest = inner.next - 1;
+        if std::mem::replace(&mut inner.published, newest) == newest {
+            return;
+        }
         drop(inner);
         self.shared.newest.send_replace(newest);
-        self.shared.appended.notify_all();
+        self.shared.published.notify_all();
     }
 
     /// Entries after `seq`, oldest first, at most `limit`.
     pub fn after(&self, seq: u64, limit: usize) -> Vec<Arc<Entry>> {
         let inner = self.lock();
         let start = inner.entries.partition_point(|entry| entry.seq <= seq);
-        inner.entries.iter().skip(start).take(limit).cloned().collect()
+        inner.shown().skip(start).take(limit).cloned().collect()
     }
 
     /// The newest `count` entries, oldest first.
     pub fn newest(&self, count: usize) -> Vec<Arc<Entry>> {
         let inner = self.lock();
-        inner.entries.iter().skip(inner.entries.len().saturating_sub(count)).cloned().collect()
+        inner.shown().skip(inner.shown().count().saturating_sub(count)).cloned().collect()
     }
 
-    /// The newest revision of a committed event that is in the journal.
+    /// The newest revision of a committed event that is in the journal, published or not.
     pub fn newest_revision(&self) -> Revision {
         self.lock().entries.iter().filter_map(|entry| entry.revision).max().unwrap_or_default()
     }
 
-    /// Follows the number of the newest entry.
+    /// Follows the number of the newest published entry.
     pub fn follow(&self) -> watch::Receiver<u64> {
         self.shared.newest.subscribe()
     }
 
-    /// Blocks until there is an entry after `seq`, at most `patience`.
+    /// Blocks until an entry after `seq` is published, at most `patience`.
     pub fn wait_after(&self, seq: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
         let mut inner = self.lock();
-        while inner.next <= seq + 1 {
+        while inner.published <= seq {
             let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
                 return;
             };
-            inner = self.shared.appended.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.shared.published.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -128,6 +139,11 @@ impl Journal {
 }
 
 impl Inner {
+    /// What readers see, oldest first.
+    fn shown(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter().take(self.entries.partition_point(|entry| entry.seq <= self.published))
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
         let mut file = File::options().create(true).append(true).open(&self.path)?;
         self.size = file.metadata()?.len();
@@ -226,11 +242,35 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let journal = Journal::open(folder.path()).unwrap();
         journal.append(event("three"), None);
+        drop(journal);
         let journal = Journal::open(folder.path()).unwrap();
         let messages: Vec<String> = journal.after(0, 10).iter().map(|entry| entry.event.message.clone()).collect();
         assert_eq!(messages, ["one", "two", "three"]);
         assert_eq!(journal.newest_revision(), Revision(9));
         assert_eq!(journal.after(2, 10).len(), 1);
+    }
+
+    #[test]
+    fn readers_see_what_is_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        let mut follows = journal.follow();
+        let messages = |entries: Vec<std::sync::Arc<super::Entry>>| -> Vec<String> {
+            entries.iter().map(|entry| entry.event.message.clone()).collect()
+        };
+        journal.append(event("one"), None);
+        journal.publish();
+        assert!(follows.has_changed().unwrap() && *follows.borrow_and_update() == 1);
+        journal.append(event("two"), None);
+        assert!(!follows.has_changed().unwrap());
+        assert_eq!(messages(journal.after(0, 10)), ["one"]);
+        assert_eq!(messages(journal.newest(10)), ["one"]);
+        journal.publish();
+        assert_eq!(messages(journal.newest(1)), ["two"]);
+        // Whoever ends without having published has lost nothing.
+        journal.append(event("three"), None);
+        let journal = Journal::open(folder.path()).unwrap();
+        assert_eq!(messages(journal.after(2, 10)), ["three"]);
     }
 
     #[test]

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use data::{
-    Compare, KeyRange, RaftRole, RangeRequest, RangeResult, Revision, Store, Txn, TxnOutcome, WatchItem, WatchStream,
-};
+use data::{Compare, KeyRange, RangeRequest, RangeResult, Revision, Store, Txn, TxnOutcome, WatchItem, WatchStream};
 use data::{Consistency, Event as Change};
+use model::Config;
 use model::config::NodeRole;
 use model::{EventKind, NodeName, ServiceName};
 use runtime::placement::{self, Presence};
@@ -113,6 +112,17 @@ impl World {
     /// Nodes that were there and are not.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
         self.away.keys().map(NodeName::as_str)
+    }
+
+    /// Tells a service what the other nodes have said that it waits for.
+    pub fn tell_of_others(&self, service: &mut Service, config: &Config) {
+        let others = || self.nodes.iter().filter(|(node, _)| **node != config.node.name);
+        service.hear_drained(|name, at| others().all(|(_, record)| record.drained.get(name) == Some(&at)));
+        // A service that is no more has no routes either, and others may have forgotten it.
+        let forgotten = !config.services.contains_key(&service.name);
+        service.hear_left_alone(|id, process| {
+            forgotten || others().all(|(_, record)| record.left.get(id) == Some(&process))
+        });
     }
 }
 
@@ -316,27 +326,21 @@ impl Controller {
 
     /// Says what is new and, on the leader, places what has no place.
     pub fn step_world(&mut self, now: Instant) {
+        if !self.pace.may_say(now) {
+            return;
+        }
         let Some(mut world) = self.world.take() else { return };
-        self.shell.leads = self.shell.store.status().role == RaftRole::Leader;
+        let began = Instant::now();
         if let Some(lease) = self.shell.lease {
             let wanted = self.said();
             world.publisher.step(&self.shell, lease, &wanted, now);
-        }
-        let own = &self.config.node.name;
-        for service in self.services.values_mut() {
-            let others = || world.nodes.iter().filter(|(node, _)| *node != own);
-            service.hear_drained(|name, at| others().all(|(_, record)| record.drained.get(name) == Some(&at)));
-            // A service that is no more has no routes either, and others may have forgotten it.
-            let forgotten = !self.config.services.contains_key(&service.name);
-            service.hear_left_alone(|id, process| {
-                forgotten || others().all(|(_, record)| record.left.get(id) == Some(&process))
-            });
         }
         self.answer_awaited(&mut world);
         if self.shell.leads && !self.shell.stopping {
             self.place_all(&mut world, now);
         }
         self.world = Some(world);
+        self.pace.said(now, began.elapsed());
     }
 
     /// What this node says of itself.

@@ -16,6 +16,9 @@ use model::{EventKind, InstanceId, ServiceName};
 use super::{Service, limits};
 use crate::shell::{Shell, Subject};
 
+/// How a breaker that lets everything through is shown.
+pub const CLOSED: &str = "closed";
+
 /// What is kept of a service's guards.
 #[derive(Debug, Default)]
 pub struct Guarding {
@@ -257,7 +260,7 @@ fn failures(view: &EjectedView) -> String {
 
 fn state_word(state: State) -> &'static str {
     match state {
-        State::Closed => "closed",
+        State::Closed => CLOSED,
         State::Open => "open",
         State::HalfOpen => "half-open",
     }
