@@ -20,9 +20,13 @@ const AT_ONCE: usize = 10_000;
 /// Failures in a row that eject.
 const FAILURES: usize = 5;
 
+/// Seconds between two checks of a server's health, for Seawall as for HAProxy: what is compared is what a request costs.
+const CHECK_PERIOD: u32 = 600;
+
 /// Adds guards, and rules before the route of everything, to the configuration of `seawall up`.
 pub fn seawall(config: &mut Value, backend: SocketAddr) {
-    let service = json!({ "endpoints": [backend.to_string()], "traffic": {
+    let probe = json!({ "tcpSocket": {}, "periodSeconds": CHECK_PERIOD });
+    let service = json!({ "endpoints": [backend.to_string()], "readinessProbe": probe, "traffic": {
         "rateLimit": { "qps": QPS, "key": { "address": true } },
         "circuitBreaker": { "preset": "hystrix" },
         "concurrency": { "max": AT_ONCE, "pending": 100 },
@@ -64,7 +68,7 @@ pub struct Haproxy {
 }
 
 /// Writes the map into `map` and gives the rest. Its servers are watched by what they answer; a server that is watched so
-/// must be asked about its health, too, which is once in ten minutes here.
+/// must be asked about its health, too.
 pub fn haproxy(map: &Path, backend: SocketAddr) -> Result<Haproxy> {
     let lines: String = (0..RULES).map(|number| format!("/{0} {0}\n", rule(number))).collect();
     fs::write(map, lines)?;
@@ -76,7 +80,9 @@ pub fn haproxy(map: &Path, backend: SocketAddr) -> Result<Haproxy> {
   retry-on conn-failure empty-response response-timeout 502 503 504
 "
     );
-    let server = format!(" check inter 10m observe layer7 error-limit {FAILURES} on-error mark-down maxconn {AT_ONCE}");
+    let server = format!(
+        " check inter {CHECK_PERIOD}s observe layer7 error-limit {FAILURES} on-error mark-down maxconn {AT_ONCE}"
+    );
     let mut rules = String::new();
     for number in 0..RULES {
         let name = rule(number);
