@@ -118,9 +118,7 @@ impl Controller {
 
     /// Takes one input, and sees to it that what it concerns is stepped.
     fn take(&mut self, input: Input, now: Instant) {
-        if !pacing::is_of_one(&input) {
-            self.pace.concerns_any();
-        }
+        self.pace.arrived(&input);
         self.handle(input, now);
     }
 
@@ -142,6 +140,7 @@ impl Controller {
                     world.tell_of_others(service, &self.config);
                 }
                 service.step(&mut self.shell, &mut self.ports, now);
+                self.pace.stepped_one();
             }
         }
         self.step_shifts(now);

@@ -51,6 +51,8 @@ pub struct Pace {
     /// What that costs.
     showing: Cost,
     /// It may have changed since.
+    stale: bool,
+    /// And waits for its time to be published.
     show_due: bool,
     /// Until when others are told nothing new.
     said_until: Option<Instant>,
@@ -68,15 +70,30 @@ impl Pace {
             stepping: Cost::LEAST,
             shown: None,
             showing: Cost::LEAST,
+            stale: true,
             show_due: false,
             said_until: None,
             saying: Cost::LEAST,
         }
     }
 
-    /// An input arrived that is not about one service alone.
+    /// An input arrived.
+    pub fn arrived(&mut self, input: &Input) {
+        match concern(input) {
+            Concern::Nobody => {}
+            Concern::One => self.stale = true,
+            Concern::Any => self.concerns_any(),
+        }
+    }
+
+    /// Something happened that may concern any service.
     pub fn concerns_any(&mut self) {
-        self.everything = true;
+        (self.everything, self.stale) = (true, true);
+    }
+
+    /// A service was stepped.
+    pub fn stepped_one(&mut self) {
+        self.stale = true;
     }
 
     /// Whether every service is stepped now: also when what all of them go by has changed.
@@ -113,14 +130,14 @@ impl Pace {
     pub fn may_show(&mut self, answered: bool, happened: bool, now: Instant) -> bool {
         let at_once = answered || (happened && self.showing.0 < QUICK);
         let late = |shown| now.saturating_duration_since(shown) >= grain(self.showing.0);
-        let show = at_once || self.shown.is_none_or(late);
-        self.show_due = !show;
+        let show = at_once || (self.stale && self.shown.is_none_or(late));
+        self.show_due = self.stale && !show;
         show
     }
 
     /// It was published, which took so long.
     pub fn showed(&mut self, now: Instant, took: Duration) {
-        self.shown = Some(now);
+        (self.shown, self.stale) = (Some(now), false);
         self.showing.measured(took);
     }
 
@@ -135,17 +152,27 @@ impl Pace {
     }
 }
 
-/// Whether an input is about the service that it names and no other.
-pub fn is_of_one(input: &Input) -> bool {
+/// Whom an input is about.
+enum Concern {
+    /// No service has anything to do; how long leases are good is asked when it matters.
+    Nobody,
+    /// The one that it names.
+    One,
+    /// Maybe any.
+    Any,
+}
+
+fn concern(input: &Input) -> Concern {
     use runtime::protocol::Report;
-    matches!(
-        input,
+    match input {
+        Input::LeaseGood { .. } => Concern::Nobody,
         Input::Probed { .. }
-            | Input::Noticed(_)
-            | Input::PreStopped { .. }
-            | Input::Resolved { .. }
-            | Input::Keeper(Report::Started { .. } | Report::Exited { .. } | Report::Unkillable { .. })
-    )
+        | Input::Noticed(_)
+        | Input::PreStopped { .. }
+        | Input::Resolved { .. }
+        | Input::Keeper(Report::Started { .. } | Report::Exited { .. } | Report::Unkillable { .. }) => Concern::One,
+        _ => Concern::Any,
+    }
 }
 
 /// For how long news are gathered where a step takes so long.
@@ -208,11 +235,15 @@ mod tests {
         for _ in 0..10 {
             pace.showed(now, ms(5));
         }
+        pace.stepped_one();
         assert!(!pace.may_show(false, true, now + ms(50)), "events wait with it");
         assert_eq!(pace.longest(now + ms(50)), ms(50));
         assert!(pace.may_show(true, false, now + ms(60)));
         assert!(pace.may_show(false, false, now + ms(100)));
         pace.showed(now + ms(100), Duration::from_micros(80));
+        assert!(!pace.may_show(false, false, now + ms(150)), "nothing is new");
+        assert_eq!(pace.longest(now + ms(150)), IDLE_LOOK);
+        pace.stepped_one();
         assert!(!pace.may_show(false, false, now + ms(105)));
         assert!(pace.may_show(false, true, now + ms(106)), "a quick one is made for every event");
     }
