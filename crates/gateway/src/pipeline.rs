@@ -155,15 +155,21 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                     let least = [route.timeout, client.head.fields.timeout()].into_iter().flatten().min();
                     walk.deadline = Deadline::begin(walk.begun, least);
                     walk.hurried = least != route.timeout;
+                    let mut begun = walk.begun;
                     let injected = match &route.fault {
                         None => None,
-                        Some(fault) => Box::pin(faults::inject(worker, client, fault, walk.deadline)).await,
+                        Some(fault) => {
+                            let injected = Box::pin(faults::inject(worker, client, fault, walk.deadline)).await;
+                            begun = Instant::now();
+                            injected
+                        }
                     };
                     match injected {
                         Some(end) => *end,
                         None => {
                             // Not a step of its own: a connection at rest would have room for one more.
-                            let end = match guards::admit(worker, client, &to.service, &route, walk.deadline).await {
+                            let terms = (begun, walk.deadline);
+                            let end = match guards::admit(worker, client, &to.service, &route, terms).await {
                                 Ok(admitted) => {
                                     let copies = mirroring::begin(worker, client, &route);
                                     let end =

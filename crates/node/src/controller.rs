@@ -100,7 +100,7 @@ impl Controller {
                 self.leave().await;
                 return;
             }
-            let look = self.services.values().filter_map(|service| service.look);
+            let look = self.pace.next_look().into_iter();
             let look = look.chain(self.world.as_ref().and_then(|world| world.publisher.next_look()));
             let look = look.chain(self.next_shift_look(now)).min();
             let longest = self.pace.longest(now);
@@ -133,19 +133,12 @@ impl Controller {
     fn step(&mut self, now: Instant) {
         self.say_alive(now);
         self.shell.leads = self.world.is_some() && self.shell.store.status().role == RaftRole::Leader;
-        let everything = self.pace.takes_everything(self.shell.is_blind(), self.shell.leads, now);
-        for service in self.services.values_mut() {
-            if everything || service.is_due(now) {
-                if let Some(world) = &self.world {
-                    world.tell_of_others(service, &self.config);
-                }
-                service.step(&mut self.shell, &mut self.ports, now);
-                self.pace.stepped_one();
-            }
-        }
+        let stepped = self.step_services(now);
         self.step_shifts(now);
         self.step_world(now);
-        self.finish_applying();
+        if stepped {
+            self.finish_applying();
+        }
         self.watch_store();
         let ready = self.becomes_ready(now);
         let answers = std::mem::take(&mut *self.shell.answers.borrow_mut());
@@ -156,6 +149,29 @@ impl Controller {
         for answer in answers {
             answer();
         }
+    }
+
+    /// Whether any was.
+    fn step_services(&mut self, now: Instant) -> bool {
+        let everything = self.pace.takes_everything(self.shell.is_blind(), self.shell.leads, now);
+        if !everything && !self.pace.takes_something(now) {
+            return false;
+        }
+        for service in self.services.values_mut().filter(|service| everything || service.is_due(now)) {
+            if let Some(world) = &self.world {
+                world.tell_of_others(service, &self.config);
+            }
+            service.step(&mut self.shell, &mut self.ports, now);
+        }
+        if everything {
+            let those = |which: fn(&&Service) -> bool| {
+                self.services.values().filter(which).map(|service| service.name.clone()).collect()
+            };
+            self.pace.standing = those(|service| service.promotion.is_some());
+            self.pace.backed = those(|service| service.has_backups());
+        }
+        self.pace.stepped_some(self.services.values().filter_map(|service| service.look).min());
+        true
     }
 
     /// Publishes the status, and then the events that it knows of.
@@ -231,7 +247,7 @@ impl Controller {
             Input::LeaseGood { lease, until } => {
                 self.shell.renewed(lease, until);
                 self.lease_error = None;
-                for service in self.services.values() {
+                for service in self.pace.standing.iter().filter_map(|name| self.services.get(name)) {
                     service.renew_deadline(&self.shell);
                 }
             }

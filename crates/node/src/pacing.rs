@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use model::ServiceName;
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
@@ -40,8 +41,17 @@ impl Cost {
 pub struct Pace {
     /// Something happened that may concern any service.
     everything: bool,
+    /// Something happened to one, or its time may have come: only then they are gone through, as that alone is work where
+    /// there are thousands.
+    something: bool,
     /// When all were looked at last.
     looked: Option<Instant>,
+    /// The first time at which one wants to be stepped.
+    look: Option<Instant>,
+    /// Those that have a primary.
+    pub standing: Vec<ServiceName>,
+    /// Those that have backups.
+    pub backed: Vec<ServiceName>,
     /// What their steps knew of the lease and of who leads.
     knew: (bool, bool),
     /// What a step costs.
@@ -65,7 +75,11 @@ impl Pace {
     pub fn new() -> Self {
         Self {
             everything: true,
+            something: true,
             looked: None,
+            look: None,
+            standing: Vec::new(),
+            backed: Vec::new(),
             knew: (false, false),
             stepping: Cost::LEAST,
             shown: None,
@@ -81,7 +95,7 @@ impl Pace {
     pub fn arrived(&mut self, input: &Input) {
         match concern(input) {
             Concern::Nobody => {}
-            Concern::One => self.stale = true,
+            Concern::One => (self.something, self.stale) = (true, true),
             Concern::Any => self.concerns_any(),
         }
     }
@@ -91,9 +105,19 @@ impl Pace {
         (self.everything, self.stale) = (true, true);
     }
 
-    /// A service was stepped.
-    pub fn stepped_one(&mut self) {
-        self.stale = true;
+    /// Whether any service is to be stepped now.
+    pub fn takes_something(&self, now: Instant) -> bool {
+        self.something || self.look.is_some_and(|look| look <= now)
+    }
+
+    /// Those were stepped whose time had come; `look`: when the next one's is.
+    pub fn stepped_some(&mut self, look: Option<Instant>) {
+        (self.something, self.look, self.stale) = (false, look, true);
+    }
+
+    /// When one wants to be stepped.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.look
     }
 
     /// Whether every service is stepped now: also when what all of them go by has changed.
@@ -143,7 +167,7 @@ impl Pace {
 
     /// The longest that the loop may sleep.
     pub fn longest(&self, now: Instant) -> Duration {
-        if self.everything {
+        if self.everything || self.something {
             return Duration::ZERO;
         }
         let show = self.shown.filter(|_| self.show_due).map(|shown| shown + grain(self.showing.0));
@@ -229,13 +253,16 @@ mod tests {
         let (mut pace, now) = (Pace::new(), Instant::now());
         assert_eq!(pace.longest(now), ms(0), "there is something to do");
         pace.takes_everything(false, false, now);
+        pace.stepped_some(Some(now + ms(7)));
+        assert!(!pace.takes_something(now + ms(6)) && pace.takes_something(now + ms(7)));
+        pace.stepped_some(None);
         assert!(pace.may_show(false, false, now));
         pace.showed(now, ms(5));
         assert!(pace.may_show(false, true, now + ms(1)), "one stall is none");
         for _ in 0..10 {
             pace.showed(now, ms(5));
         }
-        pace.stepped_one();
+        pace.stepped_some(None);
         assert!(!pace.may_show(false, true, now + ms(50)), "events wait with it");
         assert_eq!(pace.longest(now + ms(50)), ms(50));
         assert!(pace.may_show(true, false, now + ms(60)));
@@ -243,7 +270,7 @@ mod tests {
         pace.showed(now + ms(100), Duration::from_micros(80));
         assert!(!pace.may_show(false, false, now + ms(150)), "nothing is new");
         assert_eq!(pace.longest(now + ms(150)), IDLE_LOOK);
-        pace.stepped_one();
+        pace.stepped_some(None);
         assert!(!pace.may_show(false, false, now + ms(105)));
         assert!(pace.may_show(false, true, now + ms(106)), "a quick one is made for every event");
     }
@@ -252,6 +279,7 @@ mod tests {
     fn what_takes_long_is_told_to_others_less_often() {
         let (mut pace, now) = (Pace::new(), Instant::now());
         pace.takes_everything(false, false, now);
+        pace.stepped_some(None);
         pace.said(now, ms(2));
         assert!(pace.may_say(now), "one stall is none");
         for _ in 0..10 {

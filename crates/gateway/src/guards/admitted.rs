@@ -62,7 +62,7 @@ pub(crate) async fn admit<S: Front>(
     client: &mut Client<S>,
     service: &Arc<Service>,
     route: &CompiledRoute,
-    deadline: Deadline,
+    (begun, deadline): (Instant, Deadline),
 ) -> Result<Option<Box<Admitted>>, Box<Refusal>> {
     let inside = worker.table.protection.enter();
     let inside = inside.map_err(|overload| Refusal::Answer(Answer::overloaded(overload.as_str())))?;
@@ -71,7 +71,6 @@ pub(crate) async fn admit<S: Front>(
         None if inside.is_some() || service.meter.is_used() => Guards::none(),
         None => return Ok(None),
     };
-    let begun = Instant::now();
     let mut admitted = Box::new(Admitted {
         guards,
         service: service.clone(),

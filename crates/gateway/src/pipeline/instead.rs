@@ -90,7 +90,8 @@ async fn serve<S: Front>(
     to: &Destination,
     walk: &mut Walk,
 ) -> End {
-    let admitted = match guards::admit(worker, client, &to.service, route, walk.deadline).await {
+    let terms = (Instant::now(), walk.deadline);
+    let admitted = match guards::admit(worker, client, &to.service, route, terms).await {
         Ok(admitted) => admitted,
         Err(refusal) => return End::refused(*refusal),
     };

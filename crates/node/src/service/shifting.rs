@@ -8,6 +8,11 @@ use model::{Incarnation, InstanceId, VersionName};
 use super::Service;
 
 impl Service {
+    /// Whether others take its requests when it fails.
+    pub fn has_backups(&self) -> bool {
+        self.definition.traffic.as_ref().is_some_and(|traffic| !traffic.backup.is_empty())
+    }
+
     /// How often each instance of a version, or of all, has been started again, on every node.
     pub fn restart_counts(&self, version: Option<&VersionName>) -> BTreeMap<InstanceId, u32> {
         let own = self.instances.values();

@@ -30,12 +30,8 @@ pub type Reply = Option<oneshot::Sender<Result<api::view::ShiftView, api::Refusa
 impl Controller {
     /// Looks at every shift: moves what is due, and measures.
     pub fn step_shifts(&mut self, now: Instant) {
-        let backed = self
-            .services
-            .values()
-            .filter(|service| service.definition.traffic.as_ref().is_some_and(|traffic| !traffic.backup.is_empty()));
         let names: BTreeSet<ServiceName> =
-            self.shifts.0.keys().cloned().chain(backed.map(|service| service.name.clone())).collect();
+            self.shifts.0.keys().cloned().chain(self.pace.backed.iter().cloned()).collect();
         for name in names {
             self.measure(&name, now);
             if decides(&self.shell) && !self.shell.stopping {
