@@ -31,10 +31,45 @@ pub enum About {
     Query(String),
     /// A fired event.
     Fired(String),
+    /// Something of ACLs.
+    Acl(AclKind, String),
     /// See [`sequence`].
     Sequence,
     /// Of a newer version.
     Other,
+}
+
+/// What there is of ACLs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AclKind {
+    /// A token, by its accessor.
+    Token,
+    /// A policy, by its id.
+    Policy,
+    /// A role, by its id.
+    Role,
+    /// A way to log in, by its name.
+    Method,
+    /// A binding rule, by its id.
+    Rule,
+}
+
+const ACL_KINDS: [(&str, AclKind); 5] = [
+    ("acl-token", AclKind::Token),
+    ("acl-policy", AclKind::Policy),
+    ("acl-role", AclKind::Role),
+    ("acl-method", AclKind::Method),
+    ("acl-rule", AclKind::Rule),
+];
+
+impl AclKind {
+    fn word(self) -> &'static str {
+        ACL_KINDS.iter().find(|(_, kind)| *kind == self).map_or("acl", |(word, _)| word)
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        ACL_KINDS.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind)
+    }
 }
 
 impl About {
@@ -58,6 +93,7 @@ impl About {
             (Some("session"), Some(id), None, None) => Self::Session(id),
             (Some("query"), Some(id), None, None) => Self::Query(id),
             (Some("event"), Some(id), None, None) => Self::Fired(id),
+            (Some(word), Some(id), None, None) => AclKind::of(word).map_or(Self::Other, |kind| Self::Acl(kind, id)),
             _ => Self::Other,
         }
     }
@@ -75,6 +111,7 @@ impl About {
             Self::Session(id) => named("session", &[id]),
             Self::Query(id) => named("query", &[id]),
             Self::Fired(id) => named("event", &[id]),
+            Self::Acl(kind, id) => named(kind.word(), &[id]),
             Self::Kv(user) => Key::new([KV.as_bytes(), user.as_slice()].concat()),
             Self::Sequence | Self::Other => Key::try_from(SEQUENCE),
         }
@@ -116,7 +153,7 @@ fn unescape(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::About;
+    use super::{About, AclKind};
 
     #[test]
     fn keys_are_read_as_they_are_written() {
@@ -129,6 +166,11 @@ mod tests {
             About::Kv(vec![0xff, b'/']),
             About::Query("q".into()),
             About::Fired("e".into()),
+            About::Acl(AclKind::Token, "t".into()),
+            About::Acl(AclKind::Policy, "p".into()),
+            About::Acl(AclKind::Role, "r".into()),
+            About::Acl(AclKind::Method, "m/1".into()),
+            About::Acl(AclKind::Rule, "b".into()),
             About::Sequence,
         ];
         for about in all {
