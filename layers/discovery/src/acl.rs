@@ -10,6 +10,7 @@ pub mod rights;
 pub mod rules;
 pub mod state;
 pub mod template;
+mod writing;
 
 pub use guard::{AgentToken, Guard, Settings};
 pub use rights::{Access, Identity, Rights};

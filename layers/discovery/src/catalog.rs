@@ -244,6 +244,7 @@ impl Catalog {
                 self.acls.apply(id, change);
                 touched.push(Topic::Acls);
             }
+            About::AclSequence => self.acls.changed_at(held.map_or(0, |held| held.modify)),
             About::Sequence | About::Other => {}
         }
     }

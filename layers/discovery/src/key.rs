@@ -9,6 +9,8 @@ pub const REGISTRY: &str = "registry/";
 pub(crate) const KV: &str = "registry/kv/";
 /// Written with every change: a confirmed read of it tells how far the registry is.
 const SEQUENCE: &str = "registry/sequence";
+/// Written with every change of ACLs: one that was decided on what is there no more is refused.
+const ACL_SEQUENCE: &str = "registry/acl-sequence";
 /// The longest name of a node, an instance or a check, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 
@@ -33,8 +35,10 @@ pub enum About {
     Fired(String),
     /// Something of ACLs.
     Acl(AclKind, String),
-    /// See [`sequence`].
+    /// Written with every change.
     Sequence,
+    /// Written with every change of ACLs.
+    AclSequence,
     /// Of a newer version.
     Other,
 }
@@ -83,6 +87,9 @@ impl About {
         if text == SEQUENCE {
             return Self::Sequence;
         }
+        if text == ACL_SEQUENCE {
+            return Self::AclSequence;
+        }
         let mut parts = text.strip_prefix(REGISTRY).unwrap_or_default().split('/');
         let read = (parts.next(), parts.next().and_then(unescape), parts.next().map(unescape), parts.next());
         match read {
@@ -113,6 +120,7 @@ impl About {
             Self::Fired(id) => named("event", &[id]),
             Self::Acl(kind, id) => named(kind.word(), &[id]),
             Self::Kv(user) => Key::new([KV.as_bytes(), user.as_slice()].concat()),
+            Self::AclSequence => Key::try_from(ACL_SEQUENCE),
             Self::Sequence | Self::Other => Key::try_from(SEQUENCE),
         }
     }
@@ -172,6 +180,7 @@ mod tests {
             About::Acl(AclKind::Method, "m/1".into()),
             About::Acl(AclKind::Rule, "b".into()),
             About::Sequence,
+            About::AclSequence,
         ];
         for about in all {
             assert_eq!(About::of(&about.key().unwrap()), about);

@@ -3,7 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::records::{AuthMethodRecord, BindingRuleRecord, Grants, JwtConfig, NodeIdentity, ServiceIdentity, TemplatedPolicy};
+use super::records::{
+    AuthMethodRecord, BindingRuleRecord, Grants, JwtConfig, NodeIdentity, ServiceIdentity, TemplatedPolicy,
+};
 use super::state::{Acls, GLOBAL_MANAGEMENT, GLOBAL_READ_ONLY};
 use super::template::{find, is_name};
 use crate::bexpr::Filter;
@@ -24,7 +26,9 @@ pub struct Claims {
 impl Claims {
     /// What `config` takes of what was claimed. What is not there, or is no plain value, is empty.
     pub fn of(config: &JwtConfig, claimed: &Map<String, Value>) -> Self {
-        let value = |(claim, name): (&String, &String)| (name.clone(), claimed_at(claimed, claim).map(plain).unwrap_or_default());
+        let value = |(claim, name): (&String, &String)| {
+            (name.clone(), claimed_at(claimed, claim).map(plain).unwrap_or_default())
+        };
         let list = |(claim, name): (&String, &String)| {
             let found = match claimed_at(claimed, claim) {
                 Some(Value::Array(all)) => all.iter().map(plain).collect(),
@@ -74,7 +78,11 @@ pub fn bind(acls: &Acls, method: &str, datacenter: &str, claims: &Claims) -> Res
         if !fits(&rule.selector, &selectable) {
             continue;
         }
-        let name = if rule.bind_type == "templated-policy" { rule.bind_name.clone() } else { filled(&rule.bind_name, claims)? };
+        let name = if rule.bind_type == "templated-policy" {
+            rule.bind_name.clone()
+        } else {
+            filled(&rule.bind_name, claims)?
+        };
         match rule.bind_type.as_str() {
             "service" => grants.services.push(ServiceIdentity { name: named(name)?, datacenters: Vec::new() }),
             "node" => grants.nodes.push(NodeIdentity { name: named(name)?, datacenter: datacenter.to_owned() }),
@@ -119,7 +127,11 @@ fn filled(text: &str, claims: &Claims) -> Result<String, String> {
         let end = inner.find('}').ok_or_else(|| format!("{text:?}: `${{` has no end"))?;
         let name = inner[..end].trim();
         let known = name.strip_prefix("value.").and_then(|name| claims.values.get(name));
-        out.push_str(known.ok_or_else(|| format!("{text:?}: `{name}` is not known: `value.NAME` of a claim mapping is expected"))?);
+        out.push_str(
+            known.ok_or_else(|| {
+                format!("{text:?}: `{name}` is not known: `value.NAME` of a claim mapping is expected")
+            })?,
+        );
         rest = &inner[end + 1..];
     }
     out.push_str(rest);
@@ -143,8 +155,8 @@ pub fn check(rule: &BindingRuleRecord, method: &AuthMethodRecord) -> Result<(), 
         "service" | "node" => drop(filled(&rule.bind_name, &claims).and_then(named).map_err(invalid)?),
         "role" | "policy" => drop(filled(&rule.bind_name, &claims).map_err(invalid)?),
         "templated-policy" => {
-            let template = find(&rule.bind_name)
-                .ok_or_else(|| invalid(format!("{:?} is no templated policy", rule.bind_name)))?;
+            let template =
+                find(&rule.bind_name).ok_or_else(|| invalid(format!("{:?} is no templated policy", rule.bind_name)))?;
             if template.needs_name {
                 let variable = rule.bind_vars.as_deref().unwrap_or_default();
                 filled(variable, &claims).and_then(named).map_err(invalid)?;

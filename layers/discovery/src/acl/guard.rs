@@ -96,12 +96,7 @@ impl Guard {
         let reading = registry.read();
         if !reading.is_known() {
             // Nobody knows yet what the anonymous token may: nothing, then.
-            let nothing = Identity {
-                accessor: super::state::ANONYMOUS.to_owned(),
-                rights: Rights::none(),
-                expires_ms: None,
-            };
-            return (secret == ANONYMOUS_SECRET).then(|| Arc::new(nothing));
+            return (secret == ANONYMOUS_SECRET).then(|| Arc::new(Identity::nobody()));
         }
         let (acls, now_ms) = (reading.acls(), now_ms());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -206,7 +206,12 @@ impl<'a> Reader<'a> {
                     Some('t') => text.push('\t'),
                     Some('r') => text.push('\r'),
                     Some(c @ ('"' | '\\')) => text.push(c),
-                    _ => return Err(RulesError::new(place, "after `\\` one of `n`, `t`, `r`, `\"` and `\\` is expected")),
+                    _ => {
+                        return Err(RulesError::new(
+                            place,
+                            "after `\\` one of `n`, `t`, `r`, `\"` and `\\` is expected",
+                        ));
+                    }
                 },
                 Some('\n') | None => return Err(RulesError::new(place, "this text has no end")),
                 Some(c) => text.push(c),

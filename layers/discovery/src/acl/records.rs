@@ -133,8 +133,6 @@ pub struct AuthMethodRecord {
     pub max_token_ttl_ms: u64,
     /// `global` or `local`.
     pub token_locality: String,
-    /// What tokens of it say of themselves.
-    pub token_name_format: String,
     /// Who is believed.
     pub jwt: JwtConfig,
 }

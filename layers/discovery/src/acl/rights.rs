@@ -145,6 +145,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Whoever is not recognized: nothing.
+    pub fn nobody() -> Self {
+        Self { accessor: super::state::ANONYMOUS.to_owned(), rights: Rights::none(), expires_ms: None }
+    }
+
     /// Whether a machine may be seen.
     pub fn sees_node(&self, node: &str) -> bool {
         self.rights.may(Kind::Node, node, Access::Read)
@@ -217,7 +222,9 @@ mod tests {
     #[test]
     fn a_tree_is_written_only_if_nothing_in_it_is_excepted() {
         let rights = rights(
-            &[r#"key_prefix "a/" { policy = "write" } key_prefix "a/b/c" { policy = "read" } key "d" { policy = "write" }"#],
+            &[
+                r#"key_prefix "a/" { policy = "write" } key_prefix "a/b/c" { policy = "read" } key "d" { policy = "write" }"#,
+            ],
             false,
         );
         for (prefix, expected) in
@@ -232,17 +239,38 @@ mod tests {
     #[test]
     fn mistakes_have_their_place_and_a_cure() {
         for (text, expected) in [
-            ("service \"web\" {\n  policy = \"wirte\"\n}", "line 2, column 3: read, write or deny is expected, found \"wirte\""),
-            ("servce \"web\" { policy = \"read\" }", "line 1, column 1: `servce` is no kind of rule; did you mean `service`?"),
-            ("service \"web\" { plicy = \"read\" }", "line 1, column 17: `policy` or `intentions` is expected here, not `plicy`"),
-            ("service \"web\" { policy = \"list\" }", "line 1, column 17: `list` is for keys only: read, write or deny"),
+            (
+                "service \"web\" {\n  policy = \"wirte\"\n}",
+                "line 2, column 3: read, write or deny is expected, found \"wirte\"",
+            ),
+            (
+                "servce \"web\" { policy = \"read\" }",
+                "line 1, column 1: `servce` is no kind of rule; did you mean `service`?",
+            ),
+            (
+                "service \"web\" { plicy = \"read\" }",
+                "line 1, column 17: `policy` or `intentions` is expected here, not `plicy`",
+            ),
+            (
+                "service \"web\" { policy = \"list\" }",
+                "line 1, column 17: `list` is for keys only: read, write or deny",
+            ),
             ("service \"web\" { }", "line 1, column 1: `policy` is missing: read, write or deny"),
             ("service = \"read\"", "line 1, column 1: `service` needs a name: `service \"NAME\" { policy = … }`"),
-            ("operator \"x\" { policy = \"read\" }", "line 1, column 1: `operator` has no names: `operator = \"read\"`"),
-            ("partition \"x\" { policy = \"read\" }", "line 1, column 1: `partition` is not supported: there is nothing here that it could be about"),
+            (
+                "operator \"x\" { policy = \"read\" }",
+                "line 1, column 1: `operator` has no names: `operator = \"read\"`",
+            ),
+            (
+                "partition \"x\" { policy = \"read\" }",
+                "line 1, column 1: `partition` is not supported: there is nothing here that it could be about",
+            ),
             ("key \"a { policy", "line 1, column 5: this text has no end"),
             ("key \"a\" { policy = 1 }", "line 1, column 20: a text in quotes is expected, found '1'"),
-            ("key \"a\" { policy = \"read\"", "line 1, column 26: a key, like `policy`, or `}` is expected, found the end"),
+            (
+                "key \"a\" { policy = \"read\"",
+                "line 1, column 26: a key, like `policy`, or `}` is expected, found the end",
+            ),
             ("/* x", "line 1, column 1: this comment has no end"),
             (r#"{ "key": { "a": { "policy": 1 } } }"#, "key.\"a\".policy: a text is expected here"),
             (r#"{ "key": 3 }"#, "key: an object is expected here"),

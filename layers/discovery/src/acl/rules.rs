@@ -184,7 +184,10 @@ fn kind_of(word: &str, place: &str) -> Result<(Kind, bool), RulesError> {
         return Ok((*kind, is_prefix));
     }
     if ELSEWHERE.contains(&word) {
-        return Err(RulesError::new(place, format!("`{word}` is not supported: there is nothing here that it could be about")));
+        return Err(RulesError::new(
+            place,
+            format!("`{word}` is not supported: there is nothing here that it could be about"),
+        ));
     }
     if SCALARS.iter().any(|(known, _)| *known == word) {
         return Err(RulesError::new(place, format!("`{word}` has no names: `{word} = \"read\"`")));

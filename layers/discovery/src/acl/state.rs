@@ -71,6 +71,8 @@ pub struct Acls {
     secrets: HashMap<String, String>,
     /// Another one after every change, also when everything was read anew.
     version: u64,
+    /// When any of it was changed last, in the store.
+    sequence: u64,
 }
 
 /// A change of one of them.
@@ -113,6 +115,15 @@ impl Acls {
             self.secrets.insert(new.record.secret.clone(), accessor.clone());
             self.tokens.insert(accessor, new);
         }
+    }
+
+    pub(crate) fn changed_at(&mut self, revision: u64) {
+        self.sequence = revision;
+    }
+
+    /// When any of it was changed last, as a revision of the store.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// Another one after every change.
@@ -253,9 +264,13 @@ mod tests {
         policy(&mut acls, "p1", r#"key_prefix "a/" { policy = "write" }"#, &[]);
         policy(&mut acls, "p2", r#"key_prefix "b/" { policy = "write" }"#, &["dc2"]);
         let services = vec![ServiceIdentity { name: "web".into(), datacenters: Vec::new() }];
-        let role = RoleRecord { grants: Grants { policies: vec!["p2".into()], services, ..Default::default() }, ..Default::default() };
+        let role = RoleRecord {
+            grants: Grants { policies: vec!["p2".into()], services, ..Default::default() },
+            ..Default::default()
+        };
         acls.apply("r1".into(), Change::Role(stored(role)));
-        let grants = Grants { policies: vec!["p1".into(), "gone".into()], roles: vec!["r1".into()], ..Default::default() };
+        let grants =
+            Grants { policies: vec!["p1".into(), "gone".into()], roles: vec!["r1".into()], ..Default::default() };
         token(&mut acls, "t1", "secret", grants, Some(100));
         let identity = acls.identity("secret", "dc1", false, 99).unwrap();
         assert_eq!(identity.accessor, "t1");

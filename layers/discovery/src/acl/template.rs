@@ -116,7 +116,11 @@ mod tests {
                 ServiceIdentity { name: "far".into(), datacenters: vec!["elsewhere".into()] },
             ],
             nodes: vec![NodeIdentity { name: "n1".into(), datacenter: "DC1".into() }],
-            templates: vec![TemplatedPolicy { template: "builtin/service".into(), name: "db".into(), ..Default::default() }],
+            templates: vec![TemplatedPolicy {
+                template: "builtin/service".into(),
+                name: "db".into(),
+                ..Default::default()
+            }],
             ..Grants::default()
         };
         let mut rules = Rules::default();
