@@ -65,13 +65,23 @@ fn read_query(value: &Value) -> Result<QueryRecord, FieldError> {
     Ok(record)
 }
 
+/// A query is carried out with the rights of whoever asks: one that was made to be carried out with others is refused.
+fn refuse_token(ask: &Ask, value: &Value) -> Result<(), Trouble> {
+    if ask.caller().is_none() || Fields::of(value, "")?.text("token")?.is_empty() {
+        return Ok(());
+    }
+    Err(Trouble::bad("`Token` of a query is not supported: it is carried out with the token of whoever asks"))
+}
+
 fn regex_of(text: &str) -> Option<()> {
     prepared::is_regex(text).then_some(())
 }
 
 /// Keeps one; answers its id.
 pub async fn create(State(context): State<Context>, ask: Ask, body: Bytes) -> Answer {
-    let record = read_query(&body_of(&body)?)?;
+    let value = body_of(&body)?;
+    refuse_token(&ask, &value)?;
+    let record = read_query(&value)?;
     require(&ask, &record, Access::Write)?;
     fresh(&context, &ask).await?;
     let id = uuid::Uuid::new_v4().to_string();
@@ -139,7 +149,9 @@ pub async fn read(State(context): State<Context>, Path(id): Path<String>, ask: A
 
 /// Puts another in its place.
 pub async fn update(State(context): State<Context>, Path(id): Path<String>, ask: Ask, body: Bytes) -> Answer {
-    let record = read_query(&body_of(&body)?)?;
+    let value = body_of(&body)?;
+    refuse_token(&ask, &value)?;
+    let record = read_query(&value)?;
     require(&ask, &record, Access::Write)?;
     fresh(&context, &ask).await?;
     require_known(&context, &ask, &id)?;

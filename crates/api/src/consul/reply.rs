@@ -178,6 +178,10 @@ where
         }
     }
     if let Some(caller) = ask.caller() {
+        if known.is_some() {
+            // Its token may have been changed or taken away meanwhile.
+            caller.renew(context)?;
+        }
         caller.begin();
     }
     let reading = registry.read();
@@ -210,7 +214,6 @@ async fn wait_for_seen<T: PartialEq>(
     loop {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let changed = registry.wait(topic, seen, left).await;
-        // Its token may have been changed or taken away meanwhile.
         caller.renew(context)?;
         if !changed {
             return Ok(());

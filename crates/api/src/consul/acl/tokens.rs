@@ -281,9 +281,12 @@ fn shown(acls: &Acls, accessor: &str, token: &Stored<TokenRecord>, with_secret: 
     Value::Object(object)
 }
 
-/// Whether secrets are shown.
-fn sees_secrets(ask: &Ask) -> bool {
-    ask.require_in(Scalar::Acl, Access::Write).is_ok()
+/// Whether a secret is shown. That of the node's own management token also opens `/api/v1`, so it is shown to its holder alone.
+fn sees_secret(context: &Context, ask: &Ask, accessor: &str) -> bool {
+    let Some(caller) = ask.caller() else { return false };
+    let own = context.discovery.guard().is_some_and(|guard| guard.management().1 == accessor);
+    let identity = caller.identity();
+    identity.rights.may_in(Scalar::Acl, Access::Write) && (!own || identity.accessor == accessor)
 }
 
 /// All of them, or those that are given something.
@@ -306,9 +309,8 @@ pub async fn list(State(context): State<Context>, ask: Ask) -> Answer {
                 && service.is_none_or(|name| record.grants.services.iter().any(|one| one.name == name))
                 && !record.is_expired(now_ms)
         };
-        let with_secrets = sees_secrets(&ask);
         let shown = |(accessor, token): &(String, Stored<TokenRecord>)| {
-            let mut value = shown(acls, accessor, token, with_secrets);
+            let mut value = shown(acls, accessor, token, sees_secret(&context, &ask, accessor));
             value["Legacy"] = false.into();
             value
         };
@@ -322,7 +324,7 @@ pub async fn read(State(context): State<Context>, Path(id): Path<String>, ask: A
     blocking(&context, &ask, Topic::Acls, |catalog| {
         require_read(&ask)?;
         let token = known(&context, catalog.acls(), &id)?;
-        Ok(shown(catalog.acls(), &id, &token, sees_secrets(&ask)))
+        Ok(shown(catalog.acls(), &id, &token, sees_secret(&context, &ask, &id)))
     })
     .await
 }
