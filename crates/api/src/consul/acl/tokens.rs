@@ -222,7 +222,7 @@ fn refuse_management(context: &Context, id: &str) -> Result<(), Trouble> {
         return Ok(());
     }
     let text =
-        "this is the node's own management token: replace the file `api-token` of its data directory, and restart it";
+        "this is the node's own management token: remove the file `api-token` of its data directory, and start it anew";
     Err(Trouble::new(StatusCode::FORBIDDEN, text))
 }
 

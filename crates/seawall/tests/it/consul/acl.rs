@@ -365,4 +365,7 @@ fn what_is_open_by_default_is_open_to_the_user_of_the_node_and_rules_take_from_i
     for path in ["/v1/acl/tokens", "/v1/acl/policies", "/v1/snapshot"] {
         refused(&get(&seawall, "", path), "'acl:");
     }
+    // They are not turned off by a file that does not speak of them.
+    let (_, err) = seawall.apply(1, "");
+    assert!(err.contains("`discovery.acl` cannot be changed while running"), "{err}");
 }
