@@ -100,9 +100,9 @@ impl Caller {
         self.0.filtered.store(false, Ordering::Relaxed);
     }
 
-    /// Whether something was left out.
+    /// Whether something was left out. As in Consul, whoever shows no token is not told.
     pub fn has_filtered(&self) -> bool {
-        self.0.filtered.load(Ordering::Relaxed)
+        self.0.filtered.load(Ordering::Relaxed) && self.identity().accessor != ANONYMOUS
     }
 
     /// Why it may not, in Consul's words.
