@@ -226,6 +226,10 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
         let node = context.discovery.node();
         ask.require(Kind::Service, &read.record.service, Access::Write)?;
         require_known(&ask, &catalog, node, &read.id)?;
+        // Nor may a check of somebody else be taken over by its id.
+        let entry = catalog.node(node).map(|(_, entry)| entry);
+        let there = read.checks.keys().filter_map(|id| entry?.checks.get(id));
+        there.into_iter().try_for_each(|known| ask.require_change(node, &known.record.service))?;
         refuse_own(&catalog, node, &read.id)?;
         writing::register(&catalog, node, &read, replace)?
     };

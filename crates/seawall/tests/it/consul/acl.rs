@@ -91,6 +91,8 @@ fn a_token_may_what_its_policies_say_and_sees_nothing_else() {
     // Another service cannot be taken over by its id.
     let stolen = json!({ "Name": "web", "ID": "db-1" });
     refused(&put(&seawall, &team, "/v1/agent/service/register", &stolen), "'service:write' on \"db\"");
+    let its_check = json!({ "Name": "web", "Check": { "CheckID": "service:db-1", "TTL": "60s" } });
+    refused(&put(&seawall, &team, "/v1/agent/service/register", &its_check), "'service:write' on \"db\"");
     // Lists leave out what it may not see, and say so.
     let listed = get(&seawall, &team, "/v1/catalog/services");
     assert_eq!(ok(&listed), json!({ "web": [] }));
@@ -347,6 +349,10 @@ fn the_anonymous_token_and_the_nodes_own_tokens_stand_in_for_requests_and_dns_wi
     assert_eq!(ok(&get(&seawall, "", "/v1/acl/token/self"))["AccessorID"], *accessor);
     ok(&put(&seawall, &root, "/v1/agent/token/default", &json!({ "Token": "" })));
     refused(&put(&seawall, &reader, "/v1/agent/token/default", &json!({ "Token": reader })), "'agent:write'");
+    // One for recovery may change the node, and nothing else.
+    ok(&put(&seawall, &root, "/v1/agent/token/agent_recovery", &json!({ "Token": "break-glass" })));
+    ok(&get(&seawall, "break-glass", "/v1/agent/self"));
+    refused(&get(&seawall, "break-glass", "/v1/kv/a"), "'key:read'");
     // and by what everybody may.
     let open = json!({ "Policies": [{ "Name": "reader" }] });
     ok(&put(&seawall, &root, &format!("/v1/acl/token/{ANONYMOUS}"), &open));
