@@ -1,12 +1,15 @@
 //! Consul's HTTP API under `/v1`, for clients that people have: the same paths, parameters, headers and words. One page
 //! says which requests there are. What shows instances is open as `/api/v1/status` is; what changes something, or shows what
 //! users keep, needs authority. Everything is answered from the registry, which is what the store has acknowledged.
-//! Deliberately absent: the service mesh, ACL rules, other sites (`docs/reference/consul-compatibility.md` has them all).
+//! What ACLs allow each handler asks itself, of what it shows or changes.
+//! Deliberately absent: the service mesh, other sites (`docs/reference/consul-compatibility.md` has them all).
 
+mod acl;
 mod agent;
 mod agent_checks;
 mod agent_verbs;
 mod ask;
+mod caller;
 mod catalog;
 mod event;
 mod health;
@@ -76,8 +79,7 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/coordinate/node/{name}", get(misc::coordinate_node))
         .route("/v1/operator/raft/configuration", get(misc::raft))
         .route("/v1/operator/autopilot/health", get(misc::autopilot))
-        .route("/v1/operator/usage", get(operator::usage))
-        .route("/v1/acl/{*rest}", get(misc::no_acl).put(misc::no_acl).post(misc::no_acl).delete(misc::no_acl));
+        .route("/v1/operator/usage", get(operator::usage));
     let guarded = Router::new()
         .route("/v1/agent/service/register", put(agent::register))
         .route("/v1/agent/service/deregister/{id}", put(agent::deregister))
@@ -85,7 +87,7 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/agent/maintenance", put(maintenance::node))
         .route("/v1/agent/reload", put(agent_verbs::reload))
         .route("/v1/agent/force-leave/{node}", put(agent_verbs::force_leave))
-        .route("/v1/agent/token/{kind}", put(agent_verbs::token))
+        .route("/v1/agent/token/{kind}", put(acl::agent_token))
         .route("/v1/agent/check/register", put(agent_checks::register))
         .route("/v1/agent/check/deregister/{id}", put(agent_checks::deregister))
         .route("/v1/agent/check/pass/{id}", put(agent_checks::pass))
@@ -115,7 +117,7 @@ pub fn router(context: &Context) -> Router<Context> {
         .route("/v1/query/{id}/execute", get(query::execute))
         .route("/v1/query/{id}/explain", get(query::explain))
         .route_layer(from_fn_with_state(context.clone(), require));
-    open.merge(guarded).layer(DefaultBodyLimit::max(MAX_BODY))
+    open.merge(guarded).merge(acl::router(context)).layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
 fn keyring() -> axum::routing::MethodRouter<Context> {
@@ -127,9 +129,18 @@ async fn require(
     State(context): State<Context>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     ask: Ask,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
+    if let (Some(caller), Some(guard)) = (ask.caller(), context.discovery.guard()) {
+        // Each handler asks for what it does. What is open by default is still no business of other users without a token.
+        let is_known = caller.secret().is_some() || !guard.allows_by_default();
+        if is_known || authority::has_authority(&context, &peer, request.headers()) {
+            request.extensions_mut().insert(caller.clone());
+            return next.run(request).await;
+        }
+        return not_allowed();
+    }
     let headers = request.headers();
     let of_consul = headers.get("x-consul-token").and_then(|token| token.to_str().ok()).or_else(|| ask.get("token"));
     let allowed = match of_consul.filter(|token| !token.is_empty()) {
@@ -139,6 +150,10 @@ async fn require(
     if allowed {
         return next.run(request).await;
     }
+    not_allowed()
+}
+
+fn not_allowed() -> Response {
     let text = "Permission denied: call as the user that runs seawall, or send X-Consul-Token with the token from DATA_DIR/api-token";
     Trouble::new(StatusCode::FORBIDDEN, text).into_response()
 }

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use discovery::acl::Identity;
 use discovery::record::CheckStatus;
 use discovery::select::{self, Instance, Wanted};
 use discovery::{Catalog, prepared};
@@ -42,6 +43,18 @@ pub fn respond(
     bytes: &[u8],
     transport: Transport,
     chance: u64,
+) -> Option<Vec<u8>> {
+    respond_to(zone, catalog, serial, bytes, transport, (chance, None))
+}
+
+/// The same for somebody who may not see everything; what they may not see is not there.
+pub fn respond_to(
+    zone: &Zone,
+    catalog: &Catalog,
+    serial: u64,
+    bytes: &[u8],
+    transport: Transport,
+    (chance, who): (u64, Option<&Identity>),
 ) -> Option<Vec<u8>> {
     let query = match Message::from_vec(bytes) {
         Ok(query) => query,
@@ -85,7 +98,7 @@ pub fn respond(
     };
     response.metadata.authoritative = true;
     let mut answering =
-        Answering { zone, catalog, name: question.name.clone(), kind: question.query_type, chance, serial };
+        Answering { zone, catalog, who, name: question.name.clone(), kind: question.query_type, chance, serial };
     answering.fill(&mut response, asked);
     if transport == Transport::Udp && query.edns.is_none() && response.answers.len() > UDP_ANSWERS {
         response.answers.truncate(UDP_ANSWERS);
@@ -129,6 +142,7 @@ fn fitting(mut response: Message, limit: usize) -> Option<Vec<u8>> {
 struct Answering<'a> {
     zone: &'a Zone,
     catalog: &'a Catalog,
+    who: Option<&'a Identity>,
     name: Name,
     kind: RecordType,
     chance: u64,
@@ -186,6 +200,14 @@ impl Answering<'_> {
         }
     }
 
+    fn sees_node(&self, node: &str) -> bool {
+        self.who.is_none_or(|who| who.sees_node(node))
+    }
+
+    fn sees_service(&self, service: &str) -> bool {
+        self.who.is_none_or(|who| who.sees_service(service))
+    }
+
     fn wants(&self, kind: RecordType) -> bool {
         self.kind == kind || self.kind == RecordType::ANY
     }
@@ -235,7 +257,8 @@ impl Answering<'_> {
     }
 
     fn node(&self, response: &mut Message, name: &str) -> bool {
-        let Some(known) = self.catalog.find_node(name) else { return false };
+        let known = self.catalog.find_node(name).filter(|known| self.sees_node(known));
+        let Some(known) = known else { return false };
         let Some((node, _)) = self.catalog.node(known) else { return false };
         match ip_record(self.name.clone(), &node.record.address, TTL) {
             Some(record) if self.wants(record.record_type()) => drop(response.add_answer(record)),
@@ -257,11 +280,13 @@ impl Answering<'_> {
     fn reverse(&self, response: &mut Message, ip: IpAddr) -> bool {
         let is = |address: &str| address.parse() == Ok(ip);
         let site = &self.zone.datacenter;
-        let nodes = self.catalog.nodes().filter(|(_, node, _)| is(&node.record.address));
+        let seen = || self.catalog.nodes().filter(|(name, ..)| self.sees_node(name));
+        let nodes = seen().filter(|(_, node, _)| is(&node.record.address));
         let mut names: Vec<Name> = nodes.filter_map(|(name, ..)| self.below(&format!("{name}.node.{site}"))).collect();
         if names.is_empty() {
-            let services = self.catalog.nodes().flat_map(|(_, _, entry)| entry.services.values());
+            let services = seen().flat_map(|(_, _, entry)| entry.services.values());
             let of_it = services.filter(|service| is(&service.record.address));
+            let of_it = of_it.filter(|service| self.sees_service(&service.record.service));
             names = of_it.filter_map(|service| self.below(&format!("{}.service", service.record.service))).collect();
         }
         names.sort_unstable();
@@ -278,7 +303,10 @@ impl Answering<'_> {
 
     /// Those that do not fail. Without any, the name is as good as none: clients then go on to the next.
     fn instances(&mut self, response: &mut Message, mut found: Vec<Instance<'_>>, ttl: u32) -> bool {
-        found.retain(|instance| instance.status() != CheckStatus::Critical);
+        found.retain(|instance| {
+            let seen = self.sees_node(instance.node_name) && self.sees_service(&instance.service.record.service);
+            seen && instance.status() != CheckStatus::Critical
+        });
         self.shuffle(&mut found);
         let there = !found.is_empty();
         found.truncate(MAX_ANSWERS);

@@ -8,7 +8,7 @@ mod asked;
 mod forward;
 mod server;
 
-pub use answer::{Transport, respond};
+pub use answer::{Transport, respond, respond_to};
 pub use server::{Server, serve};
 
 /// What is served, and under which names.

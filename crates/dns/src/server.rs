@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use discovery::Registry;
+use discovery::acl::Identity;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::Zone;
-use crate::answer::{Transport, is_for_others, respond};
+use crate::answer::{Transport, is_for_others, respond_to};
 use crate::forward::Forwarder;
 
 /// Connections at a time.
@@ -94,8 +95,15 @@ impl Answers {
     fn to(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let chance = self.chance.fetch_add(0x9e37_79b9, Ordering::Relaxed);
         let clock = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::from(since.subsec_nanos()));
+        let chance = chance ^ clock;
+        let Some(guard) = self.registry.guard() else {
+            let catalog = self.registry.read();
+            return respond_to(&self.zone, &catalog, catalog.revision(), bytes, transport, (chance, None));
+        };
+        // Before the catalog is held: that is looked into for it. Whoever is not recognized sees nothing.
+        let who = guard.dns(&self.registry).unwrap_or_else(|| Arc::new(Identity::nobody()));
         let catalog = self.registry.read();
-        respond(&self.zone, &catalog, catalog.revision(), bytes, transport, chance ^ clock)
+        respond_to(&self.zone, &catalog, catalog.revision(), bytes, transport, (chance, Some(&who)))
     }
 }
 

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
-pub use discovery::{ALL, Discovery, Dns, Feeds, NginxFeed};
+pub use discovery::{ALL, Acl, DefaultPolicy, Discovery, Dns, Feeds, NginxFeed};
 pub use foreign::{Hystrix, Include, Includes, Istio, IstioFiles, Names, Rules, Sentinel};
 pub use limits::{Allowance, AtOnce, Behaviour, LimitKey, OneOrMore, Overload, RateLimit, WithoutKey};
 pub use listener::{

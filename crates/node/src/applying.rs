@@ -159,6 +159,11 @@ impl Controller {
         if self.config.cluster.is_none() && fixed(new) != fixed(&self.config) {
             return Err("`node`, `api` and `gateway` cannot be changed while running: stop seawall and start it with the new file".into());
         }
+        if self.config.cluster.is_none() && new.discovery.acl != self.config.discovery.acl {
+            return Err(
+                "`discovery.acl` cannot be changed while running: stop seawall and start it with the new file".into()
+            );
+        }
         if new.streams != self.config.streams {
             return Err("`streams` cannot be changed while running: stop seawall and start it with the new file".into());
         }

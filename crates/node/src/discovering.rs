@@ -19,9 +19,10 @@ use std::time::Duration;
 use api::ConsulFacts;
 use api::view::Status;
 use data::Store;
+use discovery::acl::{Guard, Settings};
 use discovery::{Registry, RegistryError, Topic};
 use gateway::Table;
-use model::config::{NodeRole, Source};
+use model::config::{DefaultPolicy, NodeRole, Source};
 use model::{Config, ServiceName};
 use tokio::sync::{Notify, watch};
 
@@ -72,12 +73,12 @@ pub struct Discovering {
 }
 
 impl Discovering {
-    /// For this node.
+    /// For this node; `token` is the one that stands for its owner.
     ///
     /// # Errors
     /// The file of the node's id cannot be used.
-    pub fn new(config: &Config, store: &Arc<dyn Store>, data_dir: &Path) -> Result<Self, String> {
-        let registry = Registry::new(Arc::clone(store), config.node.name.as_str(), &config.node.region);
+    pub fn new(config: &Config, store: &Arc<dyn Store>, data_dir: &Path, token: &str) -> Result<Self, String> {
+        let mut registry = Registry::new(Arc::clone(store), config.node.name.as_str(), &config.node.region);
         let alone = config.cluster.is_none();
         let facts = ConsulFacts {
             node_id: node_id(data_dir)?,
@@ -86,6 +87,13 @@ impl Discovering {
             reload: Arc::default(),
             blocking: Arc::default(),
         };
+        if config.discovery.acl.enabled {
+            registry = registry.guarded(Guard::new(Settings {
+                allows_by_default: config.discovery.acl.default_policy == DefaultPolicy::Allow,
+                management: token.to_owned(),
+                management_accessor: facts.node_id.clone(),
+            }));
+        }
         Ok(Self {
             registry: Arc::new(registry),
             facts,

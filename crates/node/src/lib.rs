@@ -201,7 +201,8 @@ impl Start {
         shell.api = format!("http://{api_address}");
         let gateway_addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
         let authority = Arc::new(self.authority(&data_dir)?);
-        let discovering = discovering::Discovering::new(&self.config, &store, &data_dir).map_err(CannotStart)?;
+        let discovering =
+            discovering::Discovering::new(&self.config, &store, &data_dir, &authority.token).map_err(CannotStart)?;
         discovering.expect(&table, &self.config);
         let context = api::Context::from(api::Parts {
             status: shown.clone(),

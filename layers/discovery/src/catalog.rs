@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use data::Key;
 use serde::de::DeserializeOwned;
 
-use crate::key::About;
+use crate::acl::Acls;
+use crate::acl::state::Change;
+use crate::key::{About, AclKind};
 use crate::record::{
     CheckRecord, CheckStatus, EventRecord, KeyRecord, NodeRecord, Owner, QueryRecord, ServiceRecord, SessionRecord,
 };
@@ -103,6 +105,7 @@ pub struct Catalog {
     keys: BTreeMap<Vec<u8>, Stored<KeyRecord>>,
     queries: BTreeMap<String, Stored<QueryRecord>>,
     events: BTreeMap<String, Stored<EventRecord>>,
+    acls: Acls,
 }
 
 /// What a key holds now.
@@ -202,6 +205,11 @@ impl Catalog {
         self.events.iter().map(|(id, event)| (id.as_str(), event))
     }
 
+    /// Who may what.
+    pub fn acls(&self) -> &Acls {
+        &self.acls
+    }
+
     /// Takes over what a key holds since `revision`, and tells whom that concerns.
     pub fn apply(&mut self, key: &Key, held: Option<Held<'_>>, revision: u64, touched: &mut Vec<Topic>) {
         match About::of(key) {
@@ -225,6 +233,18 @@ impl Catalog {
                 put(&mut self.events, id, decoded(key, held));
                 touched.push(Topic::Fired);
             }
+            About::Acl(kind, id) => {
+                let change = match kind {
+                    AclKind::Token => Change::Token(decoded(key, held)),
+                    AclKind::Policy => Change::Policy(decoded(key, held)),
+                    AclKind::Role => Change::Role(decoded(key, held)),
+                    AclKind::Method => Change::Method(decoded(key, held)),
+                    AclKind::Rule => Change::Rule(decoded(key, held)),
+                };
+                self.acls.apply(id, change);
+                touched.push(Topic::Acls);
+            }
+            About::AclSequence => self.acls.changed_at(held.map_or(0, |held| held.modify)),
             About::Sequence | About::Other => {}
         }
     }

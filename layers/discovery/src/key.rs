@@ -9,6 +9,8 @@ pub const REGISTRY: &str = "registry/";
 pub(crate) const KV: &str = "registry/kv/";
 /// Written with every change: a confirmed read of it tells how far the registry is.
 const SEQUENCE: &str = "registry/sequence";
+/// Written with every change of ACLs: one that was decided on what is there no more is refused.
+const ACL_SEQUENCE: &str = "registry/acl-sequence";
 /// The longest name of a node, an instance or a check, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 
@@ -31,10 +33,47 @@ pub enum About {
     Query(String),
     /// A fired event.
     Fired(String),
-    /// See [`sequence`].
+    /// Something of ACLs.
+    Acl(AclKind, String),
+    /// Written with every change.
     Sequence,
+    /// Written with every change of ACLs.
+    AclSequence,
     /// Of a newer version.
     Other,
+}
+
+/// What there is of ACLs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AclKind {
+    /// A token, by its accessor.
+    Token,
+    /// A policy, by its id.
+    Policy,
+    /// A role, by its id.
+    Role,
+    /// A way to log in, by its name.
+    Method,
+    /// A binding rule, by its id.
+    Rule,
+}
+
+const ACL_KINDS: [(&str, AclKind); 5] = [
+    ("acl-token", AclKind::Token),
+    ("acl-policy", AclKind::Policy),
+    ("acl-role", AclKind::Role),
+    ("acl-method", AclKind::Method),
+    ("acl-rule", AclKind::Rule),
+];
+
+impl AclKind {
+    fn word(self) -> &'static str {
+        ACL_KINDS.iter().find(|(_, kind)| *kind == self).map_or("acl", |(word, _)| word)
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        ACL_KINDS.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind)
+    }
 }
 
 impl About {
@@ -48,6 +87,9 @@ impl About {
         if text == SEQUENCE {
             return Self::Sequence;
         }
+        if text == ACL_SEQUENCE {
+            return Self::AclSequence;
+        }
         let mut parts = text.strip_prefix(REGISTRY).unwrap_or_default().split('/');
         let read = (parts.next(), parts.next().and_then(unescape), parts.next().map(unescape), parts.next());
         match read {
@@ -58,6 +100,7 @@ impl About {
             (Some("session"), Some(id), None, None) => Self::Session(id),
             (Some("query"), Some(id), None, None) => Self::Query(id),
             (Some("event"), Some(id), None, None) => Self::Fired(id),
+            (Some(word), Some(id), None, None) => AclKind::of(word).map_or(Self::Other, |kind| Self::Acl(kind, id)),
             _ => Self::Other,
         }
     }
@@ -75,7 +118,9 @@ impl About {
             Self::Session(id) => named("session", &[id]),
             Self::Query(id) => named("query", &[id]),
             Self::Fired(id) => named("event", &[id]),
+            Self::Acl(kind, id) => named(kind.word(), &[id]),
             Self::Kv(user) => Key::new([KV.as_bytes(), user.as_slice()].concat()),
+            Self::AclSequence => Key::try_from(ACL_SEQUENCE),
             Self::Sequence | Self::Other => Key::try_from(SEQUENCE),
         }
     }
@@ -116,7 +161,7 @@ fn unescape(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::About;
+    use super::{About, AclKind};
 
     #[test]
     fn keys_are_read_as_they_are_written() {
@@ -129,7 +174,13 @@ mod tests {
             About::Kv(vec![0xff, b'/']),
             About::Query("q".into()),
             About::Fired("e".into()),
+            About::Acl(AclKind::Token, "t".into()),
+            About::Acl(AclKind::Policy, "p".into()),
+            About::Acl(AclKind::Role, "r".into()),
+            About::Acl(AclKind::Method, "m/1".into()),
+            About::Acl(AclKind::Rule, "b".into()),
             About::Sequence,
+            About::AclSequence,
         ];
         for about in all {
             assert_eq!(About::of(&about.key().unwrap()), about);

@@ -2,6 +2,7 @@
 //! in the [`Catalog`], which every question is put to; whoever waits for a change waits for its own topic only.
 //! Deliberately absent: I/O other than the store's, Consul's HTTP and DNS, and making checks.
 
+pub mod acl;
 pub mod bexpr;
 pub mod catalog;
 pub mod definition;

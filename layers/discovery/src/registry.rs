@@ -14,6 +14,7 @@ use data::{
 };
 use tokio::sync::{Notify, watch};
 
+use crate::acl::Guard;
 use crate::catalog::{Catalog, Held};
 use crate::key::{About, REGISTRY};
 use crate::record::Behavior;
@@ -42,6 +43,7 @@ pub struct Registry {
     ended: Mutex<HashMap<String, Behavior>>,
     led: Mutex<Instant>,
     heard: Mutex<HashMap<String, Heard>>,
+    guard: Option<Guard>,
 }
 
 /// When somebody spoke up for a check of this node.
@@ -139,7 +141,20 @@ impl Registry {
             ended: Mutex::default(),
             led: Mutex::new(Instant::now()),
             heard: Mutex::default(),
+            guard: None,
         }
+    }
+
+    /// With ACLs on.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// Who may what; nothing while ACLs are off.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
     }
 
     /// This node's name.

@@ -39,6 +39,8 @@ pub enum Topic {
     Queries,
     /// Fired events.
     Fired,
+    /// Tokens, policies, roles, ways to log in.
+    Acls,
 }
 
 /// Topics that are remembered at most; some hundred bytes each.

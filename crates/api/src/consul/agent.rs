@@ -4,6 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use discovery::acl::{Access, Kind};
 use discovery::catalog::SERVERS;
 use discovery::definition::{self, Strict};
 use discovery::key::About;
@@ -13,13 +14,15 @@ use discovery::{NodeEntry, Topic, writing};
 use serde_json::{Value, json};
 
 use super::ask::{Ask, narrow};
+use super::caller::Caller;
 use super::misc::leader_address;
 use super::reply::{Answer, Trouble, done, fresh, json};
 use super::{SERVICE_CHECK, body_of, refuse_own, render};
 use crate::Context;
 
 /// This node, as far as Consul's clients ask.
-pub async fn about(State(context): State<Context>, ask: Ask) -> Response {
+pub async fn about(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require(Kind::Agent, context.discovery.node(), Access::Read)?;
     let (registry, facts) = (&context.discovery, &context.consul);
     let config = json!({
         "Datacenter": registry.datacenter(), "PrimaryDatacenter": registry.datacenter(), "NodeName": registry.node(),
@@ -36,7 +39,7 @@ pub async fn about(State(context): State<Context>, ask: Ask) -> Response {
         "Coord": null, "Member": member, "Stats": { "agent": {}, "consul": { "server": "true", "leader_addr": leader_address(&context) } }, "Meta": {},
         "xDS": {},
     });
-    json(&ask, &value)
+    Ok(json(&ask, &value))
 }
 
 fn member(datacenter: &str, name: &str, address: &str, id: &str, alive: bool) -> Value {
@@ -52,7 +55,7 @@ pub async fn members(State(context): State<Context>, ask: Ask) -> Answer {
     let datacenter = context.discovery.datacenter();
     let mut list: Value = {
         let catalog = context.discovery.read();
-        let agents = catalog.nodes().filter(|(_, node, _)| node.record.agent);
+        let agents = catalog.nodes().filter(|(name, node, _)| node.record.agent && ask.sees(Kind::Node, name));
         // Across sites, names have their site behind them.
         let shown = |name: &str| if ask.is_on("wan") { format!("{name}.{datacenter}") } else { name.to_owned() };
         agents
@@ -62,7 +65,7 @@ pub async fn members(State(context): State<Context>, ask: Ask) -> Answer {
             .collect()
     };
     narrow(ask.filter()?.as_ref(), &mut list)?;
-    Ok(json(&ask, &list))
+    Ok(shown(&ask, &list))
 }
 
 /// What is on this node and has an agent: what it runs, and what registered with it.
@@ -75,11 +78,22 @@ pub async fn services(State(context): State<Context>, ask: Ask) -> Answer {
         let is_server = |id: &str, owner| id == SERVERS && owner == Owner::Seawall;
         let own =
             own.filter(|(id, service)| service.record.owner != Owner::Catalog && !is_server(id, service.record.owner));
+        let own = own.filter(|(_, service)| ask.sees(Kind::Service, &service.record.service));
         let shown = |id: &String, service| render::agent_service(context.discovery.datacenter(), id, service);
         Value::Object(own.map(|(id, service)| (id.clone(), shown(id, service))).collect())
     };
     narrow(ask.filter()?.as_ref(), &mut found)?;
-    Ok(json(&ask, &found))
+    Ok(shown(&ask, &found))
+}
+
+/// What a node's own lists say; they have no index.
+pub fn shown(ask: &Ask, value: &Value) -> Response {
+    let mut response = json(ask, value);
+    if ask.caller().is_some_and(Caller::has_filtered) {
+        let yes = HeaderValue::from_static("true");
+        response.headers_mut().insert("x-consul-results-filtered-by-acls", yes);
+    }
+    response
 }
 
 /// One of them. With `hash` it waits until it is another than that.
@@ -92,6 +106,9 @@ pub async fn service(State(context): State<Context>, Path(id): Path<String>, ask
         let (shown, index) = {
             let catalog = registry.read();
             let known = catalog.node(registry.node()).and_then(|(_, entry)| entry.services.get(&id));
+            if let Some(known) = known {
+                ask.require(Kind::Service, &known.record.service, Access::Read)?;
+            }
             let shown = known.map(|known| render::agent_service(registry.datacenter(), &id, known));
             (shown, catalog.index(&topic))
         };
@@ -99,6 +116,9 @@ pub async fn service(State(context): State<Context>, Path(id): Path<String>, ask
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         if ask.get("hash").is_some() && hash.as_deref() == ask.get("hash") && !left.is_zero() {
             registry.wait(&topic, index, left).await;
+            if let Some(caller) = ask.caller() {
+                caller.renew(&context)?;
+            }
             continue;
         }
         let (Some(mut shown), Some(hash)) = (shown, hash) else {
@@ -128,6 +148,7 @@ pub async fn health_by_id(State(context): State<Context>, Path(id): Path<String>
     let Some((instance, entry)) = found else {
         return Err(Trouble::missing(format!("ServiceId {id} not found")));
     };
+    ask.require(Kind::Service, &instance.service.record.service, Access::Read)?;
     let (word, code) = aggregated(&instance);
     if ask.get("format") == Some("text") {
         return Ok((code, [(header::CONTENT_TYPE, "text/plain")], word).into_response());
@@ -137,6 +158,7 @@ pub async fn health_by_id(State(context): State<Context>, Path(id): Path<String>
 
 /// How the instances of a service on this node stand: the worst as a status code.
 pub async fn health_by_name(State(context): State<Context>, Path(name): Path<String>, ask: Ask) -> Answer {
+    ask.require(Kind::Service, &name, Access::Read)?;
     let catalog = context.discovery.read();
     let all = select::instances(&catalog, &name, &select::Wanted::default());
     let own: Vec<_> = all.into_iter().filter(|one| one.node_name == context.discovery.node()).collect();
@@ -202,6 +224,12 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
     let ops = {
         let catalog = context.discovery.read();
         let node = context.discovery.node();
+        ask.require(Kind::Service, &read.record.service, Access::Write)?;
+        require_known(&ask, &catalog, node, &read.id)?;
+        // Nor may a check of somebody else be taken over by its id.
+        let entry = catalog.node(node).map(|(_, entry)| entry);
+        let there = read.checks.keys().filter_map(|id| entry?.checks.get(id));
+        there.into_iter().try_for_each(|known| ask.require_change(node, &known.record.service))?;
         refuse_own(&catalog, node, &read.id)?;
         writing::register(&catalog, node, &read, replace)?
     };
@@ -209,6 +237,12 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
     read.checks.keys().for_each(|id| context.discovery.hear(id, false));
     context.discovery.change(ops).await?;
     Ok(done())
+}
+
+/// Refuses who may not change the instance that is there under this id.
+fn require_known(ask: &Ask, catalog: &discovery::Catalog, node: &str, id: &str) -> Result<(), Trouble> {
+    let known = catalog.node(node).and_then(|(_, entry)| entry.services.get(id));
+    known.map_or(Ok(()), |known| ask.require(Kind::Service, &known.record.service, Access::Write))
 }
 
 /// Refuses a check that runs a program, unless this node allows that to whoever may call.
@@ -227,6 +261,7 @@ pub async fn deregister(State(context): State<Context>, Path(id): Path<String>, 
     let ops = {
         let catalog = context.discovery.read();
         let node = context.discovery.node();
+        require_known(&ask, &catalog, node, &id)?;
         refuse_own(&catalog, node, &id)?;
         if catalog.node(node).is_none_or(|(_, entry)| !entry.services.contains_key(&id)) {
             let text =

@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
+use discovery::acl::Kind;
 use discovery::definition::{self, MAX_OUTPUT, Strict};
 use discovery::fields::Fields;
 use discovery::key::About;
@@ -9,9 +10,9 @@ use discovery::record::{CheckStatus, Owner};
 use discovery::writing;
 use serde_json::Value;
 
-use super::agent::refuse_script;
+use super::agent::{refuse_script, shown};
 use super::ask::{Ask, narrow};
-use super::reply::{Answer, Trouble, done, fresh, json};
+use super::reply::{Answer, Trouble, done, fresh};
 use super::{body_of, refuse_own, refuse_own_check, render};
 use crate::Context;
 
@@ -23,13 +24,17 @@ pub async fn list(State(context): State<Context>, ask: Ask) -> Answer {
         let entry = catalog.node(node).map(|(_, entry)| entry);
         let checks = entry.into_iter().flat_map(|entry| &entry.checks);
         let own = checks.filter(|(_, check)| check.record.owner != Owner::Catalog);
+        let own = own.filter(|(_, check)| match check.record.service.as_str() {
+            "" => ask.sees(Kind::Node, node),
+            service => ask.sees(Kind::Service, service),
+        });
         let shown = |(id, check): (&String, &discovery::Stored<_>)| {
             (id.clone(), render::check(node, entry, &(id.as_str(), check)))
         };
         Value::Object(own.map(shown).collect())
     };
     narrow(ask.filter()?.as_ref(), &mut found)?;
-    Ok(json(&ask, &found))
+    Ok(shown(&ask, &found))
 }
 
 /// Registers a check of this node, or of an instance on it.
@@ -59,7 +64,11 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
             };
             record.service.clone_from(&of.record.service);
         }
+        ask.require_change(node, &record.service)?;
         let known = entry.and_then(|entry| entry.checks.get(&id));
+        if let Some(known) = known {
+            ask.require_change(node, &known.record.service)?;
+        }
         writing::check_op(node, &id, &record, known)?
     };
     context.discovery.hear(&id, false);
@@ -73,10 +82,10 @@ pub async fn deregister(State(context): State<Context>, Path(id): Path<String>, 
     let node = context.discovery.node();
     {
         let catalog = context.discovery.read();
+        let known = catalog.node(node).and_then(|(_, entry)| entry.checks.get(&id));
+        let Some(known) = known else { return Err(Trouble::missing(format!("Unknown check ID {id:?}"))) };
+        ask.require_change(node, &known.record.service)?;
         refuse_own_check(&catalog, node, &id)?;
-        if catalog.node(node).is_none_or(|(_, entry)| !entry.checks.contains_key(&id)) {
-            return Err(Trouble::missing(format!("Unknown check ID {id:?}")));
-        }
     }
     context.discovery.change(vec![writing::delete(&About::Check(node.into(), id))?]).await?;
     Ok(done())
@@ -85,31 +94,31 @@ pub async fn deregister(State(context): State<Context>, Path(id): Path<String>, 
 /// All is well.
 pub async fn pass(context: State<Context>, id: Path<String>, ask: Ask) -> Answer {
     let note = ask.get("note").unwrap_or_default().to_owned();
-    heard(&context, &id, CheckStatus::Passing, note).await
+    heard(&context, &ask, &id, CheckStatus::Passing, note).await
 }
 
 /// Something is not.
 pub async fn warn(context: State<Context>, id: Path<String>, ask: Ask) -> Answer {
     let note = ask.get("note").unwrap_or_default().to_owned();
-    heard(&context, &id, CheckStatus::Warning, note).await
+    heard(&context, &ask, &id, CheckStatus::Warning, note).await
 }
 
 /// It does not serve.
 pub async fn fail(context: State<Context>, id: Path<String>, ask: Ask) -> Answer {
     let note = ask.get("note").unwrap_or_default().to_owned();
-    heard(&context, &id, CheckStatus::Critical, note).await
+    heard(&context, &ask, &id, CheckStatus::Critical, note).await
 }
 
 /// Any of these, as a body.
-pub async fn update(context: State<Context>, id: Path<String>, body: Bytes) -> Answer {
+pub async fn update(context: State<Context>, id: Path<String>, ask: Ask, body: Bytes) -> Answer {
     let value = body_of(&body)?;
     let mut fields = Fields::of(&value, "")?;
     let (word, output) = (fields.text("status")?, fields.text("output")?);
     let status = CheckStatus::parse(&word).ok_or_else(|| Trouble::bad(format!("Invalid check status: {word:?}")))?;
-    heard(&context, &id, status, output).await
+    heard(&context, &ask, &id, status, output).await
 }
 
-async fn heard(context: &Context, id: &str, status: CheckStatus, output: String) -> Answer {
+async fn heard(context: &Context, ask: &Ask, id: &str, status: CheckStatus, output: String) -> Answer {
     let registry = &context.discovery;
     let known = {
         let catalog = registry.read();
@@ -120,6 +129,7 @@ async fn heard(context: &Context, id: &str, status: CheckStatus, output: String)
             "Unknown check ID {id:?}. Ensure that the check ID is passed, not the check name."
         )));
     };
+    ask.require_change(registry.node(), &known.record.service)?;
     if known.record.kind != "ttl" {
         return Err(Trouble::failed(format!("CheckID {id:?} does not have associated TTL")));
     }

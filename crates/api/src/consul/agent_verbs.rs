@@ -3,6 +3,7 @@
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
+use discovery::acl::{Access, Kind, Scalar};
 use discovery::writing;
 use serde_json::{Map, Value, json};
 
@@ -12,13 +13,15 @@ use super::reply::{Answer, Trouble, done, fresh, json as reply_json};
 use crate::Context;
 
 /// Has the files of service definitions read again. What is wrong with them is in the log; they are then as before.
-pub async fn reload(State(context): State<Context>) -> Response {
+pub async fn reload(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require(Kind::Agent, context.discovery.node(), Access::Write)?;
     context.consul.reload.notify_one();
-    done()
+    Ok(done())
 }
 
 /// A machine whose Seawall has gone: it is taken out of the catalog with all that is on it.
 pub async fn force_leave(State(context): State<Context>, Path(name): Path<String>, ask: Ask) -> Answer {
+    ask.require_in(Scalar::Operator, Access::Write)?;
     fresh(&context, &ask).await?;
     let ops = {
         let catalog = context.discovery.read();
@@ -34,13 +37,11 @@ pub async fn force_leave(State(context): State<Context>, Path(name): Path<String
     Ok(done())
 }
 
-/// Consul's own answer where ACLs are off.
-pub async fn token() -> Trouble {
-    super::misc::no_acl().await
-}
-
 /// The node's gauges; with `format=prometheus` everything as `/metrics` has it.
 pub async fn metrics(State(context): State<Context>, ask: Ask) -> Response {
+    if let Err(refused) = ask.require(Kind::Agent, context.discovery.node(), Access::Read) {
+        return refused.into_response();
+    }
     if ask.get("format") == Some("prometheus") {
         return crate::metrics(State(context)).await;
     }

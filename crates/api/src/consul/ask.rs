@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
+use discovery::acl::{Access, Kind, Scalar};
 use discovery::bexpr::Filter;
 use discovery::duration;
 use discovery::select::Wanted;
 use serde_json::Value;
 
+use super::caller::{self, Caller};
 use super::reply::Trouble;
+use crate::Context;
 
 /// How long a blocking query waits unless it says otherwise; Consul's default.
 const WAIT: Duration = Duration::from_secs(300);
@@ -20,20 +23,31 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// Parameters of a request at most.
 const MAX_PARAMETERS: usize = 256;
 
-/// The parameters of a request.
+/// The parameters of a request, and who calls while ACLs are on.
 #[derive(Clone, Debug, Default)]
-pub struct Ask(Vec<(String, String)>);
+pub struct Ask(Vec<(String, String)>, Option<Caller>);
 
-impl<S: Send + Sync> FromRequestParts<S> for Ask {
+impl FromRequestParts<Context> for Ask {
     type Rejection = Trouble;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Trouble> {
+    async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, Trouble> {
         let given: Query<Vec<(String, String)>> =
             Query::try_from_uri(&parts.uri).map_err(|error| Trouble::bad(error.body_text()))?;
         if given.0.len() > MAX_PARAMETERS {
             return Err(Trouble::bad(format!("{MAX_PARAMETERS} parameters at most")));
         }
-        Ok(Self(given.0))
+        let mut ask = Self(given.0, None);
+        if let Some(guard) = context.discovery.guard() {
+            // Whoever let the request through has recognized its caller already.
+            ask.1 = match parts.extensions.get::<Caller>() {
+                Some(known) => Some(known.clone()),
+                None => {
+                    let secret = caller::token(&parts.headers, ask.get("token"));
+                    Some(Caller::recognize(context, guard, secret).await?)
+                }
+            };
+        }
+        Ok(ask)
     }
 }
 
@@ -158,7 +172,57 @@ impl Ask {
 
     /// The same without a parameter.
     pub fn without(&self, name: &str) -> Self {
-        Self(self.0.iter().filter(|(known, _)| known != name).cloned().collect())
+        Self(self.0.iter().filter(|(known, _)| known != name).cloned().collect(), self.1.clone())
+    }
+
+    /// Who calls; nobody is asked about while ACLs are off.
+    pub fn caller(&self) -> Option<&Caller> {
+        self.1.as_ref()
+    }
+
+    /// Who calls, if something may have to be left out of an answer.
+    pub fn limited(&self) -> Option<&Caller> {
+        self.1.as_ref().filter(|caller| !caller.identity().rights.is_management())
+    }
+
+    /// Whether a thing may be shown.
+    pub fn sees(&self, kind: Kind, name: &str) -> bool {
+        self.1.as_ref().is_none_or(|caller| caller.sees(kind, name))
+    }
+
+    /// Whether an instance may be shown: it needs both, as in Consul. What belongs to no service is its machine's.
+    pub fn sees_on(&self, node: &str, service: &str) -> bool {
+        self.1.as_ref().is_none_or(|caller| {
+            caller.sees(Kind::Node, node) && (service.is_empty() || caller.sees(Kind::Service, service))
+        })
+    }
+
+    /// Refuses who may not.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn require(&self, kind: Kind, name: &str, access: Access) -> Result<(), Trouble> {
+        self.1.as_ref().map_or(Ok(()), |caller| caller.require(kind, name, access))
+    }
+
+    /// The same for what there is one of.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn require_in(&self, scalar: Scalar, access: Access) -> Result<(), Trouble> {
+        self.1.as_ref().map_or(Ok(()), |caller| caller.require_in(scalar, access))
+    }
+
+    /// Refuses who may not change an instance, or what belongs to a machine alone.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn require_change(&self, node: &str, service: &str) -> Result<(), Trouble> {
+        if service.is_empty() {
+            self.require(Kind::Node, node, Access::Write)
+        } else {
+            self.require(Kind::Service, service, Access::Write)
+        }
     }
 
     /// Whether the answer is for people.

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
+use discovery::acl::{Access, Kind};
 use discovery::definition::{self, Strict};
 use discovery::fields::{FieldError, Fields};
 use discovery::key::About;
@@ -28,6 +29,7 @@ pub async fn nodes(State(context): State<Context>, ask: Ask) -> Answer {
     let near = super::near(&context, &ask);
     blocking(&context, &ask, Topic::Nodes, |catalog| {
         let mut found: Vec<_> = catalog.nodes().filter(|(_, node, _)| has_meta(&node.record.meta, &meta)).collect();
+        found.retain(|(name, ..)| ask.sees(Kind::Node, name));
         if let Some(near) = &near {
             nearest_first(&mut found, near, |(name, ..)| name);
         }
@@ -45,14 +47,18 @@ pub async fn services(State(context): State<Context>, ask: Ask) -> Answer {
     let unfiltered = ask.without("filter");
     let answer = |catalog: &discovery::Reading<'_>| {
         if !wide {
+            let seen = catalog.names().filter(|(name, _)| ask.sees(Kind::Service, name));
             return Ok(Value::Object(
-                catalog.names().map(|(name, entry)| (name.to_owned(), entry.tags.keys().cloned().collect())).collect(),
+                seen.map(|(name, entry)| (name.to_owned(), entry.tags.keys().cloned().collect())).collect(),
             ));
         }
         let wanted = select::Wanted { node_meta: meta.clone(), ..Default::default() };
         let mut found: Map<String, Value> = Map::new();
         for (name, _) in catalog.names() {
             for instance in select::instances(catalog, name, &wanted) {
+                if !ask.sees_on(instance.node_name, name) {
+                    continue;
+                }
                 let fits = match &filter {
                     None => true,
                     Some(filter) => filter
@@ -84,6 +90,7 @@ pub async fn service(State(context): State<Context>, Path(name): Path<String>, a
     let near = super::near(&context, &ask);
     blocking(&context, &ask, Topic::Service(name.clone()), |catalog| {
         let mut found = select::instances(catalog, &name, &wanted);
+        found.retain(|instance| ask.sees_on(instance.node_name, &instance.service.record.service));
         if let Some(near) = &near {
             nearest_first(&mut found, near, |instance| instance.node_name);
         }
@@ -102,7 +109,7 @@ pub fn of_peer(ask: &Ask, name: String) -> String {
 pub async fn node(State(context): State<Context>, Path(name): Path<String>, ask: Ask) -> Answer {
     let filter = ask.filter()?;
     let whole = ask.without("filter");
-    let answer = |catalog: &discovery::Reading<'_>| node_with(&context, catalog, &name, filter.as_ref(), false);
+    let answer = |catalog: &discovery::Reading<'_>| node_with(&context, &ask, catalog, &name, filter.as_ref(), false);
     blocking(&context, &whole, Topic::NodeServices(known_name(&context, &name)), answer).await
 }
 
@@ -110,7 +117,7 @@ pub async fn node(State(context): State<Context>, Path(name): Path<String>, ask:
 pub async fn node_services(State(context): State<Context>, Path(name): Path<String>, ask: Ask) -> Answer {
     let filter = ask.filter()?;
     let whole = ask.without("filter");
-    let answer = |catalog: &discovery::Reading<'_>| node_with(&context, catalog, &name, filter.as_ref(), true);
+    let answer = |catalog: &discovery::Reading<'_>| node_with(&context, &ask, catalog, &name, filter.as_ref(), true);
     let (value, index) = waited(&context, &whole, Topic::NodeServices(known_name(&context, &name)), answer).await?;
     Ok(with_headers(&context, &ask, index, super::reply::json(&ask, &value)))
 }
@@ -122,15 +129,18 @@ pub fn known_name(context: &Context, name: &str) -> String {
 
 fn node_with(
     context: &Context,
+    ask: &Ask,
     catalog: &Catalog,
     name: &str,
     filter: Option<&discovery::bexpr::Filter>,
     list: bool,
 ) -> Result<Value, Trouble> {
-    let Some((name, (node, entry))) = catalog.find_node(name).and_then(|name| Some((name, catalog.node(name)?))) else {
+    let known = catalog.find_node(name).and_then(|name| Some((name, catalog.node(name)?)));
+    let Some((name, (node, entry))) = known.filter(|(name, _)| ask.sees(Kind::Node, name)) else {
         return Ok(if list { json!({ "Node": null, "Services": [] }) } else { Value::Null });
     };
-    let mut services: Vec<Value> = entry.services.iter().map(|(id, service)| render::service(id, service)).collect();
+    let seen = entry.services.iter().filter(|(_, service)| ask.sees(Kind::Service, &service.record.service));
+    let mut services: Vec<Value> = seen.map(|(id, service)| render::service(id, service)).collect();
     if let Some(filter) = filter {
         filter.keep(&mut services).map_err(|error| Trouble::bad(error.to_string()))?;
     }
@@ -185,8 +195,15 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
             }
             None => ops.extend(writing::node_op(&catalog, name, &new)?),
         }
+        if !ops.is_empty() {
+            ask.require(Kind::Node, name, Access::Write)?;
+        }
         let entry = known.map(|(_, entry)| entry);
         if let Some((id, record)) = &service {
+            ask.require(Kind::Service, &record.service, Access::Write)?;
+            if let Some(known) = entry.and_then(|entry| entry.services.get(id)) {
+                ask.require(Kind::Service, &known.record.service, Access::Write)?;
+            }
             super::refuse_own(&catalog, name, id)?;
             let same = entry.and_then(|entry| entry.services.get(id)).is_some_and(|same| same.record == *record);
             if !same {
@@ -207,7 +224,12 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
                 };
                 record.service.clone_from(found);
             }
-            let same = entry.and_then(|entry| entry.checks.get(&id)).is_some_and(|same| same.record == record);
+            ask.require_change(name, &record.service)?;
+            let there = entry.and_then(|entry| entry.checks.get(&id));
+            if let Some(there) = there {
+                ask.require_change(name, &there.record.service)?;
+            }
+            let same = there.is_some_and(|same| same.record == record);
             if !same {
                 ops.push(writing::put(&About::Check(name.into(), id), &record)?);
             }
@@ -288,6 +310,7 @@ pub async fn deregister(State(context): State<Context>, ask: Ask, body: Bytes) -
     let ops = {
         let catalog = context.discovery.read();
         let name = catalog.find_node(&name).unwrap_or(&name);
+        require_deregister(&ask, &catalog, name, &service, &check)?;
         if !service.is_empty() {
             super::refuse_own(&catalog, name, &service)?;
             writing::deregister(&catalog, name, &service)?
@@ -301,6 +324,18 @@ pub async fn deregister(State(context): State<Context>, ask: Ask, body: Bytes) -
     };
     context.discovery.change(ops).await?;
     Ok(truth(true))
+}
+
+/// Whoever may write a machine may take out what is on it; else the service must be theirs.
+fn require_deregister(ask: &Ask, catalog: &Catalog, node: &str, service: &str, check: &str) -> Result<(), Trouble> {
+    if ask.require(Kind::Node, node, Access::Write).is_ok() {
+        return Ok(());
+    }
+    let entry = catalog.node(node).map(|(_, entry)| entry);
+    let of_service = entry.and_then(|entry| entry.services.get(service)).map(|known| &known.record.service);
+    let of_check = || entry.and_then(|entry| entry.checks.get(check)).map(|known| &known.record.service);
+    let name = if service.is_empty() && !check.is_empty() { of_check() } else { of_service };
+    ask.require_change(node, name.map_or("", String::as_str))
 }
 
 /// Nothing of a service mesh is here: no instance is part of one.

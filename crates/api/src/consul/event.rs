@@ -3,6 +3,7 @@
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
+use discovery::acl::{Access, Kind};
 use discovery::key::About;
 use discovery::record::EventRecord;
 use discovery::{Topic, writing};
@@ -20,6 +21,7 @@ const MAX_PAYLOAD: usize = 4096;
 
 /// Fires one.
 pub async fn fire(State(context): State<Context>, Path(name): Path<String>, ask: Ask, payload: Bytes) -> Answer {
+    ask.require(Kind::Event, &name, Access::Write)?;
     if payload.len() > MAX_PAYLOAD || name.len() > 255 {
         return Err(Trouble::bad(format!("an event has {MAX_PAYLOAD} bytes and a name of 255 at most")));
     }
@@ -55,6 +57,7 @@ pub async fn list(State(context): State<Context>, ask: Ask) -> Answer {
     blocking(&context, &ask, Topic::Fired, |catalog| {
         let mut found: Vec<_> =
             catalog.events().filter(|(_, event)| name.as_ref().is_none_or(|name| event.record.name == *name)).collect();
+        found.retain(|(_, event)| ask.sees(Kind::Event, &event.record.name));
         found.sort_by_key(|(_, event)| event.create);
         Ok(found.into_iter().map(|(id, event)| render::event(id, event)).collect())
     })

@@ -18,6 +18,7 @@ pub async fn service(State(context): State<Context>, Path(name): Path<String>, a
     let near = super::near(&context, &ask);
     blocking(&context, &ask, Topic::Health(name.clone()), |catalog| {
         let mut found = select::instances(catalog, &name, &wanted);
+        found.retain(|instance| ask.sees_on(instance.node_name, &instance.service.record.service));
         if let Some(near) = &near {
             nearest_first(&mut found, near, |instance| instance.node_name);
         }
@@ -39,7 +40,9 @@ pub async fn node(State(context): State<Context>, Path(name): Path<String>, ask:
         else {
             return Ok(Value::Array(Vec::new()));
         };
-        Ok(select::node_checks(entry).iter().map(|check| render::check(name, Some(entry), check)).collect())
+        let seen = |check: &&select::NamedCheck<'_>| ask.sees_on(name, &check.1.record.service);
+        let checks = select::node_checks(entry);
+        Ok(checks.iter().filter(seen).map(|check| render::check(name, Some(entry), check)).collect())
     })
     .await
 }
@@ -53,6 +56,9 @@ pub async fn checks(State(context): State<Context>, Path(name): Path<String>, as
         for (node_name, id, _, entry) in catalog.instances(&name) {
             let Some(node) = entry.node.as_ref().filter(|node| has_meta(&node.record.meta, &meta)) else { continue };
             let _ = node;
+            if !ask.sees_on(node_name, &name) {
+                continue;
+            }
             found.extend(entry.checks_of(id).map(|check| (node_name, render::check(node_name, Some(entry), &check))));
         }
         if let Some(near) = &near {
@@ -78,6 +84,7 @@ pub async fn state(State(context): State<Context>, Path(state): Path<String>, as
     blocking(&context, &ask, topic, |catalog| {
         let mut found = select::all_checks(catalog, status);
         found.retain(|(_, node, _)| has_meta(&node.meta, &meta));
+        found.retain(|(node, _, (_, check))| ask.sees_on(node, &check.record.service));
         if let Some(near) = &near {
             nearest_first(&mut found, near, |(node, ..)| node);
         }

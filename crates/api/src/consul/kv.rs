@@ -9,11 +9,13 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use data::{Consistency, Key, KeyRange, KeyValue, RangeRequest, RangeResult, Revision, USER_KEYS, WatchItem};
+use data::{Consistency, Event, Key, KeyRange, KeyValue, RangeRequest, RangeResult, Revision, USER_KEYS, WatchItem};
+use discovery::acl::{Access, Kind};
 use discovery::writing::user_key;
 use serde_json::{Value, json};
 
 use super::ask::Ask;
+use super::caller::Caller;
 use super::reply::{Answer, Trouble, json as reply_json, with_headers};
 use crate::Context;
 use crate::kv::base64;
@@ -36,8 +38,16 @@ pub async fn read(State(context): State<Context>, Path(key): Path<String>, ask: 
     if key.is_empty() && !many {
         return Err(Trouble::bad("Missing key name"));
     }
+    if !many {
+        ask.require(Kind::Key, &key, Access::Read)?;
+    }
     let range = range_of(&key, many)?;
-    let (found, index) = waited(&context, &ask, range, if many { MAX_KEYS } else { 1 }).await?;
+    let (mut found, index) = waited(&context, &ask, range, if many { MAX_KEYS } else { 1 }).await?;
+    if !many {
+        // Its token may have been changed while it waited.
+        ask.require(Kind::Key, &key, Access::Read)?;
+    }
+    found.kvs.retain(|kv| ask.sees(Kind::Key, &name_of(&kv.key)));
     if found.more || found.kvs.iter().map(|kv| kv.value.len()).sum::<usize>() > MAX_BYTES && !keys {
         let text = format!("more than {MAX_KEYS} keys or {MAX_BYTES} bytes: ask for a longer prefix, or for `keys`");
         return Err(Trouble::new(StatusCode::PAYLOAD_TOO_LARGE, text));
@@ -85,29 +95,45 @@ async fn waited(context: &Context, ask: &Ask, range: KeyRange, limit: usize) -> 
         let index = now.revision.0;
         return Ok((now, index));
     };
-    if now.kvs.iter().any(|kv| kv.mod_revision.0 > index) {
+    let rights = ask.limited().map(Caller::identity);
+    let seen = |kv: &KeyValue| {
+        rights.as_ref().is_none_or(|known| known.rights.may(Kind::Key, &name_of(&kv.key), Access::Read))
+    };
+    if now.kvs.iter().any(|kv| kv.mod_revision.0 > index && seen(kv)) {
         let index = now.revision.0;
         return Ok((now, index));
     }
-    let changed = changes(context, range, index, wait).await?;
+    let changed = changes(context, ask, range, index, wait).await?;
+    if let Some(caller) = ask.caller() {
+        caller.renew(context)?;
+    }
     let found = store.range(request, consistency).await?;
-    let newer = changed || found.kvs.iter().any(|kv| kv.mod_revision.0 > index);
+    let newer = changed || found.kvs.iter().any(|kv| kv.mod_revision.0 > index && seen(kv));
     let index = if newer { found.revision.0.max(index) } else { index };
     Ok((found, index))
 }
 
 /// Waits for a change after `index`. True if there is one, or nobody can say any more.
-async fn changes(context: &Context, range: KeyRange, index: u64, wait: Duration) -> Result<bool, Trouble> {
+async fn changes(context: &Context, ask: &Ask, range: KeyRange, index: u64, wait: Duration) -> Result<bool, Trouble> {
     let mut watch = context.store.watch(range, Some(Revision(index + 1)))?;
     let change = async {
         loop {
             match watch.next().await {
                 Some(WatchItem::Progress(_)) => {}
+                // What is kept from whoever waits does not wake them.
+                Some(WatchItem::Events { events, .. }) if !is_seen(ask, &events) => {}
                 Some(WatchItem::Events { .. } | WatchItem::Compacted(_) | WatchItem::Lagged) | None => return,
             }
         }
     };
     Ok(tokio::time::timeout(wait, change).await.is_ok())
+}
+
+fn is_seen(ask: &Ask, events: &[Event]) -> bool {
+    ask.limited().is_none_or(|caller| {
+        let rights = &caller.identity().rights;
+        events.iter().any(|event| rights.may(Kind::Key, &name_of(event.key()), Access::Read))
+    })
 }
 
 /// Names only; with a separator, up to the first one after what was asked for.

@@ -4,6 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use data::{Compare, KeyRange, LeaseId, MAX_VALUE_BYTES, Op};
+use discovery::acl::{Access, Kind};
 use discovery::locks::{Change, Entry, change_ops};
 use discovery::record::{Behavior, KeyRecord, SessionRecord};
 use discovery::writing::user_key;
@@ -18,6 +19,7 @@ use crate::Context;
 /// PUT. Answers whether it was written.
 pub async fn write(State(context): State<Context>, Path(key): Path<String>, ask: Ask, value: Bytes) -> Answer {
     ask.check(context.discovery.datacenter())?;
+    ask.require(Kind::Key, &key, Access::Write)?;
     if value.len() > MAX_VALUE_BYTES {
         let text = format!(
             "Request body({} bytes) too large, max size: {MAX_VALUE_BYTES} bytes. See https://developer.hashicorp.com/docs/agent/config/config-files#kv_max_value_size.",
@@ -125,6 +127,11 @@ pub async fn remove(State(context): State<Context>, Path(key): Path<String>, ask
     if key.is_empty() && !recurse {
         return Err(Trouble::bad("Missing key name"));
     }
+    if recurse {
+        require_tree(&ask, &key)?;
+    } else {
+        ask.require(Kind::Key, &key, Access::Write)?;
+    }
     if recurse && cas.is_some() {
         return Err(Trouble::bad("Conflicting flags: cas and recurse"));
     }
@@ -141,6 +148,16 @@ pub async fn remove(State(context): State<Context>, Path(key): Path<String>, ask
     };
     let written = context.discovery.write(compares, ops).await?;
     Ok(truth(written != Written::Refused))
+}
+
+/// Refuses who may not write every key that begins so.
+pub fn require_tree(ask: &Ask, prefix: &str) -> Result<(), Trouble> {
+    match ask.limited() {
+        Some(caller) if !caller.identity().rights.may_write_tree(prefix) => {
+            Err(caller.denied(Kind::Key.word(), Access::Write, Some(prefix)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Operations of a change in a transaction of several.

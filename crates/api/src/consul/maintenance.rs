@@ -2,6 +2,7 @@
 //! ends, under Consul's ids, which its clients look for.
 
 use axum::extract::{Path, State};
+use discovery::acl::{Access, Kind};
 use discovery::definition::{MAX_OUTPUT, cut};
 use discovery::key::About;
 use discovery::record::{CheckRecord, CheckStatus, Owner};
@@ -19,6 +20,7 @@ const OF_SERVICE: &str =
 
 /// All of this node.
 pub async fn node(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require(Kind::Node, context.discovery.node(), Access::Write)?;
     let record = CheckRecord {
         name: "Node Maintenance Mode".into(),
         status: CheckStatus::Critical,
@@ -34,8 +36,11 @@ pub async fn node(State(context): State<Context>, ask: Ask) -> Answer {
 pub async fn service(State(context): State<Context>, Path(id): Path<String>, ask: Ask) -> Answer {
     let known = {
         let catalog = context.discovery.read();
-        super::refuse_own(&catalog, context.discovery.node(), &id)?;
         let known = catalog.node(context.discovery.node()).and_then(|(_, entry)| entry.services.get(&id));
+        if let Some(known) = known {
+            ask.require(Kind::Service, &known.record.service, Access::Write)?;
+        }
+        super::refuse_own(&catalog, context.discovery.node(), &id)?;
         known.map(|known| known.record.service.clone())
     };
     let Some(service) = known else {

@@ -1,9 +1,10 @@
-//! What Consul's clients ask of the cluster as a whole. Truthful: there are no round-trip times, no ACL, and what members
+//! What Consul's clients ask of the cluster as a whole. Truthful: there are no round-trip times, and what members
 //! there are is what `seawall cluster members` shows.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use discovery::acl::{Access, Scalar};
 use serde_json::{Value, json};
 
 use super::ask::Ask;
@@ -42,9 +43,10 @@ pub async fn peers(State(context): State<Context>, ask: Ask) -> Response {
 }
 
 /// The members of the consensus.
-pub async fn raft(State(context): State<Context>, ask: Ask) -> Response {
+pub async fn raft(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require_in(Scalar::Operator, Access::Read)?;
     let members: Vec<Value> = members(&context).iter().map(|member| json!({ "ID": member.name, "Node": member.name, "Address": member.address, "Leader": member.leader, "ProtocolVersion": "3", "LastIndex": 0, "Voter": member.voter })).collect();
-    json(&ask, &json!({ "Servers": members, "Index": 0 }))
+    Ok(json(&ask, &json!({ "Servers": members, "Index": 0 })))
 }
 
 /// One who takes part in the consensus.
@@ -74,7 +76,8 @@ pub fn members(context: &Context) -> Vec<Member> {
 }
 
 /// Whether the loss of one more is survived.
-pub async fn autopilot(State(context): State<Context>, ask: Ask) -> Response {
+pub async fn autopilot(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require_in(Scalar::Operator, Access::Read)?;
     let status = context.status.borrow().clone();
     let healthy = status.store.serving;
     let (voters, there) = status.cluster.as_ref().map_or((1, 1), |cluster| {
@@ -104,7 +107,7 @@ pub async fn autopilot(State(context): State<Context>, ask: Ask) -> Response {
     let code = if healthy { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
     let mut response = json(&ask, &value);
     *response.status_mut() = code;
-    response
+    Ok(response)
 }
 
 /// No coordinates are measured: no site has any.
@@ -123,9 +126,4 @@ pub async fn coordinate_nodes(State(context): State<Context>, ask: Ask) -> Answe
 pub async fn coordinate_node(State(context): State<Context>, Path(name): Path<String>, ask: Ask) -> Answer {
     fresh(&context, &ask).await?;
     Err(Trouble::missing(format!("no coordinate of {name:?}: round-trip times are not measured here")))
-}
-
-/// Consul's own answer where ACLs are off.
-pub async fn no_acl() -> Trouble {
-    Trouble::new(StatusCode::UNAUTHORIZED, "ACL support disabled")
 }

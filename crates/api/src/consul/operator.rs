@@ -2,7 +2,9 @@
 //! what they ask of it. Deliberately absent: settings of an autopilot, which there is not.
 
 use axum::extract::State;
+use axum::http::Method;
 use axum::response::Response;
+use discovery::acl::{Access, Scalar};
 use model::NodeName;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -15,6 +17,7 @@ use crate::{Context, view};
 
 /// Takes a voter out, by its name or its address.
 pub async fn remove_peer(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require_in(Scalar::Operator, Access::Write)?;
     let wanted = ask.get("id").or_else(|| ask.get("address"));
     let Some(wanted) = wanted else {
         return Err(Trouble::bad(
@@ -31,6 +34,7 @@ pub async fn remove_peer(State(context): State<Context>, ask: Ask) -> Answer {
 
 /// Has another voter lead: the one that is named, or one that follows.
 pub async fn transfer(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require_in(Scalar::Operator, Access::Write)?;
     let cluster = cluster_of(&context)?;
     let next = match ask.get("id") {
         Some(wanted) => voters(&cluster).find(|member| is(member, wanted)),
@@ -42,7 +46,11 @@ pub async fn transfer(State(context): State<Context>, ask: Ask) -> Answer {
 }
 
 /// There is no keyring: nodes speak TLS with certificates of their own. In Consul's words for where gossip is not encrypted.
-pub async fn keyring() -> Trouble {
+pub async fn keyring(method: Method, ask: Ask) -> Trouble {
+    let access = if method == Method::GET { Access::Read } else { Access::Write };
+    if let Err(refused) = ask.require_in(Scalar::Keyring, access) {
+        return refused;
+    }
     Trouble::failed(
         "keyring is empty (encryption not enabled): nodes speak mutual TLS here, see `seawall cluster issue`",
     )
@@ -50,6 +58,7 @@ pub async fn keyring() -> Trouble {
 
 /// How much is registered.
 pub async fn usage(State(context): State<Context>, ask: Ask) -> Answer {
+    ask.require_in(Scalar::Operator, Access::Read)?;
     fresh(&context, &ask).await?;
     let (counts, index) = {
         let reading = context.discovery.read();

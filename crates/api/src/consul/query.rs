@@ -3,11 +3,12 @@
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
+use discovery::acl::{Access, Kind, Scalar};
 use discovery::fields::{FieldError, Fields};
 use discovery::key::About;
 use discovery::prepared::{self, Found};
 use discovery::record::QueryRecord;
-use discovery::{Topic, definition, writing};
+use discovery::{Stored, Topic, definition, writing};
 use serde_json::{Value, json};
 
 use super::ask::Ask;
@@ -64,17 +65,42 @@ fn read_query(value: &Value) -> Result<QueryRecord, FieldError> {
     Ok(record)
 }
 
+/// A query is carried out with the rights of whoever asks: one that was made to be carried out with others is refused.
+fn refuse_token(ask: &Ask, value: &Value) -> Result<(), Trouble> {
+    if ask.caller().is_none() || Fields::of(value, "")?.text("token")?.is_empty() {
+        return Ok(());
+    }
+    Err(Trouble::bad("`Token` of a query is not supported: it is carried out with the token of whoever asks"))
+}
+
 fn regex_of(text: &str) -> Option<()> {
     prepared::is_regex(text).then_some(())
 }
 
 /// Keeps one; answers its id.
 pub async fn create(State(context): State<Context>, ask: Ask, body: Bytes) -> Answer {
-    let record = read_query(&body_of(&body)?)?;
+    let value = body_of(&body)?;
+    refuse_token(&ask, &value)?;
+    let record = read_query(&value)?;
+    require(&ask, &record, Access::Write)?;
     fresh(&context, &ask).await?;
     let id = uuid::Uuid::new_v4().to_string();
     write(&context, &id, record).await?;
     Ok(reply_json(&ask, &json!({ "ID": id })))
+}
+
+/// Whose name rules are about. One without a name is for whoever knows its id, as in Consul.
+fn named(record: &QueryRecord) -> Option<&str> {
+    (record.prefix_template || !record.name.is_empty()).then_some(record.name.as_str())
+}
+
+fn require(ask: &Ask, record: &QueryRecord, access: Access) -> Result<(), Trouble> {
+    named(record).map_or(Ok(()), |name| ask.require(Kind::Query, name, access))
+}
+
+/// Refuses who may not change the query that is there.
+fn require_known(context: &Context, ask: &Ask, id: &str) -> Result<(), Trouble> {
+    context.discovery.read().query(id).map_or(Ok(()), |known| require(ask, &known.record, Access::Write))
 }
 
 async fn write(context: &Context, id: &str, record: QueryRecord) -> Result<(), Trouble> {
@@ -96,7 +122,17 @@ async fn write(context: &Context, id: &str, record: QueryRecord) -> Result<(), T
 /// All of them.
 pub async fn list(State(context): State<Context>, ask: Ask) -> Answer {
     blocking(&context, &ask, Topic::Queries, |catalog| {
-        Ok(catalog.queries().map(|(id, query)| render::query(id, query)).collect())
+        // Those without a name are shown to whoever manages ACLs.
+        let manages = ask.require_in(Scalar::Acl, Access::Write).is_ok();
+        let seen = |query: &Stored<QueryRecord>| match (named(&query.record), ask.caller()) {
+            (Some(name), _) => ask.sees(Kind::Query, name),
+            (None, Some(caller)) if !manages => {
+                caller.leave_out();
+                false
+            }
+            (None, _) => true,
+        };
+        Ok(catalog.queries().filter(|(_, query)| seen(query)).map(|(id, query)| render::query(id, query)).collect())
     })
     .await
 }
@@ -105,6 +141,7 @@ pub async fn list(State(context): State<Context>, ask: Ask) -> Answer {
 pub async fn read(State(context): State<Context>, Path(id): Path<String>, ask: Ask) -> Answer {
     blocking(&context, &ask, Topic::Queries, |catalog| {
         let found = catalog.query(&id).ok_or_else(|| Trouble::missing("Query not found"))?;
+        require(&ask, &found.record, Access::Read)?;
         Ok(json!([render::query(&id, found)]))
     })
     .await
@@ -112,8 +149,12 @@ pub async fn read(State(context): State<Context>, Path(id): Path<String>, ask: A
 
 /// Puts another in its place.
 pub async fn update(State(context): State<Context>, Path(id): Path<String>, ask: Ask, body: Bytes) -> Answer {
-    let record = read_query(&body_of(&body)?)?;
+    let value = body_of(&body)?;
+    refuse_token(&ask, &value)?;
+    let record = read_query(&value)?;
+    require(&ask, &record, Access::Write)?;
     fresh(&context, &ask).await?;
+    require_known(&context, &ask, &id)?;
     if context.discovery.read().query(&id).is_none() {
         return Err(Trouble::missing("Query not found"));
     }
@@ -124,6 +165,7 @@ pub async fn update(State(context): State<Context>, Path(id): Path<String>, ask:
 /// Takes one away.
 pub async fn remove(State(context): State<Context>, Path(id): Path<String>, ask: Ask) -> Answer {
     fresh(&context, &ask).await?;
+    require_known(&context, &ask, &id)?;
     context.discovery.change(vec![writing::delete(&About::Query(id))?]).await?;
     Ok(done())
 }
@@ -140,6 +182,7 @@ pub async fn execute(State(context): State<Context>, Path(wanted): Path<String>,
         near => Some(near.to_owned()),
     });
     let mut instances = prepared::instances(&catalog, &query.record, near.as_deref());
+    instances.retain(|instance| ask.sees_on(instance.node_name, &instance.service.record.service));
     if limit > 0 {
         instances.truncate(limit);
     }
@@ -164,6 +207,7 @@ pub async fn explain(State(context): State<Context>, Path(wanted): Path<String>,
     fresh(&context, &ask).await?;
     let catalog = context.discovery.read();
     let (id, query) = found(&catalog, &wanted)?;
+    require(&ask, &query.record, Access::Read)?;
     let shown = json!({ "Query": render::query(&id, &query) });
     drop(catalog);
     Ok(with_headers(&context, &ask, 1, reply_json(&ask, &shown)))

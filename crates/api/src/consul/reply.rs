@@ -12,6 +12,7 @@ use discovery::{Reading, RegistryError, Topic};
 use serde_json::Value;
 
 use super::ask::{Ask, narrow};
+use super::caller::Caller;
 use crate::{Context, MAX_WAITING};
 
 /// An index that another node has given out must be reached here within this time, or it is of another store.
@@ -113,7 +114,12 @@ pub fn with_headers(context: &Context, ask: &Ask, index: u64, mut response: Resp
     let known = if leaderless.is_none() { "true" } else { "false" };
     headers.insert("x-consul-knownleader", HeaderValue::from_static(known));
     headers.insert("x-consul-effective-consistency", HeaderValue::from_static(ask.consistency()));
-    headers.insert("x-consul-default-acl-policy", HeaderValue::from_static("allow"));
+    let denies = context.discovery.guard().is_some_and(|guard| !guard.allows_by_default());
+    let default = if denies { "deny" } else { "allow" };
+    headers.insert("x-consul-default-acl-policy", HeaderValue::from_static(default));
+    if ask.caller().is_some_and(Caller::has_filtered) {
+        headers.insert("x-consul-results-filtered-by-acls", HeaderValue::from_static("true"));
+    }
     headers.insert("x-consul-query-backend", HeaderValue::from_static("blocking-query"));
     response
 }
@@ -150,7 +156,7 @@ pub async fn waited<T>(
     answer: impl Fn(&Reading<'_>) -> Result<T, Trouble>,
 ) -> Result<(T, u64), Trouble>
 where
-    T: Narrow,
+    T: Narrow + PartialEq,
 {
     let registry = &context.discovery;
     let (known, wait, filter) = (ask.index()?, ask.wait()?, ask.filter()?);
@@ -165,8 +171,18 @@ where
                 return Err(Trouble::new(StatusCode::TOO_MANY_REQUESTS, text));
             }
             let _counted = Waits::begin(&context.consul.blocking);
-            registry.wait(&topic, index, wait).await;
+            match ask.limited() {
+                None => drop(registry.wait(&topic, index, wait).await),
+                Some(caller) => wait_for_seen(context, caller, (&topic, index, wait), &answer).await?,
+            }
         }
+    }
+    if let Some(caller) = ask.caller() {
+        if known.is_some() {
+            // Its token may have been changed or taken away meanwhile.
+            caller.renew(context)?;
+        }
+        caller.begin();
     }
     let reading = registry.read();
     let mut value = answer(&reading)?;
@@ -176,6 +192,38 @@ where
     drop(reading);
     value.narrow(filter.as_ref())?;
     Ok((value, index))
+}
+
+/// Waits until what this caller may see has changed: what is kept from it does not wake it.
+async fn wait_for_seen<T: PartialEq>(
+    context: &Context,
+    caller: &Caller,
+    (topic, index, most): (&Topic, u64, Duration),
+    answer: &impl Fn(&Reading<'_>) -> Result<T, Trouble>,
+) -> Result<(), Trouble> {
+    let registry = &context.discovery;
+    let deadline = tokio::time::Instant::now() + most;
+    let before = {
+        let reading = registry.read();
+        if reading.index(topic) > index {
+            return Ok(());
+        }
+        answer(&reading)?
+    };
+    let mut seen = index;
+    loop {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let changed = registry.wait(topic, seen, left).await;
+        caller.renew(context)?;
+        if !changed {
+            return Ok(());
+        }
+        let reading = registry.read();
+        if answer(&reading)? != before {
+            return Ok(());
+        }
+        seen = reading.index(topic);
+    }
 }
 
 /// A client that waits, until it is answered or has gone.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use data::{LeaseId, StoreError};
+use discovery::acl::{Access, Kind};
 use discovery::fields::{FieldError, Fields};
 use discovery::key::About;
 use discovery::record::{Behavior, CheckStatus, SessionRecord};
@@ -75,7 +76,9 @@ pub async fn create(State(context): State<Context>, ask: Ask, body: Bytes) -> An
     let node = {
         let catalog = context.discovery.read();
         let wanted = if node.is_empty() { context.discovery.node() } else { &node };
-        let Some(known) = catalog.find_node(wanted) else {
+        let known = catalog.find_node(wanted);
+        ask.require(Kind::Session, known.unwrap_or(wanted), Access::Write)?;
+        let Some(known) = known else {
             return Err(Trouble::failed("Missing node registration".to_owned()));
         };
         let stand = catalog.node(known).map(|(_, entry)| select::node_checks(entry)).unwrap_or_default();
@@ -137,6 +140,7 @@ pub async fn destroy(State(context): State<Context>, Path(id): Path<String>, ask
     fresh(&context, &ask).await?;
     let known = context.discovery.read().session(&id).map(|found| found.record.clone());
     if let Some(record) = known {
+        ask.require(Kind::Session, &record.node, Access::Write)?;
         context.discovery.end_session(&id, &record).await?;
     }
     Ok(truth(true))
@@ -147,6 +151,7 @@ pub async fn renew(State(context): State<Context>, Path(id): Path<String>, ask: 
     fresh(&context, &ask).await?;
     let gone = || Trouble::missing(format!("Session id '{id}' not found"));
     let known = context.discovery.read().session(&id).cloned().ok_or_else(gone)?;
+    ask.require(Kind::Session, &known.record.node, Access::Write)?;
     if let Some(lease) = known.record.lease {
         match context.store.lease_keep_alive(LeaseId(lease)).await {
             Ok(_) => {}
@@ -160,7 +165,8 @@ pub async fn renew(State(context): State<Context>, Path(id): Path<String>, ask: 
 /// One, in a list.
 pub async fn info(State(context): State<Context>, Path(id): Path<String>, ask: Ask) -> Answer {
     blocking(&context, &ask, Topic::Session(id.clone()), |catalog| {
-        Ok(catalog.session(&id).map(|found| render::session(&id, found)).into_iter().collect())
+        let found = catalog.session(&id).filter(|found| ask.sees(Kind::Session, &found.record.node));
+        Ok(found.map(|found| render::session(&id, found)).into_iter().collect())
     })
     .await
 }
@@ -169,6 +175,7 @@ pub async fn info(State(context): State<Context>, Path(id): Path<String>, ask: A
 pub async fn of_node(State(context): State<Context>, Path(node): Path<String>, ask: Ask) -> Answer {
     blocking(&context, &ask, Topic::NodeSessions(node.clone()), |catalog| {
         let of = catalog.sessions().filter(|(_, found)| found.record.node.eq_ignore_ascii_case(&node));
+        let of = of.filter(|(_, found)| ask.sees(Kind::Session, &found.record.node));
         Ok(of.map(|(id, found)| render::session(id, found)).collect())
     })
     .await
@@ -177,7 +184,8 @@ pub async fn of_node(State(context): State<Context>, Path(node): Path<String>, a
 /// All of them.
 pub async fn list(State(context): State<Context>, ask: Ask) -> Answer {
     blocking(&context, &ask, Topic::Sessions, |catalog| {
-        Ok(catalog.sessions().map(|(id, found)| render::session(id, found)).collect())
+        let seen = catalog.sessions().filter(|(_, found)| ask.sees(Kind::Session, &found.record.node));
+        Ok(seen.map(|(id, found)| render::session(id, found)).collect())
     })
     .await
 }

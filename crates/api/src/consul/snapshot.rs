@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use discovery::acl::{Access, Scalar};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ring::digest::{Context as Sha256, SHA256};
@@ -35,6 +36,8 @@ const TAR_BLOCK: usize = 512;
 /// Saves everything that was acknowledged before.
 pub async fn save(State(context): State<Context>, ask: Ask) -> Answer {
     ask.check(context.discovery.datacenter())?;
+    // Everything is in it, secrets of tokens, too.
+    ask.require_in(Scalar::Acl, Access::Write)?;
     let Ok(place) = PLACE.try_acquire() else {
         return Err(Trouble::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -62,7 +65,10 @@ pub async fn save(State(context): State<Context>, ask: Ask) -> Answer {
 }
 
 /// Says how it is done instead.
-pub async fn restore() -> Response {
+pub async fn restore(ask: Ask) -> Response {
+    if let Err(refused) = ask.require_in(Scalar::Acl, Access::Write) {
+        return refused.into_response();
+    }
     let text = "a snapshot is not restored into a store that serves: stop it, run `seawall snapshot restore FILE --data-dir DIR` \
                 with a new directory, and start from there";
     Trouble::new(StatusCode::NOT_IMPLEMENTED, text).into_response()

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use data::{Consistency, KeyRange, KeyValue, LeaseId, MAX_VALUE_BYTES, Op, RangeRequest, Revision};
 use discovery::Written;
+use discovery::acl::{Access, Kind};
 use discovery::fields::Fields;
 use discovery::key::About;
 use discovery::locks::{Change, Entry};
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use super::ask::Ask;
 use super::body_of;
 use super::kv::range_of;
-use super::kv_write::{lease_of, ops_of};
+use super::kv_write::{lease_of, ops_of, require_tree};
 use super::reply::{Answer, Trouble, fresh, json as reply_json, with_headers};
 use super::txn_catalog::{self, Working};
 use crate::Context;
@@ -84,10 +85,12 @@ pub async fn run(State(context): State<Context>, ask: Ask, body: Bytes) -> Answe
         let mut working = Working::default();
         for (at, one) in operations.iter().enumerate() {
             let judged = match one {
-                Operation::Key(one) => judge(&context, one, &mut keys)
-                    .map(|shown| shown.into_iter().map(|(key, whole)| Shown::Key(key, whole)).collect::<Vec<_>>()),
+                Operation::Key(one) => require(&ask, one)
+                    .map_err(|refused| refused.text().to_owned())
+                    .and_then(|()| judge(&context, one, &mut keys))
+                    .map(|shown| shown_keys(&ask, shown)),
                 Operation::Catalog(one) => working
-                    .judge(&context.discovery.read(), context.discovery.datacenter(), one)
+                    .judge(&context.discovery.read(), context.discovery.datacenter(), &ask, one)
                     .map(|shown| shown.map(Shown::Catalog).into_iter().collect()),
             };
             match judged {
@@ -131,6 +134,22 @@ pub async fn run(State(context): State<Context>, ask: Ask, body: Bytes) -> Answe
         context.discovery.catch_up().await?;
     }
     Err(discovery::RegistryError::Busy.into())
+}
+
+/// Refuses who may not do this to a key. What a tree shows is left out instead.
+fn require(ask: &Ask, one: &OnKey) -> Result<(), Trouble> {
+    match one.verb.as_str() {
+        "get-tree" => Ok(()),
+        "delete-tree" => require_tree(ask, &one.key),
+        verb if verb.starts_with("get") || verb.starts_with("check") => ask.require(Kind::Key, &one.key, Access::Read),
+        _ => ask.require(Kind::Key, &one.key, Access::Write),
+    }
+}
+
+fn shown_keys(ask: &Ask, shown: Vec<(String, bool)>) -> Vec<Shown> {
+    // Whoever has written a key may read it.
+    let seen = shown.into_iter().filter(|(key, _)| ask.sees(Kind::Key, key));
+    seen.map(|(key, whole)| Shown::Key(key, whole)).collect()
 }
 
 fn operation(at: usize, value: &Value) -> Result<Operation, Trouble> {

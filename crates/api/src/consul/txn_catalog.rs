@@ -12,6 +12,7 @@ use discovery::record::{CheckRecord, NodeRecord, ServiceRecord};
 use discovery::{definition, writing};
 use serde_json::{Value, json};
 
+use super::ask::Ask;
 use super::catalog::{read_check, read_service};
 use super::reply::Trouble;
 use super::{own_if_agent, refuse_own, refuse_own_check, render};
@@ -92,10 +93,17 @@ pub struct Working {
 
 impl Working {
     /// Judges one operation on what `known` shows and was decided before: what it shows, or why it fails.
-    pub fn judge(&mut self, known: &Catalog, datacenter: &str, one: &Operation) -> Result<Option<Value>, String> {
+    pub fn judge(
+        &mut self,
+        known: &Catalog,
+        datacenter: &str,
+        ask: &Ask,
+        one: &Operation,
+    ) -> Result<Option<Value>, String> {
         let broken = |error: StoreError| error.to_string();
         let name = known.find_node(&one.node).unwrap_or(&one.node).to_owned();
         self.copy(known, &name).map_err(broken)?;
+        let seen = self.require(ask, &name, one).map_err(|refused| refused.text().to_owned())?;
         let (about, subject) = match &one.what {
             What::Node(_) => (About::Node(name.clone()), format!("node {name:?}")),
             What::Service(id, _) => {
@@ -112,6 +120,7 @@ impl Working {
         }
         match verb {
             "get" if index.is_none() => return Err(format!("{subject} doesn't exist")),
+            "get" if !seen => return Ok(None),
             "get" => {}
             "delete" => {
                 self.delete(&name, one)?;
@@ -120,6 +129,34 @@ impl Working {
             _ => self.set(&name, about, one)?,
         }
         Ok(self.shown(datacenter, &name, &one.what))
+    }
+
+    /// Refuses who may not change this; whether what is only read may be shown.
+    fn require(&self, ask: &Ask, name: &str, one: &Operation) -> Result<bool, Trouble> {
+        let entry = self.catalog.node(name).map(|(_, entry)| entry);
+        let (there, new) = match &one.what {
+            What::Node(_) => (None, ""),
+            What::Service(id, record) => {
+                let there = entry.and_then(|entry| entry.services.get(id)).map(|known| known.record.service.as_str());
+                (there, record.service.as_str())
+            }
+            What::Check(id, record) => {
+                let there = entry.and_then(|entry| entry.checks.get(id)).map(|known| known.record.service.as_str());
+                let of = entry.and_then(|entry| entry.services.get(&record.service_id));
+                (there, of.map_or(record.service.as_str(), |of| of.record.service.as_str()))
+            }
+        };
+        if one.verb == "get" {
+            return Ok(ask.sees_on(name, there.unwrap_or(new)));
+        }
+        if let Some(there) = there {
+            ask.require_change(name, there)?;
+        }
+        // What is taken away is what there is, whatever else was written down.
+        if there.is_none() || !one.verb.starts_with("delete") {
+            ask.require_change(name, new)?;
+        }
+        Ok(true)
     }
 
     /// The machine as it is known, with all that is on it.

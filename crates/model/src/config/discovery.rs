@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::decode::{FilePath, OneOrMany, record};
+use super::decode::{FilePath, OneOrMany, record, words};
 use super::node::default_of;
 
 record! {
@@ -14,6 +14,34 @@ record! {
         definitions: Vec<FilePath> = Vec::new(),
         /// Files that are kept up to date for programs that read who is there from one.
         feeds: Feeds = Feeds::default(),
+        /// Who may what under `/v1`: Consul's tokens, policies and roles. Read at a start; the same on every node of a cluster.
+        acl: Acl = Acl::default(),
+    }
+}
+
+record! {
+    /// Consul's ACLs, for `/v1` and DNS. `DATA_DIR/api-token` is the management token of its node, and the tokens, policies and roles made with it lie in the store.
+    Acl as "`discovery.acl`" {
+        /// Whether each request is judged by its token. DNS then answers what a request without a token may see.
+        enabled: bool = false,
+        /// What holds where no rule of a token's policies says anything.
+        default_policy: DefaultPolicy = DefaultPolicy::Allow,
+    }
+}
+
+words! {
+    /// What holds where no rule says anything.
+    DefaultPolicy {
+        /// Everything but ACLs and snapshots is allowed; Consul's default.
+        Allow = "allow",
+        /// Nothing is.
+        Deny = "deny",
+    }
+}
+
+impl Default for Acl {
+    fn default() -> Self {
+        default_of()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Cleans up, on the node that leads: keys of sessions that ran out are freed, sessions whose node or check has failed end.
+//! Cleans up, on the node that leads: keys of sessions that ran out are freed, sessions whose node or check has
+//! failed end, tokens whose time is over go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub async fn run(registry: Arc<Registry>) {
             if matches!(error, RegistryError::Store(data::StoreError::Closed)) {
                 return;
             }
-            tracing::debug!(%error, "sessions that ended could not be cleaned up after; trying again");
+            tracing::debug!(%error, "what has ended could not be cleaned up after; trying again");
         }
         registry.wait(&Topic::Sessions, seen, LOOK).await;
     }
@@ -39,6 +40,8 @@ async fn clean(registry: &Registry) -> Result<(), RegistryError> {
     for id in registry.orphans() {
         registry.free_keys(&id, registry.behavior_of_ended(&id)).await?;
     }
+    // They are refused already.
+    while registry.remove_expired_tokens().await? > 0 {}
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::support::processes::signal;
 use crate::support::{Chance, PATIENCE, Seawall, http, run, wait};
 
+mod acl;
 mod agent;
 mod joining;
 mod recovery;

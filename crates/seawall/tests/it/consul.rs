@@ -1,5 +1,6 @@
 //! Consul's HTTP API: what its clients call, as they call it.
 
+mod acl;
 mod checks;
 mod faults;
 mod keys;

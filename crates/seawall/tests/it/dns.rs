@@ -52,6 +52,12 @@ fn tcp(at: SocketAddr, name: &str, kind: RecordType) -> Message {
     Message::from_vec(&answer).unwrap()
 }
 
+/// What a name comes to by UDP, of whatever type it has.
+pub fn answers(seawall: &Seawall, name: &str) -> Vec<String> {
+    let kind = if name.ends_with("arpa") { RecordType::PTR } else { RecordType::A };
+    data(&udp(server(seawall), name, kind, None))
+}
+
 /// The data of all answers, sorted.
 fn data(message: &Message) -> Vec<String> {
     let mut data: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();

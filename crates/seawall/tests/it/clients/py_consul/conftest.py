@@ -25,7 +25,7 @@ def _unset_consul_token():
 
 
 class Seawall:
-    def __init__(self):
+    def __init__(self, discovery=""):
         self.folder = tempfile.TemporaryDirectory(prefix="seawall-py-consul-")
         file = os.path.join(self.folder.name, "seawall.yaml")
         with open(file, "w", encoding="utf-8") as config:
@@ -33,7 +33,7 @@ class Seawall:
                 "node: { name: test, region: dc1 }\n"
                 'api: { listen: "127.0.0.1:0" }\n'
                 'gateway: { listen: ["127.0.0.1:0"] }\n'
-                "discovery: { remoteScriptChecks: true }\n"
+                f"discovery: {{ remoteScriptChecks: true{discovery} }}\n"
             )
         self.data = os.path.join(self.folder.name, "data")
         with open(os.path.join(self.folder.name, "stderr"), "w", encoding="utf-8") as stderr:
@@ -59,8 +59,10 @@ class Seawall:
 
 
 @pytest.fixture
-def _seawall(monkeypatch):
-    seawall = Seawall()
+def _seawall(monkeypatch, request):
+    # With `acl: { enabled: true }`, as the suite's own conftest has it, where a test asks for a Consul with ACLs.
+    with_acls = "acl_consul_instance" in request.fixturenames
+    seawall = Seawall(", acl: { enabled: true }" if with_acls else "")
     # In its container Consul listens on 8500, and the suite has it check itself there. The system has chosen this one's port.
     http = consul.check.Check.http.__func__
 
