@@ -1,5 +1,5 @@
 //! What guards a service's traffic: its rate limit, its breaker, its places, ejected instances, what is answered instead.
-//! Between route and balance in the request walk: [`admit`] lets a request in, [`Admitted::ended`] tells the guards what
+//! Between route and balance in the request walk: [`admit`] lets a request in, [`Held::ended`] tells the guards what
 //! became of it. The policies are `guard`'s; here are their locks, wakers and counters. They belong to the service's
 //! handle and survive every change of the policy. Deliberately absent: services without guards, which pay one look.
 
@@ -27,7 +27,7 @@ use guard::{AdaptivePolicy, OutlierPolicy, Places, RetryBudget};
 use model::ServiceName;
 
 use crate::service::{Resolved, Service};
-pub(crate) use admitted::{Admitted, Refusal, admit, pause};
+pub(crate) use admitted::{Admitted, Held, Refusal, Spared, admit, pause};
 pub(crate) use again::Again;
 use at_once::Bound;
 pub use at_once::{AtOnce, AtOnceView};

@@ -24,7 +24,7 @@ use crate::balance::{self, Choice, Taken, Tried};
 use crate::connection::Client;
 use crate::forward::{Done, Exchange, Failed, Start};
 use crate::front::Front;
-use crate::guards::{self, Admitted, Again, Fallback, FallbackReason, KeptAnswer, PendingEnd, Refusal};
+use crate::guards::{self, Admitted, Again, Fallback, FallbackReason, Held, KeptAnswer, PendingEnd, Refusal};
 use crate::handshake::Distrust;
 use crate::heads::Identity;
 use crate::hold::{self, Wait};
@@ -172,8 +172,15 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                             let end = match guards::admit(worker, client, &to.service, &route, terms).await {
                                 Ok(admitted) => {
                                     let copies = mirroring::begin(worker, client, &route);
-                                    let end =
-                                        attempts(worker, client, &route, to, admitted.as_deref(), &mut walk).await;
+                                    let end = attempts(
+                                        worker,
+                                        client,
+                                        &route,
+                                        to,
+                                        admitted.as_ref().and_then(Held::get),
+                                        &mut walk,
+                                    )
+                                    .await;
                                     if let Some(copies) = copies {
                                         copies.finish(worker, client);
                                     }
@@ -212,8 +219,8 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
 }
 
 /// Tells the guards how a request ended that they had let in.
-fn tell(worker: &Worker, admitted: Option<Box<Admitted>>, end: &End, walk: &Walk) {
-    let Some(mut admitted) = admitted else { return };
+fn tell(worker: &Worker, admitted: Option<Held>, end: &End, walk: &Walk) {
+    let Some(admitted) = admitted else { return };
     let (failed, is_late) = (end.failed(), end.is_late());
     admitted.ended(worker, failed.filter(|_| !walk.hurried || !is_late), walk.took, is_late);
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::buffer::Spares;
 use crate::compress::Encoders;
 use crate::entry::{self, Clients, Manner};
+use crate::guards::Spared;
 use crate::listen::{self, Entrance};
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -107,6 +108,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) pool: Pool,
     pub(crate) spares: Spares,
+    /// Boxes for requests that guards let in.
+    pub(crate) admissions: Spared,
     pub(crate) encoders: Encoders,
     pub(crate) draining: Cell<bool>,
     drains_since: Cell<Option<Instant>>,
@@ -139,6 +142,7 @@ impl Worker {
             index,
             pool: Pool::new(options.pool_idle_connections, options.pool_idle_timeout),
             spares: Spares::default(),
+            admissions: Spared::default(),
             encoders: Encoders::default(),
             draining: Cell::new(false),
             drains_since: Cell::new(None),

@@ -2,6 +2,7 @@
 //! Between route and balance in the request walk. Deliberately absent: anything that decides; that is `guard`'s and
 //! `traffic`'s.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,6 +48,47 @@ pub(crate) struct Admitted {
     placed: Instant,
 }
 
+/// Boxes of requests that have ended, for the next ones.
+#[derive(Default)]
+pub(crate) struct Spared(RefCell<Vec<Held>>);
+
+impl std::fmt::Debug for Spared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Spared").field(&self.0.borrow().len()).finish()
+    }
+}
+
+/// Spare boxes of a worker.
+const SPARE: usize = 256;
+
+/// A request that was let in, in a box that its worker uses for the next one: with each request so much memory would be asked
+/// for and given back.
+#[derive(Default)]
+pub(crate) struct Held(Box<Option<Admitted>>);
+
+impl Held {
+    fn new(worker: &Worker, admitted: Admitted) -> Self {
+        let mut held = worker.admissions.0.borrow_mut().pop().unwrap_or_default();
+        *held.0 = Some(admitted);
+        held
+    }
+
+    pub(crate) fn get(&self) -> Option<&Admitted> {
+        self.0.as_ref().as_ref()
+    }
+
+    /// How the request ended; see [`Admitted::ended`].
+    pub(crate) fn ended(mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
+        if let Some(mut admitted) = self.0.take() {
+            admitted.ended(worker, failed, took, is_late);
+        }
+        let mut spare = worker.admissions.0.borrow_mut();
+        if spare.len() < SPARE {
+            spare.push(self);
+        }
+    }
+}
+
 /// Why a request does not get past the guards.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -55,7 +97,7 @@ pub(crate) enum Refusal {
     Gone,
 }
 
-/// Lets a request in, or says why not; boxed, so that a connection at rest has no room for it. `None`: nothing guards its
+/// Lets a request in, or says why not; boxed both, so that a connection at rest has no room for it. `None`: nothing guards its
 /// service.
 pub(crate) async fn admit<S: Front>(
     worker: &Worker,
@@ -63,7 +105,7 @@ pub(crate) async fn admit<S: Front>(
     service: &Arc<Service>,
     route: &CompiledRoute,
     (begun, deadline): (Instant, Deadline),
-) -> Result<Option<Box<Admitted>>, Box<Refusal>> {
+) -> Result<Option<Held>, Box<Refusal>> {
     let inside = worker.table.protection.enter();
     let inside = inside.map_err(|overload| Refusal::Answer(Answer::overloaded(overload.as_str())))?;
     let guards = match service.guards.load_full() {
@@ -71,20 +113,24 @@ pub(crate) async fn admit<S: Front>(
         None if inside.is_some() || service.meter.is_used() => Guards::none(),
         None => return Ok(None),
     };
-    let mut admitted = Box::new(Admitted {
-        guards,
-        service: service.clone(),
-        pass: None,
-        place: None,
-        presence: None,
-        more: Vec::new(),
-        passing: None,
-        left: None,
-        priority: route.policy.priority,
-        _inside: inside,
-        begun,
-        placed: begun,
-    });
+    let mut held = Held::new(
+        worker,
+        Admitted {
+            guards,
+            service: service.clone(),
+            pass: None,
+            place: None,
+            presence: None,
+            more: Vec::new(),
+            passing: None,
+            left: None,
+            priority: route.policy.priority,
+            _inside: inside,
+            begun,
+            placed: begun,
+        },
+    );
+    let Some(admitted) = held.0.as_mut() else { return Ok(None) };
     if let Some(wait) = admitted.ask_limits(client, route)? {
         Box::pin(pause(worker, client, admitted.begun + wait, deadline)).await?;
     }
@@ -106,7 +152,7 @@ pub(crate) async fn admit<S: Front>(
         }
     }
     admitted.passing = service.meter.is_used().then(|| service.meter.enter(Instant::now()));
-    Ok(Some(admitted))
+    Ok(Some(held))
 }
 
 /// Waits for its turn.
@@ -235,8 +281,8 @@ impl Admitted {
         worker.tell_guarded(&self.service);
     }
 
-    /// How the request ended: its answer came after `took`, or it has taken its whole time until now.
-    pub(crate) fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
+    /// How it ended: its answer came after `took`, or it has taken its whole time until now.
+    fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
         self.measure(worker, failed, took, is_late);
         let Some(pass) = self.pass.take() else { return };
         let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return };

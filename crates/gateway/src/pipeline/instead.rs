@@ -11,7 +11,7 @@ use super::{End, Walk, attempts, tell};
 use crate::answer::Answer;
 use crate::connection::Client;
 use crate::front::Front;
-use crate::guards::{self, Fallback, FallbackKind, FallbackReason, Guards};
+use crate::guards::{self, Fallback, FallbackKind, FallbackReason, Guards, Held};
 use crate::http1::Framing;
 use crate::routes::{CompiledRoute, Destination};
 use crate::service::Service;
@@ -96,7 +96,7 @@ async fn serve<S: Front>(
         Err(refusal) => return End::refused(*refusal),
     };
     walk.took = None;
-    let end = attempts(worker, client, route, to, admitted.as_deref(), walk).await;
+    let end = attempts(worker, client, route, to, admitted.as_ref().and_then(Held::get), walk).await;
     tell(worker, admitted, &end, walk);
     end
 }

@@ -27,6 +27,9 @@ pub(super) struct Index {
     hosts: Hashed<Paths>,
     buckets: Hashed<Chain>,
     links: Vec<Link>,
+    /// Those that name no host stand here.
+    everywhere: u64,
+    has_exact: bool,
     has_suffix: bool,
 }
 
@@ -91,6 +94,7 @@ enum Kind {
 impl Index {
     pub(super) fn of(routes: &[impl AsRef<CompiledRoute>]) -> Self {
         let mut index = Self::default();
+        index.everywhere = index.hash(0, Kind::Any, b"");
         index.buckets.reserve(routes.len());
         index.links.reserve(routes.len());
         for route in routes {
@@ -101,13 +105,14 @@ impl Index {
 
     fn add(&mut self, route: &CompiledRoute) {
         if route.hosts.is_empty() {
-            self.add_for(self.hash(0, Kind::Any, b""), route);
+            self.add_for(self.everywhere, route);
         }
         for host in &route.hosts {
             let (kind, name) = match host {
                 HostMatch::Exact(name) => (Kind::Exact, name),
                 HostMatch::Suffix(name) => (Kind::Part, name),
             };
+            self.has_exact |= matches!(kind, Kind::Exact);
             self.has_suffix |= matches!(kind, Kind::Part);
             self.add_for(self.hash(0, kind, name.to_ascii_lowercase().as_bytes()), route);
         }
@@ -143,20 +148,32 @@ impl Index {
 
     /// The lowest number that `accepts`, which is asked of those alone that host and path allow.
     pub(super) fn first(&self, host: &[u8], path: &[u8], accepts: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut lower = [0; LONGEST_HOST];
-        let Some(lower) = lower.get_mut(..host.len()) else {
+        if host.len() > LONGEST_HOST {
             return (0..self.routes as usize).find(|&number| accepts(number));
-        };
+        }
+        let mut best = self.routes;
+        if self.has_exact || self.has_suffix {
+            best = self.first_of_host(host, path, &accepts);
+        }
+        best = self.search(self.everywhere, path, best, &accepts);
+        (best != self.routes).then_some(best as usize)
+    }
+
+    /// The same of those that name hosts, of which one is at most [`LONGEST_HOST`] long.
+    fn first_of_host(&self, host: &[u8], path: &[u8], accepts: &impl Fn(usize) -> bool) -> u32 {
+        let (mut lower, mut best) = ([0; LONGEST_HOST], self.routes);
+        let Some(lower) = lower.get_mut(..host.len()) else { return best };
         lower.copy_from_slice(host);
         lower.make_ascii_lowercase();
-        let mut best = self.search(self.hash(0, Kind::Exact, lower), path, self.routes, &accepts);
+        if self.has_exact {
+            best = self.search(self.hash(0, Kind::Exact, lower), path, best, accepts);
+        }
         if self.has_suffix {
             for dot in memchr_iter(b'.', lower).filter(|&dot| dot > 0) {
-                best = self.search(self.hash(0, Kind::Part, &lower[dot + 1..]), path, best, &accepts);
+                best = self.search(self.hash(0, Kind::Part, &lower[dot + 1..]), path, best, accepts);
             }
         }
-        best = self.search(self.hash(0, Kind::Any, b""), path, best, &accepts);
-        (best != self.routes).then_some(best as usize)
+        best
     }
 
     /// The lowest number of a host's that accepts, if it is below `best`.
