@@ -7,6 +7,8 @@ mod hystrix;
 mod istio;
 mod nginx;
 mod sentinel;
+#[cfg(test)]
+mod table;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -25,7 +25,7 @@ const STRATEGY: &str = "execution.isolation.strategy";
 const SEMAPHORE: &str = "execution.isolation.semaphore.maxConcurrentRequests";
 const TIMEOUT: &str = "execution.isolation.thread.timeoutInMilliseconds";
 const TIMES_OUT: &str = "execution.timeout.enabled";
-const KNOWN: [&str; 12] = [
+pub(super) const KNOWN: [&str; 12] = [
     ENABLED,
     VOLUME,
     PERCENTAGE,

@@ -412,3 +412,12 @@ impl Writer<'_, '_> {
 fn conditions(written: &BTreeMap<String, StringMatch>) -> BTreeMap<String, Condition> {
     written.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect()
 }
+
+/// What objects of each kind may have.
+#[cfg(test)]
+pub(super) fn schemas(definitions: &mut BTreeMap<String, serde_json::Value>) -> [(&'static str, serde_json::Value); 2] {
+    [
+        ("Istio: VirtualService", VirtualService::schema(definitions)),
+        ("Istio: DestinationRule", DestinationRule::schema(definitions)),
+    ]
+}

@@ -236,3 +236,14 @@ fn rules<T: Decode>(target: &mut Target<'_>, text: &str, file: u16) -> Vec<T> {
     }
     rules
 }
+
+/// What the rules of each kind may have.
+#[cfg(test)]
+pub(super) fn schemas(definitions: &mut BTreeMap<String, serde_json::Value>) -> [(&'static str, serde_json::Value); 4] {
+    [
+        ("Sentinel: FlowRule", flow::FlowRule::schema(definitions)),
+        ("Sentinel: DegradeRule", DegradeRule::schema(definitions)),
+        ("Sentinel: ParamFlowRule", param::ParamFlowRule::schema(definitions)),
+        ("Sentinel: SystemRule", system::SystemRule::schema(definitions)),
+    ]
+}
