@@ -40,6 +40,40 @@ impl Decode for StringMatch {
     }
 }
 
+/// What tells objects apart; whatever else a cluster keeps there is passed over.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Metadata {
+    /// `NAMESPACE/NAME`, or the name alone; empty when there is none.
+    pub name: String,
+}
+
+impl Decode for Metadata {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let pairs = match &node.kind {
+            Kind::Map(pairs) => pairs.as_slice(),
+            Kind::Null => &[],
+            _ => {
+                wrong(node, "a mapping with `name`", diagnostics);
+                return None;
+            }
+        };
+        let mut field = |name: &str| match pairs.iter().find(|(key, _)| key.name == name) {
+            Some((_, value)) => String::decode(value, diagnostics),
+            None => Some(String::new()),
+        };
+        let (namespace, name) = (field("namespace")?, field("name")?);
+        Some(Self { name: if namespace.is_empty() { name } else { format!("{namespace}/{name}") } })
+    }
+
+    fn encode(&self) -> Value {
+        serde_json::json!({ "name": self.name })
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        serde_json::json!({ "type": "object" })
+    }
+}
+
 record! {
     /// An object of either kind.
     VirtualService as "a VirtualService" {
@@ -47,8 +81,8 @@ record! {
         api_version: String,
         /// `VirtualService`.
         kind: String,
-        /// Its name, which means nothing here.
-        metadata: Option<Ignored> = None,
+        /// Its name.
+        metadata: Metadata = Metadata::default(),
         /// What it says.
         spec: Spec,
         /// What a cluster says of it.
