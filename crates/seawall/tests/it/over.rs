@@ -91,7 +91,8 @@ fn every_tools_file_is_put_over_what_is_in_force() {
     assert_eq!(seawall.get("/stock").status, 504);
     seawall.fault("stock-0", "none");
 
-    let upstream = format!("upstream far {{ server {}; }}\nlocation /far/ {{ proxy_pass http://far/; }}\n", far.address);
+    let upstream =
+        format!("upstream far {{ server {}; }}\nlocation /far/ {{ proxy_pass http://far/; }}\n", far.address);
     let (out, _) = files.apply(0, "far.conf", &upstream);
     assert!(out.contains("far: added"), "{out}");
     seawall.wait_ready("far");

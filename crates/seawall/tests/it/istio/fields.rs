@@ -67,8 +67,8 @@ fn fields_of_one_destination_one_attempt_and_of_before() {
     let get = |path: &str| ask(&seawall, "GET", path, shop);
 
     assert_eq!(get("/named").status, 200);
-    let page = seawall.api("GET", "/metrics", b"").text();
-    assert!(page.contains("seawall_gateway_route_requests_total{route=\"named\",code=\"2xx\"} 1"), "{page}");
+    let counted = "seawall_gateway_route_requests_total{route=\"named\",code=\"2xx\"} 1";
+    wait("it is counted", || seawall.api("GET", "/metrics", b"").text().contains(counted).then_some(()));
     a.take();
     let changed = ask(&seawall, "GET", "/changed", &[shop[0], ("X-Both", "a"), ("X-Gone", "1")]);
     assert_eq!(["x-two", "x-four", "x-answered-by"].map(|name| changed.header(name)), [Some("2"), Some("4"), None]);
