@@ -285,6 +285,7 @@ fn whose_a_file_is_is_seen_and_what_cannot_be_told_is_asked_for() {
         ("a.txt", "# one\nupstream a {", Some(Foreign::Nginx)),
         ("a", "location / {", Some(Foreign::Nginx)),
         ("nginx.conf", "worker_processes 1;", Some(Foreign::Nginx)),
+        ("seawall.conf", SHOP, None),
         ("a.yaml", SHOP, None),
         ("a.yaml", "services: {}\n# kind: b\n", None),
         ("a.yaml", "", None),

@@ -10,7 +10,7 @@ mod origin;
 mod over;
 mod sentinel;
 #[cfg(test)]
-mod table;
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;

@@ -5,6 +5,7 @@
 
 mod groups;
 mod policy;
+mod rules;
 mod shapes;
 mod words;
 
@@ -20,9 +21,9 @@ use crate::diagnostic::{Diagnostics, Place};
 use crate::id::{ServiceName, VersionName};
 use groups::Group;
 use policy::Subsets;
+use rules::DestinationRule;
 use shapes::{
-    DestinationRef, DestinationRule, HeaderOperations, HttpDestination, HttpMatch, HttpRoute, Operations, StringMatch,
-    VirtualService,
+    DestinationRef, HeaderOperations, HttpDestination, HttpMatch, HttpRoute, Operations, StringMatch, VirtualService,
 };
 
 /// The most objects of all files together.

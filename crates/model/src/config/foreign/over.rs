@@ -2,14 +2,14 @@
 //! is, what it takes the place of, and the names that `include` says there. Around the readers of each tool's files.
 //! Deliberately absent: what is read (beside each tool), and reading files (`load.rs`).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use super::super::decode::Places;
+use super::super::node::default_of;
 use super::super::yaml::{self, Kind, Node};
 use super::super::{Config, Include};
 use super::origin::is_of;
-use super::{IstioFiles, Names, OriginKind, Sentinel, Target, Tool};
+use super::{Names, Origin, OriginKind, Sentinel, Target, Tool};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
 
@@ -41,7 +41,7 @@ pub fn foreign(path: &Path, text: &str) -> Option<Foreign> {
         || (first.starts_with('{') && text.contains("\"apiVersion\""))
     {
         Some(Foreign::Istio)
-    } else if extension == "conf"
+    } else if (extension == "conf" && first.ends_with([';', '{']))
         || ["upstream", "location", "limit_req_zone", "limit_conn_zone", "server", "http"].contains(&word)
     {
         Some(Foreign::Nginx)
@@ -55,18 +55,12 @@ pub fn foreign(path: &Path, text: &str) -> Option<Foreign> {
 struct Beside {
     sentinel: Sentinel,
     commands: Names,
-    istio: IstioFiles,
+    hosts: BTreeMap<String, ServiceName>,
 }
 
 impl Default for Sentinel {
     fn default() -> Self {
-        super::super::node::default_of()
-    }
-}
-
-impl Default for IstioFiles {
-    fn default() -> Self {
-        Self { files: Vec::new(), hosts: std::collections::BTreeMap::new(), at: Places::default() }
+        default_of()
     }
 }
 
@@ -85,7 +79,7 @@ impl Beside {
                 beside.commands.services.extend(hystrix.commands.services.clone());
             }
             if let Some(istio) = &rules.istio {
-                beside.istio.hosts.extend(istio.0.hosts.clone());
+                beside.hosts.extend(istio.0.hosts.clone());
             }
         }
         beside
@@ -110,7 +104,7 @@ impl Target<'_> {
                 }
             }
             Foreign::Hystrix => self.put(Tool::Hystrix(&beside.commands), text, file),
-            Foreign::Istio => self.put_istio(&beside.istio.hosts, &[(file, text.to_owned())]),
+            Foreign::Istio => self.put_istio(&beside.hosts, &[(file, text.to_owned())]),
             Foreign::Nginx => self.put_nginx(&[(file, text.to_owned())]),
         }
     }
@@ -126,7 +120,7 @@ impl Target<'_> {
 
 fn withdraw(config: &mut Config, kind: OriginKind, service: &ServiceName) {
     for route in &mut config.routes {
-        let timed = |from: &&mut super::Origin| from.kind == kind && from.name == service.as_str();
+        let timed = |from: &&mut Origin| from.kind == kind && from.name == service.as_str();
         if route.timeout_from.as_mut().filter(timed).is_some() {
             (route.timeout, route.timeout_from) = (None, None);
         }
@@ -139,7 +133,7 @@ fn withdraw(config: &mut Config, kind: OriginKind, service: &ServiceName) {
     traffic.circuit_breaker.take_if(|breaker| is_of(breaker.from.as_ref(), kind));
     // An upstream's own goes with the upstream.
     traffic.outlier.take_if(|outlier| kind != OriginKind::Nginx && is_of(outlier.from.as_ref(), kind));
-    if *traffic == super::super::node::default_of() {
+    if *traffic == default_of() {
         service.traffic = None;
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::super::decode::Ratio;
 use super::super::super::{Concurrency, Outlier};
 use super::super::{Guard, OriginKind, Target};
-use super::shapes::{ConnectionPool, DestinationRule, OutlierDetection, Subset, TrafficPolicy};
+use super::rules::{ConnectionPool, DestinationRule, OutlierDetection, Subset, TrafficPolicy};
 use super::{Names, refuse};
 use crate::diagnostic::Place;
 use crate::id::{ServiceName, VersionName};
