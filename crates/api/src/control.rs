@@ -68,6 +68,8 @@ pub enum Command {
     Apply {
         /// The checked configuration.
         config: Box<Config>,
+        /// What it was made from, if that must still be in force.
+        over: Option<Box<Config>>,
         /// The answer, when every change has been carried out or taken back.
         reply: Reply<Applied>,
     },

@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use discovery::record::{CheckStatus, Owner};
 use discovery::select;
+use model::config::Foreign;
 use model::{InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -63,11 +64,12 @@ pub async fn health(State(context): State<Context>, _: Parameters<Nothing>) -> R
 
 /// The configuration in force.
 pub async fn config(State(context): State<Context>, _: Parameters<Nothing>) -> Result<Response, Problem> {
+    Ok(([("content-type", "application/json")], effective(&context).await?).into_response())
+}
+
+async fn effective(context: &Context) -> Result<String, Problem> {
     let path = context.logs.parent().unwrap_or(Path::new("")).join("effective.json");
-    let text = tokio::fs::read_to_string(&path)
-        .await
-        .map_err(|error| Problem::internal(format!("{}: {error}", path.display())))?;
-    Ok(([("content-type", "application/json")], text).into_response())
+    tokio::fs::read_to_string(&path).await.map_err(|error| Problem::internal(format!("{}: {error}", path.display())))
 }
 
 /// The body of a promotion.
@@ -262,15 +264,35 @@ pub async fn apply(State(context): State<Context>, _: Parameters<Nothing>, body:
         Ok(request) => request,
         Err(problem) => return problem.into_response(),
     };
+    if let Some(whose) = request.files.get(&request.main).and_then(|text| model::config::foreign(&request.main, text)) {
+        return apply_over(&context, whose, &request).await;
+    }
     let mut read = |path: &Path| request.files.get(path).cloned().ok_or(io::Error::from(io::ErrorKind::NotFound));
     let mut loaded = model::config::load(&request.main, &mut read);
     loaded.check_folders(Path::is_dir);
-    let Some(config) = loaded.config else {
-        let report = loaded.diagnostics.render(&loaded.sources);
-        let body = json!({ "error": "the configuration has mistakes; nothing was changed", "cure": "the report names each with its cure", "report": report });
-        return (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response();
+    let Some(config) = loaded.config else { return mistakes(&loaded.diagnostics.render(&loaded.sources)) };
+    ask(&context, |reply| Command::Apply { config: Box::new(config), over: None, reply }).await
+}
+
+/// Another tool's file by itself: it is put over what is in force.
+async fn apply_over(context: &Context, whose: Foreign, request: &ApplyRequest) -> Response {
+    let in_force = match effective(context).await {
+        Ok(text) => model::config::decode_effective(&text).map_err(Problem::internal),
+        Err(problem) => Err(problem),
     };
-    ask(&context, |reply| Command::Apply { config: Box::new(config), reply }).await
+    let in_force = match in_force {
+        Ok(in_force) => in_force,
+        Err(problem) => return problem.into_response(),
+    };
+    let text = request.files.get(&request.main).cloned().unwrap_or_default();
+    let loaded = model::config::load_over(&in_force, whose, &request.main, text);
+    let Some(config) = loaded.config else { return mistakes(&loaded.diagnostics.render(&loaded.sources)) };
+    ask(context, |reply| Command::Apply { config: Box::new(config), over: Some(Box::new(in_force)), reply }).await
+}
+
+fn mistakes(report: &str) -> Response {
+    let body = json!({ "error": "the configuration has mistakes; nothing was changed", "cure": "the report names each with its cure", "report": report });
+    (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Problem> {

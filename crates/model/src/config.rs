@@ -26,13 +26,15 @@ pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
 pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
 pub use discovery::{ALL, Acl, DefaultPolicy, Discovery, Dns, Feeds, NginxFeed};
-pub use foreign::{Hystrix, Include, Includes, Istio, IstioFiles, Names, Rules, Sentinel};
+pub use foreign::{
+    Foreign, Hystrix, Include, Includes, Istio, IstioFiles, Names, Origin, OriginKind, Rules, Sentinel, foreign,
+};
 pub use limits::{Allowance, AtOnce, Behaviour, LimitKey, OneOrMore, Overload, RateLimit, WithoutKey};
 pub use listener::{
     ClientAuth, ClientAuthMode, HttpVersion, InstanceTls, Listen, Listener, ListenerCertificate, ListenerTls,
     MinVersion, ProxyVersion, Tcp,
 };
-pub use load::{Loaded, decode_effective, load};
+pub use load::{IN_FORCE, Loaded, decode_effective, load, load_over};
 pub use node::{AccessLog, Api, Durability, GatewayConfig, NodeConfig, Notify, NotifyKind, PortRange, StreamsConfig};
 pub use probe::{
     ExecAction, GrpcAction, Header, Hook, HttpAction, HttpPostAction, Probe, Scheme, SleepAction, StopHook, TcpAction,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use model::config::{Decode as _, decode_effective, load};
+use model::config::{Decode as _, Foreign, decode_effective, load, load_over};
 
 const MISTAKES: &str = include_str!("mistakes.txt");
 const FULL: &str = include_str!("full.yaml");
@@ -97,6 +97,22 @@ fn a_configuration_survives_being_written_and_read() {
         assert_eq!(decode_effective(&text).unwrap_or_else(|error| panic!("{error}")), config);
     }
     assert_eq!(decode_effective(&written.to_string()).unwrap().encode(), written);
+}
+
+/// The configuration in force has every default written in it and no places: the rules hold for it all the same, whatever it
+/// was made of, and a file that says nothing new changes nothing.
+#[test]
+fn what_is_in_force_passes_the_rules_again() {
+    let whole: String = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/full.yaml")).unwrap();
+    // Only what is written there: the files of other tools have tests of their own.
+    let whole = whole.split("\ninclude:").next().unwrap().to_owned();
+    let config = load(Path::new("/etc/seawall/shop.yaml"), &mut |_| Ok(whole.clone())).config.unwrap();
+    let in_force = decode_effective(&config.encode().to_string()).unwrap();
+    let rule = "kind: DestinationRule\napiVersion: networking.istio.io/v1\nspec: { host: orders }\n";
+    let loaded = load_over(&in_force, Foreign::Istio, Path::new("rule.yaml"), rule.to_owned());
+    let said = loaded.diagnostics.render(&loaded.sources);
+    assert!(said.is_empty(), "{said}");
+    assert!(loaded.config == Some(config), "it changes something");
 }
 
 /// Every key that the schema knows is in `full.yaml`, so that none escapes the test above.

@@ -48,11 +48,21 @@ pub fn save_effective(config: &Config) {
 }
 
 impl Controller {
-    /// Puts `new` in force, or refuses it and changes nothing.
-    pub fn apply(&mut self, mut new: Config, reply: oneshot::Sender<Result<Applied, Refusal>>, now: Instant) {
+    /// Puts `new` in force, which was made from what is `over`, if that is said; or refuses it and changes nothing.
+    pub fn apply(
+        &mut self,
+        mut new: Config,
+        over: Option<&Config>,
+        reply: oneshot::Sender<Result<Applied, Refusal>>,
+        now: Instant,
+    ) {
         // The data directory was chosen at the start, perhaps on the command line; it cannot move.
         new.node.data_dir.clone_from(&self.config.node.data_dir);
-        if let Err(message) = self.check_applicable(&new).and_then(|()| match &self.world {
+        let is_in_force = over.is_none_or(|over| *over == self.config);
+        let moved = "another configuration was put in force meanwhile: apply again";
+        let current = if is_in_force { Ok(()) } else { Err(moved.to_owned()) };
+        let applicable = current.and_then(|()| self.check_applicable(&new));
+        if let Err(message) = applicable.and_then(|()| match &self.world {
             None => self.shell.table.set_routes(routes(&new, &self.shifts)).map_err(|error| error.to_string()),
             Some(_) => Ok(()),
         }) {

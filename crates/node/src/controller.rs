@@ -401,7 +401,7 @@ impl Controller {
             },
             Command::Members { change, reply } => self.change_members(change, reply),
             Command::Token { node, valid, reply } => self.make_token(node, valid, reply),
-            Command::Apply { config, reply } => self.apply(*config, reply, now),
+            Command::Apply { config, over, reply } => self.apply(*config, over.as_deref(), reply, now),
         }
     }
 

@@ -427,7 +427,7 @@ impl Start {
                 match loaded {
                     Ok(Ok(config)) => {
                         let (reply, done) = tokio::sync::oneshot::channel();
-                        let command = api::Command::Apply { config: Box::new(config), reply };
+                        let command = api::Command::Apply { config: Box::new(config), over: None, reply };
                         if inputs.send(Input::Command(command)).await.is_err() {
                             return;
                         }

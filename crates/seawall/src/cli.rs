@@ -12,6 +12,7 @@ mod kv;
 mod logs;
 mod node;
 mod output;
+mod over;
 mod promote;
 mod restart;
 mod schema;
@@ -109,8 +110,11 @@ enum Verb {
     Up(up::Arguments),
     /// Report every mistake in FILE, change nothing
     Check {
-        /// The configuration file.
+        /// The configuration file, or a file of Sentinel's, Hystrix', Istio's or nginx'
         file: PathBuf,
+        /// The configuration that another tool's file is put over; the one in force at the node when absent
+        #[arg(long, value_name = "FILE")]
+        over: Option<PathBuf>,
     },
     /// Put FILE in force on the running node: all or nothing, only what changed
     Apply(apply::Arguments),
@@ -160,7 +164,7 @@ pub fn run() -> ExitCode {
     let client = || Client::new(&arguments.api);
     let outcome = match arguments.verb {
         Verb::Up(up) => up::run(&up),
-        Verb::Check { file } => check::run(&file),
+        Verb::Check { file, over } => check::run(&file, over.as_deref(), client),
         Verb::Apply(apply) => client().and_then(|client| apply::run(&client, &apply)),
         Verb::Status(status) => client().and_then(|client| status::run(&client, &status)),
         Verb::Tls(tls) => client().and_then(|client| tls::run(&client, &tls)),

@@ -43,6 +43,18 @@ impl Places {
         self.fields.iter().any(|(name, _)| name == field)
     }
 
+    /// Those of a record that was read as `node`. What stands nowhere was written by nobody, as in the configuration in force, which
+    /// has every default in it: there a field counts as written when its value is not `by_default`.
+    pub fn of_record(node: &Node, by_default: impl FnOnce() -> Vec<String>) -> Self {
+        let all = Self::of(node);
+        if node.place.line > 0 {
+            return all;
+        }
+        let by_default = by_default();
+        let fields = all.fields.iter().filter(|(name, _)| !by_default.contains(name)).cloned();
+        Self::from_parts(all.whole, fields)
+    }
+
     /// These places under other names, each with the one it is written under first; the others are left out.
     pub fn renamed(&self, names: &[(&str, &str)]) -> Self {
         let has = names.iter().filter(|(written, _)| self.has(written));
@@ -170,7 +182,14 @@ macro_rules! record {
                         None => record!(@default node, key, diagnostics, $title $(, $default)?),
                     };
                 )*
-                Some(Self { $( $field: $field?, )* at: decode::Places::of(node) })
+                let by_default = || {
+                    let fields: Vec<Option<String>> = vec![
+                        $( record!(@by_default $field, record!(@key $field $($key)?), $type $(, $default)?) ),*
+                    ];
+                    fields.into_iter().flatten().collect()
+                };
+                let at = decode::Places::of_record(node, by_default);
+                Some(Self { $( $field: $field?, )* at })
             }
 
             fn encode(&self) -> serde_json::Value {
@@ -210,6 +229,11 @@ macro_rules! record {
     };
     (@key $field:ident $key:literal) => { $key.to_owned() };
     (@key $field:ident) => { $crate::config::decode::camel_case(stringify!($field)) };
+    (@by_default $field:ident, $key:expr, $type:ty, $default:expr) => {{
+        let default: $type = $default;
+        ($field.as_ref() == Some(&default)).then(|| $key)
+    }};
+    (@by_default $field:ident, $key:expr, $type:ty) => { None };
     (@fallback $default:expr) => { Some($default) };
     (@fallback) => { None };
     (@default $node:ident, $key:ident, $diagnostics:ident, $title:literal, $default:expr) => { Some($default) };

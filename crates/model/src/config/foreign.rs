@@ -6,9 +6,13 @@
 mod hystrix;
 mod istio;
 mod nginx;
+mod origin;
+mod over;
 mod sentinel;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -21,6 +25,8 @@ use super::{
 };
 use crate::diagnostic::{Diagnostics, Place, Sources, nearest};
 use crate::id::ServiceName;
+pub use origin::{Origin, OriginKind};
+pub use over::{Foreign, foreign};
 
 /// Which service each name is, and where that is said.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -250,6 +256,8 @@ pub(super) struct Target<'a> {
     pub diagnostics: &'a mut Diagnostics,
     /// All files that have been read, for naming places.
     pub sources: &'a Sources,
+    /// Of a file that is put over what is in force: of what it has been so far. What an earlier file said of that is gone.
+    pub replaced: Option<HashSet<(OriginKind, ServiceName)>>,
 }
 
 impl Target<'_> {
@@ -301,7 +309,8 @@ impl Target<'_> {
     }
 
     /// Puts a guard in front of a service that has none of its kind. Of limits there may be several.
-    fn guard(&mut self, service: &ServiceName, guard: Guard, place: Place) {
+    fn guard(&mut self, service: &ServiceName, mut guard: Guard, kind: OriginKind, place: Place) {
+        self.begin(kind, service);
         let Some(service) = self.config.services.get_mut(service) else { return };
         let traffic = service.traffic.get_or_insert_with(default_of::<Traffic>);
         let taken = match &guard {
@@ -315,23 +324,47 @@ impl Target<'_> {
             self.diagnostics.error(place, message, "one of each kind for a service: remove one of the two");
             return;
         }
+        *guard.from() = Some(Origin::new(kind, ""));
         match guard {
-            Guard::Limit(limit) => traffic.rate_limit.0.push(limit),
-            Guard::AtOnce(bound) => traffic.at_once.0.push(bound),
+            // In the order in which Sentinel asks its own, whichever file was read first.
+            Guard::Limit(limit) => insert(&mut traffic.rate_limit.0, limit, kind, |limit| limit.from.as_ref()),
+            Guard::AtOnce(bound) => insert(&mut traffic.at_once.0, bound, kind, |bound| bound.from.as_ref()),
             Guard::Concurrency(concurrency) => traffic.concurrency = Some(concurrency),
             Guard::Breaker(breaker) => traffic.circuit_breaker = Some(breaker),
             Guard::Outlier(outlier) => traffic.outlier = Some(outlier),
         }
     }
 
-    /// The time of a whole request, for routes to a service that have none of their own.
+    /// The time of a whole request, for routes to a service that have none of their own. A route of another tool's file has
+    /// what its own file says.
     fn time_out(&mut self, service: &ServiceName, after: Duration) {
         for route in &mut self.config.routes {
-            if route.timeout.is_none() && route.to.as_ref().is_some_and(|to| to.lead_to(service)) {
+            let leads = route.to.as_ref().is_some_and(|to| to.lead_to(service));
+            if leads && route.timeout.is_none() && route.from.is_none() {
                 route.timeout = Some(after);
+                route.timeout_from = Some(Origin::new(OriginKind::Hystrix, service.as_str()));
             }
         }
     }
+}
+
+impl Guard {
+    fn from(&mut self) -> &mut Option<Origin> {
+        match self {
+            Self::Limit(limit) => &mut limit.from,
+            Self::AtOnce(bound) => &mut bound.from,
+            Self::Concurrency(concurrency) => &mut concurrency.from,
+            Self::Breaker(breaker) => &mut breaker.from,
+            Self::Outlier(outlier) => &mut outlier.from,
+        }
+    }
+}
+
+/// Puts a limit behind those of its kind and of kinds before it.
+fn insert<T>(limits: &mut Vec<T>, limit: T, kind: OriginKind, from: impl Fn(&T) -> Option<&Origin>) {
+    let before = |known: &T| from(known).is_none_or(|from| from.kind as u8 <= kind as u8);
+    let at = limits.iter().rposition(before).map_or(0, |last| last + 1);
+    limits.insert(at, limit);
 }
 
 /// A limit on all requests of a service.
@@ -353,6 +386,7 @@ fn plain(qps: u32, behaviour: Behaviour, at: Places) -> RateLimit {
         warm_up_period: Duration::from_secs(10),
         cold_factor: 3,
         max_queueing_time: Duration::from_millis(500),
+        from: None,
         at,
     }
 }

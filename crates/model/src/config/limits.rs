@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Match;
 use super::decode::{Decode, Ratio, record, text, words, wrong};
+use super::foreign::Origin;
 use super::yaml::{Kind, Node};
 use crate::diagnostic::Diagnostics;
 use crate::id::ServiceName;
@@ -127,6 +128,8 @@ record! {
         cold_factor: u32 = 3,
         /// With `queue` and `warmUpQueue`: a request whose turn comes later than this is refused. Inside the route's timeout; 1m at most.
         max_queueing_time: Duration = Duration::from_millis(500),
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
     }
 }
 
@@ -183,6 +186,8 @@ record! {
         route: Option<String> = None,
         /// Not this service's requests are counted, but those of this other one: while that has `max` or more under way, requests are refused here.
         of: Option<ServiceName> = None,
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
     }
 }
 
@@ -199,5 +204,7 @@ record! {
         load: Option<f64> = None,
         /// How busy all processors together are, over the last second.
         cpu: Option<Ratio> = None,
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::decode::{Decode, Places};
 use super::foreign::{Target, Tool};
 use super::yaml::{self, Kind, Node};
-use super::{Config, FilePath, Include, Rules, validate};
-use crate::diagnostic::{Diagnostics, Place, Sources};
+use super::{Config, FilePath, Foreign, Include, Rules, validate};
+use crate::diagnostic::{Diagnostics, Place, Severity, Sources};
 
 /// The most files one configuration may be made of.
 pub const MAX_FILES: usize = 256;
@@ -71,16 +71,50 @@ pub fn load(path: &Path, read: &mut dyn FnMut(&Path) -> io::Result<String>) -> L
     loaded
 }
 
-/// Reads a configuration that [`Decode::encode`] wrote; it was checked before it was written.
+/// How messages call the configuration that is in force.
+pub const IN_FORCE: &str = "the configuration in force";
+
+/// Reads a configuration that [`Decode::encode`] wrote; it was checked before it was written. Nothing in it has a place.
 ///
 /// # Errors
 /// The mistakes as text: the file was damaged, or written by a newer version.
 pub fn decode_effective(text: &str) -> Result<Config, String> {
     let mut diagnostics = Diagnostics::default();
     let mut sources = Sources::default();
-    let file = sources.add(Path::new("effective configuration"), text.to_owned());
-    let config = yaml::parse(text, file, &mut diagnostics).and_then(|node| Config::decode(&node, &mut diagnostics));
+    let file = sources.add(Path::new(IN_FORCE), text.to_owned());
+    let node = yaml::parse(text, file, &mut diagnostics).map(Node::without_places);
+    let config = node.and_then(|node| Config::decode(&node, &mut diagnostics));
     config.ok_or_else(|| diagnostics.render(&sources))
+}
+
+/// Reads another tool's file over the configuration in force, as that of `include` would have been read beside it. What an
+/// earlier file of the same kind said of the same is replaced, everything else stays.
+pub fn load_over(in_force: &Config, whose: Foreign, path: &Path, text: String) -> Loaded {
+    let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
+    // What is in force has nothing but its name, at the index that its places have.
+    let before = sources.add(Path::new(IN_FORCE), String::new());
+    let file = sources.add(path, text.clone());
+    let mut config = in_force.clone();
+    let too_large = text.len() > yaml::MAX_BYTES;
+    if too_large {
+        let message = format!("{} has {} bytes; the limit is {}", path.display(), text.len(), yaml::MAX_BYTES);
+        diagnostics.error(Place { file, line: 0, column: 0 }, message, "leave out what no service needs");
+    } else {
+        let mut target =
+            Target { config: &mut config, diagnostics: &mut diagnostics, sources: &sources, replaced: None };
+        target.put_over(whose, &text, file);
+        validate::check_rules(&config, &mut diagnostics);
+        if config.cluster.is_some() && config.gateway != in_force.gateway {
+            let cure = "put the file under `include` in each machine's own";
+            let message = "what a gateway bears is each machine's own in a cluster";
+            diagnostics.error(Place { file, line: 0, column: 0 }, message, cure);
+        }
+    }
+    // Of what was in force before, only what cannot stay beside the file is news.
+    diagnostics.list.retain(|it| it.severity == Severity::Error || it.place.file != before);
+    let mut loaded = Loaded { sources, diagnostics, config: Some(config), draft: None, folders: Vec::new() };
+    loaded.settle();
+    loaded
 }
 
 struct Loader<'r> {
@@ -180,11 +214,10 @@ impl Loader<'_> {
             }
             // Upstreams are services that others may name.
             let texts = self.texts(folder, &rules.nginx);
-            Target { config: main, diagnostics: &mut self.diagnostics, sources: &self.sources }.put_nginx(&texts);
+            self.target(main).put_nginx(&texts);
             if let Some(istio) = &rules.istio {
                 let texts = self.texts(folder, &istio.0.files);
-                Target { config: main, diagnostics: &mut self.diagnostics, sources: &self.sources }
-                    .put_istio(&istio.0.hosts, &texts);
+                self.target(main).put_istio(&istio.0.hosts, &texts);
             }
         }
     }
@@ -192,8 +225,12 @@ impl Loader<'_> {
     /// Puts the rules of another tool's file in force.
     fn rules(&mut self, main: &mut Config, path: &Path, place: Place, tool: Tool<'_>) {
         let Some(file) = self.rules_file(path, place) else { return };
-        let mut target = Target { config: main, diagnostics: &mut self.diagnostics, sources: &self.sources };
-        target.put(tool, self.sources.text(file), file);
+        let text = self.sources.text(file).to_owned();
+        self.target(main).put(tool, &text, file);
+    }
+
+    fn target<'t>(&'t mut self, config: &'t mut Config) -> Target<'t> {
+        Target { config, diagnostics: &mut self.diagnostics, sources: &self.sources, replaced: None }
     }
 
     /// The texts of several files of another tool that are read together.
@@ -276,8 +313,10 @@ fn resolve_paths(config: &mut Config, file: &Path) {
         acme.ca_file.iter_mut().chain(hmac).for_each(|path| *path = join(path));
     }
     for service in config.services.values_mut() {
-        let written = service.working_dir.as_deref().unwrap_or("");
-        service.working_dir = Some(join(written));
+        // Where nothing is run there is no folder to run it in.
+        if service.endpoints.is_empty() || service.working_dir.is_some() {
+            service.working_dir = Some(join(service.working_dir.as_deref().unwrap_or("")));
+        }
         if let Some(tls) = &mut service.tls {
             let files = [&mut tls.ca_file, &mut tls.cert_file, &mut tls.key_file];
             files.into_iter().flatten().for_each(|path| *path = join(path));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::decode::{Decode, OneOrMany, record, text, words, wrong};
+use super::foreign::Origin;
 use super::node::default_of;
 use super::yaml::{Kind, Node};
 use crate::diagnostic::Diagnostics;
@@ -48,6 +49,10 @@ record! {
         priority: Priority = Priority::Normal,
         /// Which failed attempts are made again; when absent, those that are certain to have done nothing and those of idempotent methods whose connection ended, three attempts in all.
         retry: Option<Retry> = None,
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
+        /// Set where `timeout` is from another tool's file.
+        timeout_from: Option<Origin> = None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::decode::{record, words};
+use super::foreign::Origin;
 use super::listener::{InstanceTls, ProxyVersion};
 use super::node::default_of;
 use super::probe::{Hook, Probe, StopHook};
@@ -73,6 +74,8 @@ record! {
         send_proxy_protocol: Option<ProxyVersion> = None,
         /// Request bodies up to this many bytes are kept, so that an idempotent request can be sent again.
         replay_limit_bytes: u32 = 65_536,
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::decode::{Ratio, record, words};
+use super::foreign::Origin;
 use super::limits::{AtOnce, OneOrMore, RateLimit};
 use super::node::default_of;
 use super::shift::{Failover, Shift};
@@ -64,6 +65,8 @@ record! {
         probes: Option<u32> = None,
         /// Who has a breaker.
         per: BreakerScope = BreakerScope::Service,
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
     }
 }
 
@@ -204,6 +207,8 @@ record! {
         pending: u32 = 0,
         /// How long one waits at most, within its route's timeout; then 503 `pending-too-long`.
         max_wait: Duration = Duration::from_secs(10),
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
     }
 }
 
@@ -275,6 +280,8 @@ record! {
         server_errors: bool = true,
         /// Whether each ejection is longer than the one before.
         growing: bool = true,
+        /// Set where another tool's file has it.
+        from: Option<Origin> = None,
     }
 }
 

@@ -39,6 +39,11 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
     listen::check(config, diagnostics);
     acme::check(config, diagnostics);
     feeds::check(config, diagnostics);
+    check_rules(config, diagnostics);
+}
+
+/// Checks services, routes and what the gateway bears: all that another tool's file may say something of.
+pub fn check_rules(config: &Config, diagnostics: &mut Diagnostics) {
     limits::overload(config, diagnostics);
     for (name, service) in &config.services {
         Checker { name, service, diagnostics }.service();

@@ -24,6 +24,24 @@ pub struct Node {
     pub place: Place,
 }
 
+impl Node {
+    /// The same, standing nowhere in its file.
+    pub fn without_places(self) -> Self {
+        let nowhere = |place: Place| Place { file: place.file, line: 0, column: 0 };
+        let kind = match self.kind {
+            Kind::List(items) => Kind::List(items.into_iter().map(Self::without_places).collect()),
+            Kind::Map(pairs) => {
+                let one = |(key, value): (Key, Self)| {
+                    (Key { place: nowhere(key.place), name: key.name }, value.without_places())
+                };
+                Kind::Map(pairs.into_iter().map(one).collect())
+            }
+            other => other,
+        };
+        Self { kind, place: nowhere(self.place) }
+    }
+}
+
 /// The three shapes of YAML, and nothing.
 #[derive(Clone, Debug)]
 pub enum Kind {

@@ -1,9 +1,9 @@
-//! `seawall apply -f FILE`: another configuration for the running node.
+//! `seawall apply -f FILE`: another configuration for the running node, or another tool's file over the one in force.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -15,7 +15,7 @@ use super::{Failure, Outcome};
 /// What `apply` takes.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The configuration file
+    /// The configuration file, or a file of Sentinel's, Hystrix', Istio's or nginx'
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// Seconds to wait until every changed instance is ready
@@ -27,11 +27,15 @@ pub struct Arguments {
 pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
     let main = std::path::absolute(&arguments.file)?;
     let files: RefCell<BTreeMap<PathBuf, String>> = RefCell::default();
-    let loaded = node::read(&main, &mut |path| {
+    let mut read = |path: &Path| {
         let text = std::fs::read_to_string(path)?;
         files.borrow_mut().insert(path.to_owned(), text.clone());
         Ok(text)
-    });
+    };
+    let loaded = match super::over::foreign(&main) {
+        Some(whose) => super::over::read(whose, &main, &super::over::in_force(client)?, &mut read)?,
+        None => node::read(&main, &mut read),
+    };
     eprint!("{}", loaded.diagnostics.render(&loaded.sources));
     if loaded.config.is_none() {
         return Err(Failure::bad_input(anyhow!("the configuration has mistakes; nothing was changed")));

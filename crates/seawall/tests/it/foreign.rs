@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::http::Answer;
+use crate::support::recorder::Recorder;
 use crate::support::{Seawall, configuration, wait};
 
 const SHOP: &str = r#"
@@ -220,4 +221,56 @@ routes:
 
     seawall.fault("stock-0", "slow?ms=150");
     opens(&seawall, "stock", "/stock", "4 of 4 requests were slower than 100ms (>= 50%)");
+}
+
+/// `statIntervalMs`, `metrics.rollingStats.timeInMilliseconds` and a `TIME_BASED` sliding window: what failed before it says
+/// nothing any more. And `regex`: a rule for each service that it names.
+#[test]
+fn what_is_older_than_the_window_is_not_counted() {
+    let services = ["long", "hystrix", "resilience", "sentinel"];
+    let recorders = services.map(Recorder::start);
+    let folder = tempfile::Builder::new().prefix("seawall-it-").tempdir().unwrap();
+    let command = |name: &str, window: u32| {
+        format!(
+            "hystrix.command.{name}.circuitBreaker.requestVolumeThreshold=3\n\
+             hystrix.command.{name}.metrics.rollingStats.timeInMilliseconds={window}\n\
+             hystrix.command.{name}.metrics.rollingStats.numBuckets=10\n"
+        )
+    };
+    std::fs::write(folder.path().join("h.properties"), command("long", 60_000) + &command("hystrix", 1_000)).unwrap();
+    let rule = r#"[{"id": 4, "resource": "sent.*", "limitApp": "default", "regex": true, "grade": 2, "count": 2, "timeWindow": 60, "minRequestAmount": 1, "statIntervalMs": 1000}]"#;
+    std::fs::write(folder.path().join("degrade.json"), rule).unwrap();
+    let mut body =
+        "include: { hystrix: { properties: h.properties }, sentinel: { degrade: degrade.json } }\n".to_owned();
+    body += "services:\n";
+    for (name, recorder) in services.iter().zip(&recorders) {
+        body += &format!("  {name}:\n    endpoints: [\"{}\"]\n", recorder.address);
+        if *name == "resilience" {
+            body += "    traffic: { circuitBreaker: { preset: resilience4j, window: 1s, minRequests: 3 } }\n";
+        }
+    }
+    body += "routes:\n";
+    for name in services {
+        body += &format!("  - {{ match: {{ pathPrefix: /{name} }}, to: {{ service: {name} }} }}\n");
+    }
+    std::fs::write(folder.path().join("seawall.yaml"), configuration(&body)).unwrap();
+    let seawall = Seawall::up_in(folder);
+    for (name, recorder) in services.iter().zip(&recorders) {
+        seawall.wait_ready(name);
+        recorder.answer(500);
+    }
+    for round in 0..2 {
+        let begun = Instant::now();
+        for name in services.iter().chain(&services[1..]).chain(&services[..1]) {
+            let answer = seawall.get(&format!("/{name}"));
+            assert!(round == 1 || answer.status == 500, "{name}: {answer:?}");
+            assert!(*name == "long" || answer.header("x-answered-by") == Some(*name), "{name}: {answer:?}");
+        }
+        // What this round has counted is out of a window of a second by the next one.
+        while round == 0 && begun.elapsed() < Duration::from_secs(3) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    opens(&seawall, "long", "/long", "failed (>= 50%)");
+    assert_eq!(seawall.events_of("breaker-opened").len(), 1);
 }

@@ -1,6 +1,8 @@
 //! Istio's objects, seen through the gateway: what is observed is what Istio's reference (VirtualService, DestinationRule) says
 //! of each field, and what Envoy does with what Pilot makes of it.
 
+mod fields;
+
 use std::time::{Duration, Instant};
 
 use crate::support::http::{self, Answer};

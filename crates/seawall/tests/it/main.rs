@@ -23,6 +23,7 @@ mod ledger;
 mod listeners;
 mod lost;
 mod nginx;
+mod over;
 mod placed;
 mod primary;
 mod quota;

@@ -1,6 +1,7 @@
 //! nginx' `upstream` and `location` blocks, seen through the gateway: what is observed is what the reference of nginx' modules
 //! (`ngx_http_upstream_module`, `_proxy_module`, `_core_module`, `_limit_req_module`, `_limit_conn_module`) says.
 
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use crate::support::http::{self, Answer};
@@ -123,7 +124,7 @@ location /part/long { proxy_pass http://b; }
 location / { proxy_pass http://b; }
 location /limited { proxy_pass http://limited; limit_req zone=client burst=2 nodelay; limit_req_status 429; }
 location /queued { proxy_pass http://queued; limit_req zone=each burst=4; limit_req_status 429; }
-location /few { proxy_pass http://few; limit_conn all 2; }
+location /few { proxy_pass http://few; limit_conn all 2; limit_conn_status 503; }
 ";
 
 #[test]
@@ -209,7 +210,9 @@ fn servers_and_clients_have_so_many_at_once_and_what_is_late_is_not_passed_on() 
         assert_eq!((third.status, third.header("seawall-reason")), (503, Some("instances-full")));
         one.let_go();
         wait("one has ended", || (seawall.get("/bounded").status == 200).then_some(()));
-        assert!((0..6).all(|_| who(&seawall.get("/bounded")) == "one"), "the other one is full");
+        // Its place may be taken for a moment still by the request before.
+        let next = || wait("it has a place", || Some(seawall.get("/bounded")).filter(|answer| answer.status == 200));
+        assert!((0..6).all(|_| who(&next()) == "one"), "the other one is full");
         two.let_go();
         assert!(first.into_iter().all(|first| first.join().unwrap() == 200));
     });
@@ -234,4 +237,91 @@ fn servers_and_clients_have_so_many_at_once_and_what_is_late_is_not_passed_on() 
     bad.take();
     assert!((0..4).all(|_| seawall.get("/untimed").status == 200));
     assert!(bad.count() > 0, "it was asked, and passed on");
+}
+
+/// Every word of `proxy_next_upstream`: what it names is passed on to the next server, and nothing else is.
+#[test]
+fn each_word_of_proxy_next_upstream_is_about_what_it_says() {
+    let [good, bad] = ["good", "bad"].map(Recorder::start);
+    // Answers that are no HTTP, and connections that end without one.
+    let [odd, broken] = ["no answer at all\r\n\r\n", ""].map(|text| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                // Whoever asks reads it, or has gone.
+                let _ = stream.read(&mut [0; 1024]).and_then(|_| stream.write_all(text.as_bytes()));
+            }
+        });
+        address
+    });
+    let statuses = [500, 502, 503, 504, 403, 404, 429];
+    let mut text = format!(
+        "upstream pair {{ server {bad} max_fails=0; server {good} max_fails=0; zone pair 64k;
+             keepalive 8; keepalive_requests 100; keepalive_time 1h; keepalive_timeout 60s; }}
+         upstream oddly {{ server {odd} max_fails=0; server {good} max_fails=0; }}
+         upstream half {{ server {broken} max_fails=0; server {good} max_fails=0; }}
+         location /off {{ proxy_pass http://pair; proxy_next_upstream off; proxy_http_version 1.1; proxy_buffering off; }}
+         location /odd {{ proxy_pass http://oddly; proxy_next_upstream invalid_header; proxy_request_buffering off; }}
+         location /odd-too {{ proxy_pass http://oddly; proxy_next_upstream http_500; }}
+         location /broken-too {{ proxy_pass http://half; proxy_next_upstream http_500; }}
+         location /broken {{ proxy_pass http://half; proxy_next_upstream error; }}\n",
+        bad = bad.address,
+        good = good.address,
+    );
+    for status in statuses {
+        text += &format!("location /on-{status} {{ proxy_pass http://pair; proxy_next_upstream http_{status}; }}\n");
+    }
+    let seawall = up(&text);
+    for service in ["pair", "oddly", "half"] {
+        seawall.wait_ready(service);
+    }
+    for status in statuses {
+        bad.answer(status);
+        bad.take();
+        let ask = |path: &str| [(); 2].map(|()| seawall.get(path).status).iter().filter(|it| **it == status).count();
+        assert_eq!((ask(&format!("/on-{status}")), bad.take().is_empty()), (0, false), "{status} is passed on");
+        assert_eq!((ask("/off"), bad.take().len()), (1, 1), "{status} is the client's");
+        let other = if status == 500 { "/on-502" } else { "/on-500" };
+        assert_eq!((ask(other), bad.take().len()), (1, 1), "{status} is another word's");
+    }
+    assert_eq!([(); 4].map(|()| seawall.get("/odd").status), [200; 4]);
+    assert_eq!([(); 4].map(|()| seawall.get("/broken").status), [200; 4]);
+    for path in ["/odd-too", "/broken-too"] {
+        let bad = [(); 4].map(|()| seawall.get(path).status).iter().filter(|status| **status == 502).count();
+        assert_eq!(bad, 2, "{path}: in turn");
+    }
+}
+
+const KEYED: &str = "
+upstream least { least_conn; server ONE; server TWO; }
+limit_req_zone $arg_user zone=user:10m rate=2r/m;
+upstream minutes { server ONE; }
+location /least { proxy_pass http://least; }
+location /minutes { proxy_pass http://minutes; limit_req zone=user; proxy_connect_timeout 5s; proxy_send_timeout 5s; }
+";
+
+/// `least_conn`, a rate of a minute, and a key that is a parameter.
+#[test]
+fn the_server_with_least_to_do_is_asked_and_a_rate_may_be_of_a_minute() {
+    let [one, two] = ["one", "two"].map(Recorder::start);
+    let seawall = up(&KEYED.replace("ONE", &one.address.to_string()).replace("TWO", &two.address.to_string()));
+    seawall.wait_ready("least");
+    seawall.wait_ready("minutes");
+    one.keep_next();
+    std::thread::scope(|scope| {
+        let kept = wait("one has something to do", || {
+            let asked = scope.spawn(|| seawall.get("/least").status);
+            wait("it is kept, or answered", || (one.keeps() || asked.is_finished()).then_some(()));
+            one.keeps().then_some(asked)
+        });
+        assert_eq!([(); 8].map(|()| who(&seawall.get("/least"))), [(); 8].map(|()| "two".to_owned()));
+        one.let_go();
+        assert_eq!(kept.join().unwrap(), 200);
+    });
+    let ask = |user: &str| seawall.get(&format!("/minutes?user={user}")).status;
+    assert_eq!([ask("a"), ask("a"), ask("b")], [200, 429, 200]);
+    let begun = Instant::now();
+    wait("more than a second later", || (begun.elapsed() > Duration::from_millis(1_200)).then_some(()));
+    assert_eq!(ask("a"), 429, "the next one is half a minute away");
 }

@@ -1,6 +1,7 @@
 //! Sentinel's rules for hot parameters, callers, relations, entrances and the whole system, seen through the gateway. What each
 //! field means is read from `ParamFlowChecker`, `FlowRuleChecker` and `SystemRuleManager` of Sentinel 1.8.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::http::{self, Answer};
@@ -75,7 +76,8 @@ const PARAMETERS: &str = r#"[
    "paramFlowItemList": [
      {"object": "vip", "classType": "java.lang.String", "count": 8},
      {"object": "7", "classType": "int", "count": 0}]},
-  {"resource": "stock", "paramIdx": -1, "count": 1, "grade": 0,
+  {"id": 9, "limitApp": "default", "clusterMode": false, "clusterConfig": {"thresholdType": 0},
+   "resource": "stock", "paramIdx": -1, "count": 1, "grade": 0,
    "paramFlowItemList": [{"object": "big", "classType": "java.lang.String", "count": 2}]}
 ]"#;
 
@@ -126,7 +128,7 @@ fn each_value_of_a_hot_parameter_may_have_a_queue() {
 #[test]
 fn rules_for_callers_are_for_those_they_name_and_for_all_others() {
     let rules = r#"[
-      {"resource": "orders", "limitApp": "a", "grade": 0, "count": 1},
+      {"id": 3, "clusterConfig": null, "resource": "orders", "limitApp": "a", "grade": 0, "count": 1},
       {"resource": "orders", "limitApp": "other", "grade": 0, "count": 2},
       {"resource": "stock", "limitApp": "a", "count": 1},
       {"resource": "stock", "limitApp": "b", "count": 100000}
@@ -188,7 +190,7 @@ fn requests_a_second_are_counted_by_relation_by_entrance_and_for_all_that_a_patt
 fn a_system_rule_is_over_everything_that_enters() {
     let shop = Shop::up(
         "{ system: rules.json }",
-        r#"[{"maxThread": 0}, {"maxThread": 5, "qps": -1, "highestSystemLoad": -1}]"#,
+        r#"[{"maxThread": 0}, {"id": 1, "resource": null, "limitApp": "default", "regex": false, "maxThread": 5, "qps": -1, "highestSystemLoad": -1}]"#,
     );
     // The stricter rule; and the first one is let in, as Sentinel does not count it before it asks.
     shop.while_under_way("/", ANYBODY, || {
@@ -225,4 +227,80 @@ fn a_system_rule_refuses_while_the_processors_are_too_busy() {
     let shop = Shop::up("{ system: rules.json }", r#"[{"highestCpuUsage": 0.0}]"#);
     // This test itself keeps them a little busy.
     wait("more than nothing", || is_over(&shop.ask("/", ANYBODY), 503, "overloaded:cpu").then_some(()));
+}
+
+/// `SystemRuleManager.checkBbr`: a high load alone refuses nobody; more at once than is worked off does.
+#[test]
+fn a_system_rule_bounds_what_is_at_once_while_the_load_is_high() {
+    let shop = Shop::up("{ system: rules.json }", r#"[{"highestSystemLoad": 0.0}]"#);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The load is more than nothing while this is so, on a machine that has nothing else to do.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let load = || shop.seawall.status()["node"]["overload"]["load"].as_f64().filter(|load| *load > 0.0);
+        wait("there is some load", load);
+        assert_eq!(shop.passed(20, "/stock", ANYBODY), 20, "one after the other");
+        // With nothing that ended, its shortest time is 5 s and its rate 2: ten are borne.
+        shop.orders.slow(Duration::from_secs(2));
+        wait("more than ten at once", || {
+            let asked: Vec<_> = (0..24).map(|_| scope.spawn(|| shop.ask("/", ANYBODY))).collect();
+            let answers: Vec<Answer> = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
+            answers.iter().any(|answer| is_over(answer, 503, "overloaded:load")).then_some(())
+        });
+        assert_eq!(shop.ask("/stock", ANYBODY).status, 200, "alone again");
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// `WarmUpController`: after a rest a third of the rate, and all of it after `warmUpPeriodSec` of load.
+#[test]
+fn a_rate_that_warms_up_is_a_third_until_it_has_had_its_load() {
+    let rules = r#"[
+      {"resource": "orders", "grade": 1, "count": 30, "controlBehavior": 1, "warmUpPeriodSec": 2},
+      {"resource": "stock", "grade": 1, "count": 30, "controlBehavior": 1, "warmUpPeriodSec": 3600}
+    ]"#;
+    let shop = Shop::up("{ flow: rules.json }", rules);
+    let second = || {
+        let (begun, mut passed) = (Instant::now(), (0, 0));
+        while begun.elapsed() < Duration::from_secs(1) {
+            passed = (passed.0 + shop.passed(1, "/", ANYBODY), passed.1 + shop.passed(1, "/stock", ANYBODY));
+        }
+        let most = 10.0 * (begun.elapsed().as_secs_f64() + 1.0) + 2.0;
+        assert!(passed.1 as f64 <= most, "stock stays cold: {} of at most {most}", passed.1);
+        (passed, most)
+    };
+    let ((orders, _), most) = second();
+    assert!(orders as f64 <= most, "orders are cold at first: {orders} of at most {most}");
+    wait("orders have all of their rate", || {
+        let ((orders, stock), _) = second();
+        (stock > 0 && orders >= 2 * stock).then_some(())
+    });
+}
+
+/// `ThrottlingController`, and the same for values of a parameter: who would wait longer than is said is refused.
+#[test]
+fn a_queue_is_as_long_as_its_time() {
+    let shop = Shop::up(
+        "{ flow: rules.json }",
+        r#"[{"resource": "stock", "count": 10, "controlBehavior": 2, "maxQueueingTimeMs": 250}]"#,
+    );
+    let begun = Instant::now();
+    assert_eq!(shop.passed(4, "/stock", ANYBODY), 4, "they wait for their turn");
+    assert!(begun.elapsed() >= Duration::from_millis(290), "a tenth of a second each: {:?}", begun.elapsed());
+    wait("too many for a quarter of a second", || {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..16).map(|_| scope.spawn(|| shop.ask("/stock", ANYBODY).status)).collect();
+            let refused = asked.into_iter().map(|one| one.join().unwrap()).filter(|it| *it == 429);
+            (refused.count() > 0).then_some(())
+        })
+    });
+
+    let rule = r#"[{"resource": "stock", "paramIdx": 0, "count": 2, "durationInSec": 600, "controlBehavior": 2}]"#;
+    let shop = Shop::up("{ paramFlow: rules.json, parameters: { stock: [{ query: sku }] } }", rule);
+    assert_eq!(shop.passed(3, "/stock?sku=1", ANYBODY), 1, "`maxQueueingTimeMs` is 0 unless it is written");
+    assert_eq!(shop.passed(1, "/stock?sku=2", ANYBODY), 1);
 }

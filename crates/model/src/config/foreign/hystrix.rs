@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::decode::{Places, Ratio};
 use super::super::{BreakerPreset, BreakerScope, CircuitBreaker, Concurrency};
-use super::{Guard, Names, Target};
+use super::{Guard, Names, OriginKind, Target};
 use crate::diagnostic::{Place, nearest};
 use crate::id::ServiceName;
 
@@ -25,7 +25,7 @@ const STRATEGY: &str = "execution.isolation.strategy";
 const SEMAPHORE: &str = "execution.isolation.semaphore.maxConcurrentRequests";
 const TIMEOUT: &str = "execution.isolation.thread.timeoutInMilliseconds";
 const TIMES_OUT: &str = "execution.timeout.enabled";
-const KNOWN: [&str; 12] = [
+pub(super) const KNOWN: [&str; 12] = [
     ENABLED,
     VOLUME,
     PERCENTAGE,
@@ -65,8 +65,11 @@ pub(super) fn properties(target: &mut Target<'_>, names: &Names, text: &str, fil
         }
     }
     let defaults = commands.remove(DEFAULT).unwrap_or_default();
-    let named = commands.keys().copied().chain(names.services.keys().map(String::as_str));
-    let named: BTreeSet<&str> = named.collect();
+    let mut named: BTreeSet<&str> = commands.keys().copied().collect();
+    // A file that is put over others is about the commands in it, unless it has the defaults alone.
+    if target.replaced.is_none() || named.is_empty() {
+        named.extend(names.services.keys().map(String::as_str));
+    }
     for name in named {
         let own = commands.remove(name).unwrap_or_default();
         let first = own.values().chain(defaults.values()).map(|(_, place)| *place).next();
@@ -122,6 +125,7 @@ impl Command<'_> {
     }
 
     fn put(&self, target: &mut Target<'_>, service: &ServiceName) {
+        target.begin(OriginKind::Hystrix, service);
         for property in [FORCE_OPEN, FORCE_CLOSED] {
             if self.flag(target, property, false)
                 && let Some((_, place)) = self.written(property)
@@ -149,6 +153,7 @@ impl Command<'_> {
                 open_for: Some(milliseconds(self.number(target, SLEEP, 5_000, u32::MAX))),
                 probes: None,
                 per: BreakerScope::Service,
+                from: None,
                 at: self.places(&[
                     (PERCENTAGE, "errorRatio"),
                     (WINDOW, "window"),
@@ -156,7 +161,7 @@ impl Command<'_> {
                     (SLEEP, "openFor"),
                 ]),
             };
-            target.guard(service, Guard::Breaker(breaker), self.place);
+            target.guard(service, Guard::Breaker(breaker), OriginKind::Hystrix, self.place);
         }
         match self.written(STRATEGY) {
             None | Some(("THREAD", _)) => {
@@ -171,9 +176,10 @@ impl Command<'_> {
                     max: self.number(target, SEMAPHORE, 10, u32::MAX),
                     pending: 0,
                     max_wait: Duration::from_secs(10),
+                    from: None,
                     at: self.places(&[(SEMAPHORE, "max")]),
                 };
-                target.guard(service, Guard::Concurrency(concurrency), self.place);
+                target.guard(service, Guard::Concurrency(concurrency), OriginKind::Hystrix, self.place);
             }
             Some((value, place)) => {
                 let what = format!("`{STRATEGY}={value}` is neither THREAD nor SEMAPHORE");

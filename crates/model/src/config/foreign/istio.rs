@@ -3,24 +3,27 @@
 //! route that matches wins, a host that is named wins over one with `*`, prefixes are of characters and not of segments.
 //! Deliberately absent: objects of other kinds, and whatever a cluster adds to them.
 
+mod groups;
 mod policy;
+mod rules;
 mod shapes;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::decode::{Decode, Places};
 use super::super::node::default_of;
 use super::super::yaml::{self, Kind, Node};
 use super::super::{Condition, Headers, Match, Mirror, Mirrors, OneOrMany, Redirect, Respond, Rewrite, Route, Targets};
-use super::Target;
+use super::{Origin, OriginKind, Target};
 use crate::config::Target as Destination;
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::{ServiceName, VersionName};
+use groups::Group;
 use policy::Subsets;
+use rules::DestinationRule;
 use shapes::{
-    DestinationRef, DestinationRule, HeaderOperations, HttpDestination, HttpMatch, HttpRoute, Operations, Spec,
-    StringMatch, VirtualService,
+    DestinationRef, HeaderOperations, HttpDestination, HttpMatch, HttpRoute, Operations, StringMatch, VirtualService,
 };
 
 /// The most objects of all files together.
@@ -71,16 +74,42 @@ pub(super) fn put(target: &mut Target<'_>, names: &Names, texts: &[(u16, String)
         }
     }
     let subsets = policy::rules(target, names, &rules);
-    let mut writer = Writer { target, names, subsets, ports: BTreeMap::new(), called: BTreeMap::new() };
-    let mut groups: Vec<Group> = Vec::new();
-    for service in &services {
-        writer.service(&service.spec, &mut groups);
+    if services.is_empty() {
+        return;
     }
-    // A host that is named wins over one that is meant by `*`, the longer one first.
-    groups.sort_by_key(|group| std::cmp::Reverse(group.rank));
-    let closed: Vec<Option<Route>> = (0..groups.len()).map(|index| ending(&groups, index)).collect();
-    for (group, closing) in groups.into_iter().zip(closed) {
-        writer.target.config.routes.extend(group.routes.into_iter().chain(closing));
+    let (mut groups, at) = groups::in_force(&mut target.config.routes);
+    let replaces = target.replaced.is_some();
+    if replaces {
+        check_names(&services, target.diagnostics);
+    }
+    let objects: BTreeSet<&str> = services.iter().map(|service| service.metadata.name.as_str()).collect();
+    let stays = |group: &&Group| !(replaces && objects.contains(group.object.as_str()));
+    let taken = groups.iter().filter(stays).flat_map(|group| &group.routes).filter_map(|route| route.name.clone());
+    let taken = taken.collect();
+    let mut writer = Writer { target, names, subsets, ports: BTreeMap::new(), taken };
+    for service in &services {
+        writer.service(service, &mut groups);
+    }
+    if replaces {
+        groups.retain(|group| !(group.is_old && objects.contains(group.object.as_str())));
+    }
+    groups::put(&mut target.config.routes, groups, at);
+}
+
+/// An object that is applied takes the place of the one of its name, so that it needs one.
+fn check_names(services: &[VirtualService], diagnostics: &mut Diagnostics) {
+    let mut seen = BTreeSet::new();
+    for service in services {
+        let name = service.metadata.name.as_str();
+        let place = service.at.field("metadata");
+        if name.is_empty() {
+            let cure =
+                "add metadata: { name: … }: when it is applied again, it takes the place of the one of this name";
+            diagnostics.error(place, "a VirtualService without a name", cure);
+        } else if !seen.insert(name) {
+            let message = format!("there are two VirtualServices `{name}`");
+            diagnostics.error(place, message, "rename or remove one of the two");
+        }
     }
 }
 
@@ -92,47 +121,19 @@ fn kind_of(node: &Node) -> Option<&str> {
     })
 }
 
-/// Routes for hosts that are as exactly named.
-struct Group {
-    rank: usize,
-    hosts: Vec<String>,
-    routes: Vec<Route>,
-    place: Place,
-}
-
-/// A host's routes are all there are for it: what none of them takes is not found, and goes to nobody less exactly named.
-fn ending(groups: &[Group], index: usize) -> Option<Route> {
-    let group = &groups[index];
-    let rest = &groups[index + 1..];
-    let goes_on = rest.iter().any(|later| later.hosts.iter().any(|host| group.hosts.contains(host)));
-    let takes_all = group.routes.last().is_some_and(|last| {
-        let Match { path, path_prefix, path_start, path_regex, scheme, methods, .. } = &last.matches;
-        let paths = [path, path_prefix, path_start, path_regex].iter().all(|path| path.is_none());
-        let fields = [&last.matches.headers, &last.matches.without_headers, &last.matches.query];
-        paths && scheme.is_none() && methods.0.is_empty() && fields.iter().all(|fields| fields.is_empty())
-    });
-    let is_last = rest.iter().all(|later| later.rank == group.rank);
-    if goes_on || takes_all || is_last || group.hosts.is_empty() {
-        return None;
-    }
-    let at = Places::from_parts(group.place, std::iter::empty());
-    let respond = Respond { status: 404, body: String::new(), headers: BTreeMap::new(), at: at.clone() };
-    let matches = Match { hosts: OneOrMany(group.hosts.clone()), ..Match::default() };
-    Some(Route { matches, respond: Some(respond), at, ..default_of() })
-}
-
 struct Writer<'t, 'c> {
     target: &'t mut Target<'c>,
     names: &'t Names,
     subsets: Subsets,
     /// The port by which each service is named: it has one here.
     ports: BTreeMap<ServiceName, u16>,
-    /// How often a name was given.
-    called: BTreeMap<String, usize>,
+    /// The names that routes have.
+    taken: BTreeSet<String>,
 }
 
 impl Writer<'_, '_> {
-    fn service(&mut self, spec: &Spec, groups: &mut Vec<Group>) {
+    fn service(&mut self, service: &VirtualService, groups: &mut Vec<Group>) {
+        let (spec, object) = (&service.spec, &service.metadata.name);
         refuse(&spec.at, &["tls", "tcp", "exportTo"], self.target.diagnostics);
         if spec.hosts.is_empty() || spec.http.is_empty() {
             let message = "a VirtualService without hosts, or without `http`";
@@ -141,13 +142,13 @@ impl Writer<'_, '_> {
         let exact: Vec<String> = spec.hosts.iter().filter(|host| !host.starts_with('*')).cloned().collect();
         let wild = spec.hosts.iter().filter(|host| host.starts_with('*'));
         let place = spec.at.field("hosts");
-        let mut kinds: Vec<(usize, Vec<String>)> = Vec::new();
+        let mut kinds: Vec<Vec<String>> = Vec::new();
         if !exact.is_empty() {
-            kinds.push((usize::MAX, exact));
+            kinds.push(exact);
         }
-        kinds.extend(wild.map(|host| if host == "*" { (0, Vec::new()) } else { (host.len(), vec![host.clone()]) }));
+        kinds.extend(wild.map(|host| if host == "*" { Vec::new() } else { vec![host.clone()] }));
         // What is wrong in a route is told once, however many hosts it is for.
-        for (number, (rank, hosts)) in kinds.into_iter().enumerate() {
+        for (number, hosts) in kinds.into_iter().enumerate() {
             let mut quiet = Diagnostics::default();
             let mut routes = Vec::new();
             for route in &spec.http {
@@ -155,19 +156,23 @@ impl Writer<'_, '_> {
                     self.route(route, &hosts, &mut routes);
                 } else {
                     let sources = self.target.sources;
-                    let mut target = Target { config: &mut *self.target.config, diagnostics: &mut quiet, sources };
+                    let config = &mut *self.target.config;
+                    let mut target = Target { config, diagnostics: &mut quiet, sources, replaced: None };
                     let mut writer = Writer {
                         target: &mut target,
                         names: self.names,
                         subsets: self.subsets.clone(),
                         ports: self.ports.clone(),
-                        called: std::mem::take(&mut self.called),
+                        taken: std::mem::take(&mut self.taken),
                     };
                     writer.route(route, &hosts, &mut routes);
-                    self.called = writer.called;
+                    self.taken = writer.taken;
                 }
             }
-            groups.push(Group { rank, hosts, routes, place });
+            let from = Origin { hosts: hosts.clone(), ..Origin::new(OriginKind::VirtualService, object.as_str()) };
+            routes.iter_mut().for_each(|route| route.from = Some(from.clone()));
+            let group = Group { object: object.clone(), hosts, routes, place, is_old: false };
+            group.put(groups, self.target.replaced.is_some());
         }
     }
 
@@ -347,9 +352,10 @@ impl Writer<'_, '_> {
             route.rewrite = Rewrite { path, prefix, host, at };
         }
         if let Some(name) = &written.name {
-            let count = self.called.entry(name.clone()).or_insert(0);
-            *count += 1;
-            route.name = Some(if *count == 1 { name.clone() } else { format!("{name}-{count}") });
+            let number = |count: usize| if count == 1 { name.clone() } else { format!("{name}-{count}") };
+            let free = (1..).map(number).find(|name| !self.taken.contains(name));
+            self.taken.extend(free.clone());
+            route.name = free;
         }
         Route { matches, ..route }
     }
@@ -411,4 +417,13 @@ impl Writer<'_, '_> {
 
 fn conditions(written: &BTreeMap<String, StringMatch>) -> BTreeMap<String, Condition> {
     written.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect()
+}
+
+/// What objects of each kind may have.
+#[cfg(test)]
+pub(super) fn schemas(definitions: &mut BTreeMap<String, serde_json::Value>) -> [(&'static str, serde_json::Value); 2] {
+    [
+        ("Istio: VirtualService", VirtualService::schema(definitions)),
+        ("Istio: DestinationRule", DestinationRule::schema(definitions)),
+    ]
 }

@@ -7,24 +7,21 @@ mod limits;
 mod location;
 mod parse;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::decode::{Places, Ratio, dns_label};
 use super::super::node::default_of;
-use super::super::{BalanceBy, EndpointOptions, Outlier, Service};
-use super::Target;
+use super::super::{BalanceBy, Config, EndpointOptions, Outlier, Service, Traffic};
+use super::origin::is_of;
+use super::{Origin, OriginKind, Target};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
 use limits::Zones;
 use parse::{Directive, Word, time};
 
-/// An upstream by the name that `proxy_pass` has for it.
-struct Upstream {
-    service: ServiceName,
-    /// That are not backups and not down.
-    servers: usize,
-}
+/// The service of each upstream, by the name that `proxy_pass` has for it.
+type Upstreams = BTreeMap<String, ServiceName>;
 
 /// Puts the blocks of some files in force.
 pub(super) fn put(target: &mut Target<'_>, texts: &[(u16, String)]) {
@@ -32,12 +29,13 @@ pub(super) fn put(target: &mut Target<'_>, texts: &[(u16, String)]) {
     for (file, text) in texts {
         directives.extend(parse::parse(text, *file, target.diagnostics).unwrap_or_default());
     }
-    let mut upstreams: BTreeMap<String, Upstream> = BTreeMap::new();
+    let mut upstreams = in_force(target.config);
+    let mut own = BTreeSet::new();
     let mut zones = Zones::default();
     let mut locations = Vec::new();
     for directive in &directives {
         match directive.name.as_str() {
-            "upstream" => upstream(target, directive, &mut upstreams),
+            "upstream" => upstream(target, directive, &mut own),
             "limit_req_zone" | "limit_conn_zone" => zones.add(directive, target.diagnostics),
             "location" => locations.push(directive),
             _ => unknown(
@@ -47,7 +45,38 @@ pub(super) fn put(target: &mut Target<'_>, texts: &[(u16, String)]) {
             ),
         }
     }
+    for name in own {
+        let service = service_of(&name);
+        if target.config.services.contains_key(&service) {
+            upstreams.insert(name, service);
+        }
+    }
     location::put(target, &locations, &upstreams, &zones);
+}
+
+/// The upstreams that are there already.
+fn in_force(config: &Config) -> Upstreams {
+    let named = config.services.iter().filter_map(|(service, definition)| {
+        let from = definition.from.as_ref().filter(|from| from.kind == OriginKind::Nginx)?;
+        Some((from.name.clone(), service.clone()))
+    });
+    named.collect()
+}
+
+/// The service of an upstream: nginx' names are wider than those of services.
+fn service_of(name: &str) -> ServiceName {
+    ServiceName::from(name.to_ascii_lowercase().replace(['_', '.'], "-").as_str())
+}
+
+/// How many may be asked one after the other: backups and those that are down are not among them.
+fn servers(service: &Service) -> usize {
+    let counts = |endpoint: &&String| {
+        service.endpoint_options.get(*endpoint).is_none_or(|option| !option.backup && !option.down)
+    };
+    match service.endpoints.len() {
+        0 => service.total_replicas() as usize,
+        _ => service.endpoints.iter().filter(counts).count(),
+    }
 }
 
 fn unknown(directive: &Directive, cure: &str, diagnostics: &mut Diagnostics) {
@@ -59,19 +88,22 @@ fn value<'w>(word: &'w Word, name: &str) -> Option<&'w str> {
     word.text.strip_prefix(name)?.strip_prefix('=')
 }
 
-fn upstream(target: &mut Target<'_>, block: &Directive, known: &mut BTreeMap<String, Upstream>) {
+fn upstream(target: &mut Target<'_>, block: &Directive, own: &mut BTreeSet<String>) {
     let [name] = block.words.as_slice() else {
         target.diagnostics.error(block.at, "an upstream has one name", "upstream backend { … }");
         return;
     };
-    // nginx' names are wider than those of services.
-    let service = name.text.to_ascii_lowercase().replace(['_', '.'], "-");
-    if let Err(rule) = dns_label(&service) {
+    let service = service_of(&name.text);
+    if let Err(rule) = dns_label(service.as_str()) {
         target.diagnostics.error(name.at, format!("`{}` cannot be the name of a service", name.text), rule);
         return;
     }
-    let service = ServiceName::from(service.as_str());
-    if known.contains_key(&name.text) || target.config.services.contains_key(&service) {
+    let is_new = own.insert(name.text.clone());
+    let before = target.config.services.get(&service);
+    let is_replaced = is_new
+        && target.replaced.is_some()
+        && before.is_some_and(|before| is_of(before.from.as_ref(), OriginKind::Nginx));
+    if before.is_some() && !is_replaced {
         let message = format!("there is a service `{service}` already");
         target.diagnostics.error(name.at, message, "rename or remove one of the two");
         return;
@@ -106,9 +138,14 @@ fn upstream(target: &mut Target<'_>, block: &Directive, known: &mut BTreeMap<Str
         target.diagnostics.error(block.at, "an upstream without a server", "add server 10.0.0.7:8080;");
         return;
     }
-    let servers = options.values().filter(|option: &&EndpointOptions| !option.backup && !option.down).count();
     let at = Places::from_parts(block.at, std::iter::empty());
-    let mut definition = Service { endpoints, endpoint_options: options, balance, at, ..default_of() };
+    let from = Some(Origin::new(OriginKind::Nginx, name.text.as_str()));
+    let mut definition = Service { endpoints, endpoint_options: options, balance, from, at, ..default_of() };
+    // What other files say of an upstream that is written anew stays.
+    definition.traffic = target.config.services.remove(&service).and_then(|before| before.traffic);
+    if let Some(traffic) = &mut definition.traffic {
+        traffic.outlier.take_if(|outlier| is_of(outlier.from.as_ref(), OriginKind::Nginx));
+    }
     if let Some(((ban, at), others)) = bans.split_first() {
         if let Some((_, place)) = others.iter().find(|(other, _)| other != ban) {
             let message =
@@ -117,7 +154,12 @@ fn upstream(target: &mut Target<'_>, block: &Directive, known: &mut BTreeMap<Str
         }
         // nginx heeds neither where there is nobody else.
         if ban.max_fails > 0 && bans.len() > 1 {
-            let traffic = definition.traffic.get_or_insert_with(default_of);
+            let traffic = definition.traffic.get_or_insert_with(default_of::<Traffic>);
+            if let Some(known) = &traffic.outlier {
+                let message =
+                    format!("this is an `outlier`, and the service has one already ({})", target.named(known.at.whole));
+                target.diagnostics.error(*at, message, "one of each kind for a service: remove one of the two");
+            }
             traffic.outlier = Some(Outlier {
                 consecutive_errors: ban.max_fails,
                 eject_for: ban.fail_timeout,
@@ -127,12 +169,12 @@ fn upstream(target: &mut Target<'_>, block: &Directive, known: &mut BTreeMap<Str
                 // Only where `proxy_next_upstream` says so.
                 server_errors: false,
                 growing: false,
+                from: Some(Origin::new(OriginKind::Nginx, "")),
                 at: Places::from_parts(*at, std::iter::empty()),
             });
         }
     }
-    target.config.services.insert(service.clone(), definition);
-    known.insert(name.text.clone(), Upstream { service, servers });
+    target.config.services.insert(service, definition);
 }
 
 /// When a server is left alone: the same time is the window and the ban.

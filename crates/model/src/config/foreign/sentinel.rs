@@ -14,7 +14,7 @@ use regex_lite::Regex;
 
 use super::super::decode::{Decode, Places, Ratio, record};
 use super::super::{BreakerPreset, BreakerScope, CircuitBreaker, yaml};
-use super::{Guard, Ignored, Number, Sentinel, Target, plain};
+use super::{Guard, Ignored, Number, OriginKind, Sentinel, Target, plain};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::id::ServiceName;
 pub(super) use flow::flow;
@@ -65,7 +65,7 @@ pub(super) fn degrade(target: &mut Target<'_>, told: &Sentinel, text: &str, file
         }
     }
     for (service, (breaker, place)) in breakers {
-        target.guard(&service, Guard::Breaker(breaker), place);
+        target.guard(&service, Guard::Breaker(breaker), OriginKind::DegradeRule, place);
     }
 }
 
@@ -87,6 +87,7 @@ fn breaker(refusals: &mut Refusals<'_, '_>, rule: &DegradeRule) -> Option<Circui
         open_for: Some(Duration::from_secs(rule.time_window.into())),
         probes: None,
         per: BreakerScope::Service,
+        from: None,
         at: rule.at.renamed(&measure(rule.grade)),
     };
     let part = |number: Number| (0.0..=1.0).contains(&number.0).then(|| Ratio((number.0 * 1e6).round() as u32));
@@ -235,4 +236,15 @@ fn rules<T: Decode>(target: &mut Target<'_>, text: &str, file: u16) -> Vec<T> {
         return Vec::new();
     }
     rules
+}
+
+/// What the rules of each kind may have.
+#[cfg(test)]
+pub(super) fn schemas(definitions: &mut BTreeMap<String, serde_json::Value>) -> [(&'static str, serde_json::Value); 4] {
+    [
+        ("Sentinel: FlowRule", flow::FlowRule::schema(definitions)),
+        ("Sentinel: DegradeRule", DegradeRule::schema(definitions)),
+        ("Sentinel: ParamFlowRule", param::ParamFlowRule::schema(definitions)),
+        ("Sentinel: SystemRule", system::SystemRule::schema(definitions)),
+    ]
 }

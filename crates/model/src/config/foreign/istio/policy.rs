@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::super::super::decode::Ratio;
 use super::super::super::{Concurrency, Outlier};
-use super::super::{Guard, Target};
-use super::shapes::{ConnectionPool, DestinationRule, OutlierDetection, Subset, TrafficPolicy};
+use super::super::{Guard, OriginKind, Target};
+use super::rules::{ConnectionPool, DestinationRule, OutlierDetection, Subset, TrafficPolicy};
 use super::{Names, refuse};
 use crate::diagnostic::Place;
 use crate::id::{ServiceName, VersionName};
@@ -37,6 +37,7 @@ pub(super) fn rules(target: &mut Target<'_>, names: &Names, rules: &[Destination
                 target.diagnostics.error(at.field("name"), message, "remove one of the two");
             }
         }
+        target.begin(OriginKind::DestinationRule, &service);
         if let Some(policy) = &spec.traffic_policy {
             put(target, &service, policy);
         }
@@ -98,12 +99,12 @@ fn put(target: &mut Target<'_>, service: &ServiceName, policy: &TrafficPolicy) {
     if let Some(pool) = &policy.connection_pool
         && let Some(concurrency) = concurrency(target, pool)
     {
-        target.guard(service, Guard::Concurrency(concurrency), pool.at.whole);
+        target.guard(service, Guard::Concurrency(concurrency), OriginKind::DestinationRule, pool.at.whole);
     }
     if let Some(detection) = &policy.outlier_detection
         && let Some(outlier) = outlier(target, detection)
     {
-        target.guard(service, Guard::Outlier(outlier), detection.at.whole);
+        target.guard(service, Guard::Outlier(outlier), OriginKind::DestinationRule, detection.at.whole);
     }
 }
 
@@ -135,7 +136,7 @@ fn concurrency(target: &mut Target<'_>, pool: &ConnectionPool) -> Option<Concurr
     let max = connections.into_iter().chain(requests).min()?;
     let waits = connections.is_some_and(|connections| connections == max);
     let pending = if waits { pending.unwrap_or(MOST_PENDING).min(MOST_PENDING) } else { 0 };
-    Some(Concurrency { max, adaptive: None, pending, max_wait: std::time::Duration::from_secs(10), at })
+    Some(Concurrency { max, adaptive: None, pending, max_wait: std::time::Duration::from_secs(10), from: None, at })
 }
 
 fn outlier(target: &mut Target<'_>, written: &OutlierDetection) -> Option<Outlier> {
@@ -155,6 +156,7 @@ fn outlier(target: &mut Target<'_>, written: &OutlierDetection) -> Option<Outlie
         within: None,
         server_errors: true,
         growing: true,
+        from: None,
         at: written.at.renamed(&[("consecutive5xxErrors", "consecutiveErrors"), ("baseEjectionTime", "ejectFor")]),
     })
 }

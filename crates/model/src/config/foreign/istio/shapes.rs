@@ -1,4 +1,4 @@
-//! Istio's objects as they are written: `networking.istio.io` `v1`, `v1beta1` and `v1alpha3` have the same fields.
+//! Istio's VirtualServices as they are written, and what every object has: `networking.istio.io` `v1`, `v1beta1` and `v1alpha3` have the same fields.
 //! Fields read as [`Ignored`] are known to Istio; whether they are refused is said where they would be used.
 
 use std::collections::BTreeMap;
@@ -40,6 +40,40 @@ impl Decode for StringMatch {
     }
 }
 
+/// What tells objects apart; whatever else a cluster keeps there is passed over.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Metadata {
+    /// `NAMESPACE/NAME`, or the name alone; empty when there is none.
+    pub name: String,
+}
+
+impl Decode for Metadata {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let pairs = match &node.kind {
+            Kind::Map(pairs) => pairs.as_slice(),
+            Kind::Null => &[],
+            _ => {
+                wrong(node, "a mapping with `name`", diagnostics);
+                return None;
+            }
+        };
+        let mut field = |name: &str| match pairs.iter().find(|(key, _)| key.name == name) {
+            Some((_, value)) => String::decode(value, diagnostics),
+            None => Some(String::new()),
+        };
+        let (namespace, name) = (field("namespace")?, field("name")?);
+        Some(Self { name: if namespace.is_empty() { name } else { format!("{namespace}/{name}") } })
+    }
+
+    fn encode(&self) -> Value {
+        serde_json::json!({ "name": self.name })
+    }
+
+    fn schema(_: &mut BTreeMap<String, Value>) -> Value {
+        serde_json::json!({ "type": "object" })
+    }
+}
+
 record! {
     /// An object of either kind.
     VirtualService as "a VirtualService" {
@@ -47,8 +81,8 @@ record! {
         api_version: String,
         /// `VirtualService`.
         kind: String,
-        /// Its name, which means nothing here.
-        metadata: Option<Ignored> = None,
+        /// Its name.
+        metadata: Metadata = Metadata::default(),
         /// What it says.
         spec: Spec,
         /// What a cluster says of it.
@@ -343,143 +377,5 @@ record! {
         add: BTreeMap<String, String> = BTreeMap::new(),
         /// Left behind.
         remove: Vec<String> = Vec::new(),
-    }
-}
-
-record! {
-    /// How a service is used.
-    DestinationRule as "a DestinationRule" {
-        /// Which version of Istio's interface.
-        api_version: String,
-        /// `DestinationRule`.
-        kind: String,
-        /// Its name, which means nothing here.
-        metadata: Option<Ignored> = None,
-        /// What it says.
-        spec: RuleSpec,
-        /// What a cluster says of it.
-        status: Option<Ignored> = None,
-    }
-}
-
-record! {
-    /// How a service is used.
-    RuleSpec as "`spec` of a DestinationRule" {
-        /// Which.
-        host: String,
-        /// Its parts.
-        subsets: Vec<Subset> = Vec::new(),
-        /// For all of it.
-        traffic_policy: Option<TrafficPolicy> = None,
-        /// Refused.
-        export_to: Option<Ignored> = None,
-        /// Refused.
-        workload_selector: Option<Ignored> = None,
-    }
-}
-
-record! {
-    /// A part of a service.
-    Subset as "`subsets` of a DestinationRule" {
-        /// Its name.
-        name: String,
-        /// What its instances have.
-        labels: BTreeMap<String, String> = BTreeMap::new(),
-        /// Refused.
-        traffic_policy: Option<Ignored> = None,
-    }
-}
-
-record! {
-    /// Bounds.
-    TrafficPolicy as "`trafficPolicy` of a DestinationRule" {
-        /// How many at once.
-        connection_pool: Option<ConnectionPool> = None,
-        /// Who is left alone.
-        outlier_detection: Option<OutlierDetection> = None,
-        /// Refused.
-        load_balancer: Option<Ignored> = None,
-        /// Refused.
-        tls: Option<Ignored> = None,
-        /// Refused.
-        port_level_settings: Option<Ignored> = None,
-        /// Refused.
-        tunnel: Option<Ignored> = None,
-        /// Refused.
-        proxy_protocol: Option<Ignored> = None,
-        /// Refused.
-        retry_budget: Option<Ignored> = None,
-    }
-}
-
-record! {
-    /// How many at once.
-    ConnectionPool as "`connectionPool` of a DestinationRule" {
-        /// Connections.
-        tcp: Option<TcpPool> = None,
-        /// Requests.
-        http: Option<HttpPool> = None,
-    }
-}
-
-record! {
-    /// Connections.
-    TcpPool as "`tcp` of a `connectionPool`" {
-        /// With HTTP/1 that many requests.
-        max_connections: Option<u32> = None,
-        /// Refused.
-        connect_timeout: Option<Ignored> = None,
-        /// Refused.
-        tcp_keepalive: Option<Ignored> = None,
-        /// Refused.
-        max_connection_duration: Option<Ignored> = None,
-        /// Refused.
-        idle_timeout: Option<Ignored> = None,
-    }
-}
-
-record! {
-    /// Requests.
-    HttpPool as "`http` of a `connectionPool`" {
-        /// That wait.
-        http1_max_pending_requests: Option<u32> = None,
-        /// At once.
-        http2_max_requests: Option<u32> = None,
-        /// Refused.
-        max_requests_per_connection: Option<Ignored> = None,
-        /// Refused.
-        max_retries: Option<Ignored> = None,
-        /// Refused.
-        idle_timeout: Option<Ignored> = None,
-        /// Refused.
-        h2_upgrade_policy: Option<Ignored> = None,
-        /// Refused.
-        use_client_protocol: Option<Ignored> = None,
-        /// Refused.
-        max_concurrent_streams: Option<Ignored> = None,
-    }
-}
-
-record! {
-    /// Who is left alone.
-    OutlierDetection as "`outlierDetection` of a DestinationRule" {
-        /// In a row; 0 is never.
-        consecutive_5xx_errors: Option<u32> = None,
-        /// The same, of before.
-        consecutive_errors: Option<u32> = None,
-        /// How often it is looked.
-        interval: Option<Duration> = None,
-        /// How long, the first time.
-        base_ejection_time: Duration = Duration::from_secs(30),
-        /// How many at a time.
-        max_ejection_percent: u32 = 10,
-        /// Below that nobody is.
-        min_health_percent: u32 = 0,
-        /// Refused.
-        consecutive_gateway_errors: Option<Ignored> = None,
-        /// Refused.
-        consecutive_local_origin_failures: Option<Ignored> = None,
-        /// Refused.
-        split_external_local_origin_errors: Option<Ignored> = None,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::super::decode::Places;
 use super::super::super::node::default_of;
 use super::super::super::{AtOnce, Behaviour, Concurrency, LimitKey, Match, RateLimit, WithoutKey};
-use super::super::{Guard, Target, plain};
+use super::super::{Guard, OriginKind, Target, plain};
 use super::parse::{Directive, Word};
 use super::value;
 use crate::diagnostic::Diagnostics;
@@ -90,19 +90,22 @@ impl Zones {
         }
         // Those beyond the rate wait for their turn, so many of them; with `nodelay` so many pass at once.
         let queues = burst > 0 && !nodelay;
+        let plain = plain(qps, Behaviour::Reject, Places::default());
+        let is_keyed = key.is_some();
+        let waits = per.mul_f64(f64::from(burst) / f64::from(qps));
         let limit = RateLimit {
             qps,
             per,
             burst: (!queues).then_some(burst.saturating_add(1)),
             key,
             behaviour: if queues { Behaviour::Queue } else { Behaviour::Reject },
-            max_queueing_time: per.mul_f64(f64::from(burst) / f64::from(qps)),
+            max_queueing_time: if queues { waits } else { plain.max_queueing_time },
             at: Places::from_parts(directive.at, std::iter::empty()),
             // nginx: a request without the key is not counted.
-            without_key: WithoutKey::Pass,
-            ..plain(qps, Behaviour::Reject, Places::default())
+            without_key: if is_keyed { WithoutKey::Pass } else { plain.without_key },
+            ..plain
         };
-        target.guard(service, Guard::Limit(limit), directive.at);
+        target.guard(service, Guard::Limit(limit), OriginKind::Nginx, directive.at);
     }
 
     fn concurrency(&self, target: &mut Target<'_>, service: &ServiceName, directive: &Directive) {
@@ -118,11 +121,12 @@ impl Zones {
         };
         if let Some(key) = key {
             let bound = AtOnce { key: Some(key.clone()), without_key: WithoutKey::Pass, ..bound(max, directive) };
-            return target.guard(service, Guard::AtOnce(bound), directive.at);
+            return target.guard(service, Guard::AtOnce(bound), OriginKind::Nginx, directive.at);
         }
         let at = Places::from_parts(directive.at, std::iter::empty());
-        let concurrency = Concurrency { max, adaptive: None, pending: 0, max_wait: Duration::from_secs(10), at };
-        target.guard(service, Guard::Concurrency(concurrency), directive.at);
+        let concurrency =
+            Concurrency { max, adaptive: None, pending: 0, max_wait: Duration::from_secs(10), from: None, at };
+        target.guard(service, Guard::Concurrency(concurrency), OriginKind::Nginx, directive.at);
     }
 }
 
@@ -137,6 +141,7 @@ fn bound(max: u32, directive: &Directive) -> AtOnce {
         matches: Match::default(),
         route: None,
         of: None,
+        from: None,
         at: Places::from_parts(directive.at, std::iter::empty()),
     }
 }

@@ -8,7 +8,7 @@ use super::super::super::decode::{Places, record};
 use super::super::super::{
     Allowance, AtOnce, Behaviour, Concurrency, Condition, LimitKey, Match, RateLimit, WithoutKey,
 };
-use super::super::{Guard, Ignored, Number, Sentinel, Target};
+use super::super::{Guard, Ignored, Number, OriginKind, Sentinel, Target};
 use super::{ANYBODY, Refusals, rules};
 use crate::diagnostic::Place;
 use crate::id::ServiceName;
@@ -106,7 +106,7 @@ pub(in super::super) fn flow(target: &mut Target<'_>, told: &Sentinel, text: &st
             Kept::Window => Guard::Limit(by_caller(most, keyed, Behaviour::Window, 0, group.at)),
             Kept::Queue(ms) => Guard::Limit(by_caller(most, keyed, Behaviour::Queue, ms, group.at)),
         };
-        target.guard(&service, guard, group.first);
+        target.guard(&service, guard, OriginKind::FlowRule, group.first);
     }
 }
 
@@ -233,6 +233,7 @@ fn put(
             max: *count,
             pending: 0,
             max_wait: Duration::from_secs(10),
+            from: None,
             at: rule.at.renamed(&[("count", "max")]),
         }),
         None => {
@@ -241,7 +242,7 @@ fn put(
             Guard::AtOnce(AtOnce { matches, route, of: of.clone(), ..bound })
         }
     };
-    target.guard(service, guard, rule.at.whole);
+    target.guard(service, guard, OriginKind::FlowRule, rule.at.whole);
 }
 
 /// Requests of one caller.
@@ -259,27 +260,30 @@ fn at_once(max: u32, (key, exceptions, only_exceptions): KeyedBy, at: Places) ->
     AtOnce {
         max,
         max_keys: room(exceptions.len()),
+        without_key: if key.is_some() { WithoutKey::Pass } else { WithoutKey::Share },
         key,
         exceptions,
         only_exceptions,
-        without_key: WithoutKey::Pass,
         matches: Match::default(),
         route: None,
         of: None,
+        from: None,
         at,
     }
 }
 
 fn by_caller(qps: u32, keyed: KeyedBy, behaviour: Behaviour, waits_ms: u32, at: Places) -> RateLimit {
     let (key, exceptions, only_exceptions) = keyed;
+    let plain = super::plain(qps, behaviour, at);
+    let queues = behaviour == Behaviour::Queue;
     RateLimit {
         max_keys: room(exceptions.len()),
         key,
         exceptions,
         only_exceptions,
         without_key: WithoutKey::Pass,
-        max_queueing_time: Duration::from_millis(waits_ms.into()),
-        ..super::plain(qps, behaviour, at)
+        max_queueing_time: if queues { Duration::from_millis(waits_ms.into()) } else { plain.max_queueing_time },
+        ..plain
     }
 }
 
@@ -291,17 +295,16 @@ fn limit(rule: &FlowRule, qps: u32, behaviour: Behaviour) -> RateLimit {
     let mut names =
         vec![("count", "qps"), ("controlBehavior", "behaviour"), ("refResource", "route"), ("refResource", "of")];
     // What does not belong to the behaviour is written by most tools all the same.
-    match behaviour {
-        Behaviour::WarmUp => names.push(("warmUpPeriodSec", "warmUpPeriod")),
-        Behaviour::Queue => names.push(("maxQueueingTimeMs", "maxQueueingTime")),
-        Behaviour::WarmUpQueue => {
-            names.extend([("warmUpPeriodSec", "warmUpPeriod"), ("maxQueueingTimeMs", "maxQueueingTime")]);
-        }
-        Behaviour::Reject | Behaviour::Window | Behaviour::Bucket => {}
+    let warms_up = matches!(behaviour, Behaviour::WarmUp | Behaviour::WarmUpQueue);
+    let queues = matches!(behaviour, Behaviour::Queue | Behaviour::WarmUpQueue);
+    names.extend(warms_up.then_some(("warmUpPeriodSec", "warmUpPeriod")));
+    names.extend(queues.then_some(("maxQueueingTimeMs", "maxQueueingTime")));
+    let mut limit = super::plain(qps, behaviour, rule.at.renamed(&names));
+    if warms_up {
+        limit.warm_up_period = Duration::from_secs(rule.warm_up_period_sec.into());
     }
-    RateLimit {
-        warm_up_period: Duration::from_secs(rule.warm_up_period_sec.into()),
-        max_queueing_time: Duration::from_millis(rule.max_queueing_time_ms.into()),
-        ..super::plain(qps, behaviour, rule.at.renamed(&names))
+    if queues {
+        limit.max_queueing_time = Duration::from_millis(rule.max_queueing_time_ms.into());
     }
+    limit
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::super::decode::{Decode, record, text, wrong};
 use super::super::super::yaml::Node;
 use super::super::super::{Allowance, AtOnce, Behaviour, LimitKey, Match, RateLimit, WithoutKey};
-use super::super::{Guard, Ignored, Number, Sentinel, Target};
+use super::super::{Guard, Ignored, Number, OriginKind, Sentinel, Target};
 use super::{ANYBODY, Refusals, rules};
 use crate::diagnostic::Diagnostics;
 
@@ -144,11 +144,14 @@ fn put(target: &mut Target<'_>, told: &Sentinel, rule: &ParamFlowRule) {
             matches: Match::default(),
             route: None,
             of: None,
+            from: None,
             at,
         })
     } else {
         let queues = rule.control_behavior == 2;
         let behaviour = if queues { Behaviour::Queue } else { Behaviour::Bucket };
+        let plain = super::plain(count, behaviour, at);
+        let waits = Duration::from_millis(rule.max_queueing_time_ms.into());
         Guard::Limit(RateLimit {
             per: Duration::from_secs(rule.duration_in_sec.into()),
             burst: (!queues).then_some(rule.burst_count),
@@ -157,11 +160,11 @@ fn put(target: &mut Target<'_>, told: &Sentinel, rule: &ParamFlowRule) {
             // Sentinel: who has no such parameter is not asked.
             without_key: WithoutKey::Pass,
             max_keys,
-            max_queueing_time: Duration::from_millis(rule.max_queueing_time_ms.into()),
-            ..super::plain(count, behaviour, at)
+            max_queueing_time: if queues { waits } else { plain.max_queueing_time },
+            ..plain
         })
     };
-    target.guard(&service, guard, rule.at.whole);
+    target.guard(&service, guard, OriginKind::ParamFlowRule, rule.at.whole);
 }
 
 fn check(refusals: &mut Refusals<'_, '_>, rule: &ParamFlowRule) {

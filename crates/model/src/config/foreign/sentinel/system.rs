@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::super::super::Overload;
 use super::super::super::decode::{Decode, Places, Ratio, record, text, wrong};
 use super::super::super::yaml::Node;
-use super::super::{Ignored, Target};
+use super::super::origin::is_of;
+use super::super::{Ignored, Origin, OriginKind, Target};
 use super::rules;
 use crate::diagnostic::Diagnostics;
 
@@ -86,6 +87,7 @@ pub(in super::super) fn system(target: &mut Target<'_>, text: &str, file: u16) {
             average_time: None,
             load: None,
             cpu: None,
+            from: Some(Origin::new(OriginKind::SystemRule, "")),
             at: Places::default(),
         });
         let on = |threshold: Threshold| threshold.is_on().then_some(threshold.0);
@@ -100,6 +102,10 @@ pub(in super::super) fn system(target: &mut Target<'_>, text: &str, file: u16) {
         known.at = known.at.with(&at);
     }
     let Some(overload) = overload else { return };
+    if target.replaced.is_some() {
+        let own = |overload: &mut Overload| is_of(overload.from.as_ref(), OriginKind::SystemRule);
+        target.config.gateway.overload.take_if(own);
+    }
     if let Some(known) = &target.config.gateway.overload {
         let message = format!("`gateway.overload` is there already ({})", target.named(known.at.whole));
         target.diagnostics.error(overload.at.whole, message, "remove one of the two");
