@@ -154,6 +154,11 @@ impl Controller {
     /// Whether any was.
     fn step_services(&mut self, now: Instant) -> bool {
         let everything = self.pace.takes_everything(self.shell.is_blind(), self.shell.leads, now);
+        if !everything && self.pace.takes_standing(now) {
+            for name in &self.pace.standing {
+                self.services.get_mut(name).into_iter().for_each(|service| service.touched = true);
+            }
+        }
         if !everything && !self.pace.takes_something(now) {
             return false;
         }
@@ -169,6 +174,7 @@ impl Controller {
             };
             self.pace.standing = those(|service| service.promotion.is_some());
             self.pace.backed = those(|service| service.has_backups());
+            self.pace.looked_at_all(now.elapsed());
         }
         self.pace.stepped_some(self.services.values().filter_map(|service| service.look).min());
         true

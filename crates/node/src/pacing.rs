@@ -10,8 +10,12 @@ use tokio::time::timeout_at;
 
 use crate::input::Input;
 
-/// Without any input everything is looked at this often.
+/// Without any input everything is looked at this often, unless that takes long.
 pub const IDLE_LOOK: Duration = Duration::from_secs(1);
+/// And this often however long it takes.
+const MAX_IDLE_LOOK: Duration = Duration::from_secs(5);
+/// The part of the time that looks at everything take without any input: one of so many.
+const IDLE: u32 = 200;
 /// Changes of the status within this time are published together, at the least.
 const SHOW_GRAIN: Duration = Duration::from_millis(10);
 /// The part of the time that looks at services take at most: one of so many.
@@ -46,6 +50,10 @@ pub struct Pace {
     something: bool,
     /// When all were looked at last.
     looked: Option<Instant>,
+    /// What that costs.
+    looking: Cost,
+    /// When those that have a primary were.
+    looked_at_standing: Option<Instant>,
     /// The first time at which one wants to be stepped.
     look: Option<Instant>,
     /// Those that have a primary.
@@ -77,6 +85,8 @@ impl Pace {
             everything: true,
             something: true,
             looked: None,
+            looking: Cost::LEAST,
+            looked_at_standing: None,
             look: None,
             standing: Vec::new(),
             backed: Vec::new(),
@@ -123,12 +133,28 @@ impl Pace {
     /// Whether every service is stepped now: also when what all of them go by has changed.
     pub fn takes_everything(&mut self, blind: bool, leads: bool, now: Instant) -> bool {
         let known = std::mem::replace(&mut self.knew, (blind, leads)) == (blind, leads);
-        let lately = self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < IDLE_LOOK);
+        let often = (self.looking.0 * IDLE).clamp(IDLE_LOOK, MAX_IDLE_LOOK);
+        let lately = self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < often);
         let everything = std::mem::take(&mut self.everything) || !known || !lately;
         if everything {
-            self.looked = Some(now);
+            (self.looked, self.looked_at_standing) = (Some(now), Some(now));
         }
         everything
+    }
+
+    /// All were stepped, which took so long.
+    pub fn looked_at_all(&mut self, took: Duration) {
+        self.looking.measured(took);
+    }
+
+    /// Whether those that have a primary are stepped now; how long one may live is not put off.
+    pub fn takes_standing(&mut self, now: Instant) -> bool {
+        let due = self.looked_at_standing.is_none_or(|looked| now.saturating_duration_since(looked) >= IDLE_LOOK);
+        if due {
+            self.looked_at_standing = Some(now);
+            self.something |= !self.standing.is_empty();
+        }
+        due
     }
 
     /// Whether others may be told news now.
@@ -246,6 +272,15 @@ mod tests {
         assert!(pace.takes_everything(true, true, now + ms(40)), "it leads now");
         assert!(!pace.takes_everything(true, true, now + ms(50)));
         assert!(pace.takes_everything(true, true, now + ms(40) + IDLE_LOOK));
+        for _ in 0..20 {
+            pace.looked_at_all(ms(15));
+        }
+        pace.standing = vec!["ledger".into()];
+        pace.stepped_some(None);
+        let again = now + ms(40) + IDLE_LOOK * 2;
+        assert!(!pace.takes_everything(true, true, again), "three seconds where it takes so long");
+        assert!(pace.takes_standing(again) && pace.takes_something(again) && !pace.takes_standing(again + ms(999)));
+        assert!(pace.takes_everything(true, true, again + IDLE_LOOK * 2));
     }
 
     #[test]
