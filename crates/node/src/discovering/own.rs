@@ -18,6 +18,12 @@ use tokio::sync::watch;
 const LOOK: Duration = Duration::from_secs(1);
 /// Until the registry has been read, or there is a lease.
 const SOON: Duration = Duration::from_millis(5);
+/// Where there is so much that to find out what should be there takes long: at most one of so many parts of the time.
+const SHARE: u32 = 50;
+/// What is quicker is done for each status.
+const QUICK: Duration = Duration::from_millis(1);
+/// The longest that the registry is behind the status for that reason.
+const MAX_BEHIND: Duration = Duration::from_millis(500);
 /// After a write that failed.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -44,11 +50,18 @@ impl Own {
     /// Keeps the registry true until the node ends.
     pub async fn keep(self, mut status: watch::Receiver<Arc<Status>>, mut lease: watch::Receiver<Option<LeaseId>>) {
         // What was written last, under which lease, and when.
-        let mut last: Option<(Wanted, Option<LeaseId>, Instant)> = None;
+        let mut last: Option<(Arc<Wanted>, Option<LeaseId>, Instant)> = None;
+        let mut known: Option<(Arc<Status>, Arc<Wanted>)> = None;
         loop {
             // So that it is known since when there is no leader, whether somebody asks or not.
             self.registry.leaderless();
-            let wanted = self.wanted(&status.borrow_and_update());
+            let (newest, began) = (status.borrow_and_update().clone(), Instant::now());
+            let wanted = match &known {
+                Some((status, wanted)) if Arc::ptr_eq(status, &newest) => wanted.clone(),
+                _ => Arc::new(self.wanted(&newest)),
+            };
+            let took = began.elapsed();
+            known = Some((newest, wanted.clone()));
             let lease_now = lease.borrow_and_update().filter(|_| self.leased);
             let mut pause = LOOK;
             let same = last
@@ -66,6 +79,9 @@ impl Own {
                         pause = AGAIN;
                     }
                 }
+            }
+            if took > QUICK {
+                tokio::time::sleep((took * SHARE).min(MAX_BEHIND)).await;
             }
             tokio::select! {
                 changed = status.changed() => if changed.is_err() { return },
