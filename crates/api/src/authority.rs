@@ -52,8 +52,13 @@ pub async fn require(
     if has_authority(&context, &peer, request.headers()) {
         return next.run(request).await;
     }
+    not_allowed().into_response()
+}
+
+/// The answer to who has none.
+pub(crate) fn not_allowed() -> Problem {
     let cure = "call as the user that runs seawall, or send `Authorization: Bearer TOKEN` with the token from DATA_DIR/api-token";
-    Problem::new(StatusCode::UNAUTHORIZED, "this needs authority", cure).into_response()
+    Problem::new(StatusCode::UNAUTHORIZED, "this needs authority", cure)
 }
 
 pub(crate) fn has_authority(context: &Context, peer: &Peer, headers: &HeaderMap) -> bool {
@@ -65,6 +70,13 @@ pub(crate) fn has_authority(context: &Context, peer: &Peer, headers: &HeaderMap)
         Some(given) => is_token(context, given),
         None => peer.is_same_user(),
     }
+}
+
+/// Whether somebody may see what is registered, here where no token of Consul's counts: everybody, unless ACLs allow nothing by
+/// default.
+pub(crate) fn sees_registered(context: &Context, peer: &Peer, headers: &HeaderMap) -> bool {
+    let is_open = context.discovery.guard().is_none_or(|guard| guard.allows_by_default());
+    is_open || has_authority(context, peer, headers)
 }
 
 /// Whether this is the token that stands for the owner.

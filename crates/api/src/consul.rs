@@ -133,8 +133,9 @@ async fn require(
     next: Next,
 ) -> Response {
     if let (Some(caller), Some(guard)) = (ask.caller(), context.discovery.guard()) {
-        // Each handler asks for what it does. What is open by default is still no business of other users without a token.
-        let is_known = caller.secret().is_some() || !guard.allows_by_default();
+        // Each handler asks for what it does. What is open by default is still no business of other users without a token, and
+        // the name of the anonymous one is no secret.
+        let is_known = caller.shows_a_token() || !guard.allows_by_default();
         if is_known || authority::has_authority(&context, &peer, request.headers()) {
             request.extensions_mut().insert(caller.clone());
             return next.run(request).await;

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
+use axum::http::HeaderMap;
 use discovery::Registry;
 use discovery::catalog::SERVERS;
 use discovery::select::{self, Wanted};
@@ -12,6 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Context;
+use crate::authority::{self, Peer};
+use crate::problem::Problem;
 use crate::query::{Known, Parameters};
 
 /// Query parameters.
@@ -26,8 +29,16 @@ impl Known for Targets {
 }
 
 /// Every instance that is registered, whether it works or not: Prometheus itself finds out, and its labels say.
-pub async fn prometheus(State(context): State<Context>, Parameters(wanted): Parameters<Targets>) -> Json<Value> {
-    Json(targets(&context.discovery, wanted.service.as_deref()))
+pub async fn prometheus(
+    State(context): State<Context>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Parameters(wanted): Parameters<Targets>,
+) -> Result<Json<Value>, Problem> {
+    if !authority::sees_registered(&context, &peer, &headers) {
+        return Err(authority::not_allowed());
+    }
+    Ok(Json(targets(&context.discovery, wanted.service.as_deref())))
 }
 
 /// All of them, or those of one service, as `http_sd_configs` and `file_sd_configs` want them.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path as UrlPath, State};
-use axum::http::StatusCode;
+use axum::extract::{ConnectInfo, Path as UrlPath, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use discovery::record::{CheckStatus, Owner};
 use discovery::select;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
+use crate::authority::Peer;
 use crate::control::{BreakerHold, Command, MemberChange, Refusal, RefusalKind, Reply, ShiftAsk};
 use crate::problem::Problem;
 use crate::query::{Nothing, Parameters};
@@ -26,9 +27,15 @@ use crate::{Context, view};
 const REGISTERED: usize = 200;
 
 /// The whole status.
-pub async fn status(State(context): State<Context>, _: Parameters<Nothing>) -> Json<view::Status> {
+pub async fn status(
+    State(context): State<Context>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    _: Parameters<Nothing>,
+) -> Json<view::Status> {
     let status = context.status.borrow().clone();
-    let (registered, registered_more) = registered(&context.discovery.read());
+    let sees = crate::authority::sees_registered(&context, &peer, &headers);
+    let (registered, registered_more) = if sees { registered(&context.discovery.read()) } else { (Vec::new(), 0) };
     Json(view::Status { registered, registered_more, ..(*status).clone() })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::catalog::ALIVE;
 use crate::fields::{FieldError, Fields};
 use crate::record::{CheckDefinition, CheckRecord, CheckStatus, Owner, ServiceAddress, ServiceRecord, Weights};
 
@@ -155,6 +156,9 @@ fn checks_of(
 pub fn check(value: &Value, path: &str, strict: Strict) -> Result<(Option<String>, CheckRecord), FieldError> {
     let mut fields = Fields::of(value, path)?;
     let ids = [fields.name("checkid")?, fields.name("id")?];
+    if ids.iter().any(|id| id == ALIVE) {
+        return Err(FieldError::new(path, format!("`{ALIVE}` is the node's own check: choose another id")));
+    }
     let mut definition = how(&mut fields)?;
     let kind = kind_of(&definition);
     let timed = !matches!(kind, "ttl" | "alias" | "");

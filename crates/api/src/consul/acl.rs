@@ -26,19 +26,20 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::ask::Ask;
-use super::body_of;
 use super::reply::{Answer, Trouble, done, json as reply_json};
+use super::{body_of, require};
 use crate::Context;
 
 /// The bytes of a token that is handed to the node, at most.
 const MAX_SECRET_BYTES: usize = 4096;
+/// And of one for recovery at least.
+const MIN_RECOVERY_BYTES: usize = 16;
 
 /// What is there while ACLs are on.
 pub fn router(context: &Context) -> Router<Context> {
     Router::new()
         .route("/v1/acl/bootstrap", put(bootstrap))
         .route("/v1/acl/replication", get(replication))
-        .route("/v1/acl/login", post(login::login))
         .route("/v1/acl/logout", post(login::logout))
         .route("/v1/acl/tokens", get(tokens::list))
         .route("/v1/acl/token", put(tokens::create))
@@ -65,6 +66,9 @@ pub fn router(context: &Context) -> Router<Context> {
             "/v1/acl/binding-rule/{id}",
             get(methods::read_rule).put(methods::update_rule).delete(methods::remove_rule),
         )
+        .route_layer(from_fn_with_state(context.clone(), require))
+        // Who logs in shows who it is otherwise.
+        .route("/v1/acl/login", post(login::login))
         .route("/v1/acl/{*rest}", any(unknown))
         .layer(from_fn_with_state(context.clone(), while_on))
 }
@@ -113,6 +117,9 @@ pub async fn agent_token(State(context): State<Context>, Path(kind): Path<String
     if secret.len() > MAX_SECRET_BYTES {
         return Err(Trouble::bad(format!("a token has {MAX_SECRET_BYTES} bytes at most")));
     }
+    if matches!(kind.as_str(), "agent_recovery" | "agent_master" | "acl_agent_master_token") && !secret.is_empty() {
+        refuse_known(&context, &secret)?;
+    }
     match kind.as_str() {
         "default" | "acl_token" => guard.give(AgentToken::Default, secret),
         "dns" => guard.give(AgentToken::Dns, secret),
@@ -121,6 +128,17 @@ pub async fn agent_token(State(context): State<Context>, Path(kind): Path<String
         _ => return Err(Trouble::missing(format!("Token {kind:?} is unknown"))),
     }
     Ok(done())
+}
+
+/// The secret for recovery is one that nobody guesses, and of no other token: whoever has that one would be somebody else.
+fn refuse_known(context: &Context, secret: &str) -> Result<(), Trouble> {
+    let known =
+        context.discovery.guard().is_some_and(|guard| guard.identity(&context.discovery, Some(secret)).is_some());
+    match (secret.len() < MIN_RECOVERY_BYTES, known) {
+        (true, _) => Err(Trouble::bad(format!("a token for recovery has {MIN_RECOVERY_BYTES} bytes at least"))),
+        (false, true) => Err(Trouble::bad("a token for recovery is none that there is already")),
+        (false, false) => Ok(()),
+    }
 }
 
 fn require_read(ask: &Ask) -> Result<(), Trouble> {

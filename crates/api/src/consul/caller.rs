@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, StatusCode, header};
-use discovery::acl::{ANONYMOUS, Access, Guard, Identity, Kind, Scalar};
+use discovery::acl::{ANONYMOUS, ANONYMOUS_SECRET, Access, Guard, Identity, Kind, Scalar};
 
 use super::reply::Trouble;
 use crate::Context;
@@ -28,13 +28,20 @@ impl std::fmt::Debug for Parts {
     }
 }
 
-/// The token of a request: `X-Consul-Token`, `?token=`, `Authorization: Bearer`.
+/// The token of a request: `?token=`, `X-Consul-Token`, `Authorization: Bearer`, in Consul's order.
 pub fn token<'a>(headers: &'a HeaderMap, parameter: Option<&'a str>) -> Option<&'a str> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = || text(header::AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
-    let found = text("x-consul-token").filter(|token| !token.is_empty());
-    found.or(parameter).or_else(bearer).filter(|token| !token.is_empty())
+    // What is no text is a token that nobody has, and not the want of one.
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(UNREADABLE));
+    let bearer = || {
+        let (scheme, token) = text(header::AUTHORIZATION.as_str())?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    };
+    let sent = || text("x-consul-token").filter(|token| !token.is_empty());
+    parameter.filter(|token| !token.is_empty()).or_else(sent).or_else(bearer).filter(|token| !token.is_empty())
 }
+
+/// A secret that no token can have.
+const UNREADABLE: &str = "\u{fffd}";
 
 /// There is no such token, or its time is over.
 pub fn not_found() -> Trouble {
@@ -74,6 +81,11 @@ impl Caller {
     /// As whom it was recognized.
     pub fn identity(&self) -> Arc<Identity> {
         Arc::clone(&self.0.identity.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether it has shown that it is somebody.
+    pub fn shows_a_token(&self) -> bool {
+        self.secret().is_some_and(|secret| secret != ANONYMOUS_SECRET)
     }
 
     /// What was sent.
@@ -129,7 +141,12 @@ impl Caller {
     /// # Errors
     /// It may not.
     pub fn require(&self, kind: Kind, name: &str, access: Access) -> Result<(), Trouble> {
-        if self.identity().rights.may(kind, name, access) {
+        let identity = self.identity();
+        let may = |name: &str| identity.rights.may(kind, name, access);
+        // DNS knows no case: nobody takes a name over by writing it another way.
+        let folded =
+            || kind == Kind::Service && access == Access::Write && name.bytes().any(|byte| byte.is_ascii_uppercase());
+        if may(name) && (!folded() || may(&name.to_ascii_lowercase())) {
             return Ok(());
         }
         Err(self.denied(kind.word(), access, Some(name)))
@@ -161,7 +178,10 @@ mod tests {
             token(&headers, parameter).map(str::to_owned)
         };
         let bearer = ("authorization", "Bearer b");
-        assert_eq!(of(&[("x-consul-token", "a"), bearer], Some("c")).as_deref(), Some("a"));
+        assert_eq!(of(&[("x-consul-token", "a"), bearer], Some("c")).as_deref(), Some("c"));
+        assert_eq!(of(&[("x-consul-token", "a"), bearer], None).as_deref(), Some("a"));
+        assert_eq!(of(&[("authorization", "bearer  b")], None).as_deref(), Some("b"));
+        assert_eq!(of(&[("x-consul-token", "\u{e9}")], None).as_deref(), Some(super::UNREADABLE));
         assert_eq!(of(&[("x-consul-token", ""), bearer], Some("c")).as_deref(), Some("c"));
         assert_eq!(of(&[bearer], None).as_deref(), Some("b"));
         assert_eq!(of(&[("authorization", "Basic x")], None), None);

@@ -181,7 +181,11 @@ pub async fn register(State(context): State<Context>, ask: Ask, body: Bytes) -> 
         let mut ops = Vec::new();
         match known {
             // Seawall writes its own machines.
-            Some((known, _)) if known.record.agent || skip => {}
+            Some((known, _)) if known.record.agent || skip => {
+                if service.is_none() && checks.is_empty() {
+                    ask.require(Kind::Node, name, Access::Write)?;
+                }
+            }
             None if new.address.is_empty() => {
                 return Err(Trouble::bad("Must provide address if SkipNodeUpdate is not set"));
             }

@@ -95,7 +95,14 @@ fn named(record: &QueryRecord) -> Option<&str> {
 }
 
 fn require(ask: &Ask, record: &QueryRecord, access: Access) -> Result<(), Trouble> {
-    named(record).map_or(Ok(()), |name| ask.require(Kind::Query, name, access))
+    match named(record) {
+        Some(name) => ask.require(Kind::Query, name, access),
+        // For whoever knows its id, but not for nobody: the store is not open to those without a token.
+        None if access == Access::Write && ask.caller().is_some_and(|caller| !caller.shows_a_token()) => {
+            ask.require(Kind::Query, "", access)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses who may not change the query that is there.

@@ -336,5 +336,6 @@ pub async fn own(State(context): State<Context>, ask: Ask) -> Answer {
     let accessor = caller.identity().accessor.clone();
     let reading = context.discovery.read();
     let token = known(&context, reading.acls(), &accessor).map_err(|_| not_found())?;
-    Ok(reply_json(&ask, &shown(reading.acls(), &accessor, &token, true)))
+    // Whoever has sent none is judged by the node's, and does not learn it.
+    Ok(reply_json(&ask, &shown(reading.acls(), &accessor, &token, caller.secret().is_some())))
 }

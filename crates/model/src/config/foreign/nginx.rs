@@ -135,7 +135,10 @@ fn upstream(target: &mut Target<'_>, block: &Directive, own: &mut BTreeSet<Strin
         }
     }
     if endpoints.is_empty() {
-        target.diagnostics.error(block.at, "an upstream without a server", "add server 10.0.0.7:8080;");
+        // One that cannot be read has been told of.
+        if !block.inside.iter().flatten().any(|directive| directive.name == "server") {
+            target.diagnostics.error(block.at, "an upstream without a server", "add server 10.0.0.7:8080;");
+        }
         return;
     }
     let at = Places::from_parts(block.at, std::iter::empty());
@@ -225,11 +228,22 @@ fn server(directive: &Directive, diagnostics: &mut Diagnostics) -> Option<(Strin
     }
     // nginx' port is 80 where none is written.
     let text = &address.text;
-    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let address = if has_port { text.clone() } else { format!("{text}:80") };
     if text.starts_with("unix:") {
-        diagnostics.error(directive.at, "`unix:` has no counterpart here", "an address and a port");
+        diagnostics.error(address.at, "`unix:` has no counterpart here", "an address and a port");
         return None;
     }
-    Some((address, option, ban))
+    // A colon in brackets is IPv6's.
+    let behind = text.rfind(']').map_or(0, |end| end + 1);
+    let (host, port) = match text[behind..].rsplit_once(':') {
+        Some((host, port)) => (&text[..behind + host.len()], port.parse::<u16>().ok().filter(|port| *port > 0)),
+        None => (text.as_str(), Some(80)),
+    };
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
+    let plain = !host.is_empty() && host.bytes().all(is_host) && (behind > 0 || !host.contains(':'));
+    let Some(port) = port.filter(|_| plain) else {
+        let message = format!("`{text}` is no host with a port from 1 to 65535");
+        diagnostics.error(address.at, message, "server 10.0.0.7:8080;");
+        return None;
+    };
+    Some((format!("{host}:{port}"), option, ban))
 }

@@ -1,6 +1,7 @@
 //! ACLs: what each token may, what is kept from it, and for how long.
 
 mod login;
+mod others;
 mod routes;
 
 use serde_json::{Value, json};
@@ -350,9 +351,9 @@ fn the_anonymous_token_and_the_nodes_own_tokens_stand_in_for_requests_and_dns_wi
     ok(&put(&seawall, &root, "/v1/agent/token/default", &json!({ "Token": "" })));
     refused(&put(&seawall, &reader, "/v1/agent/token/default", &json!({ "Token": reader })), "'agent:write'");
     // One for recovery may change the node, and nothing else.
-    ok(&put(&seawall, &root, "/v1/agent/token/agent_recovery", &json!({ "Token": "break-glass" })));
-    ok(&get(&seawall, "break-glass", "/v1/agent/self"));
-    refused(&get(&seawall, "break-glass", "/v1/kv/a"), "'key:read'");
+    ok(&put(&seawall, &root, "/v1/agent/token/agent_recovery", &json!({ "Token": "break-glass-in-emergencies" })));
+    ok(&get(&seawall, "break-glass-in-emergencies", "/v1/agent/self"));
+    refused(&get(&seawall, "break-glass-in-emergencies", "/v1/kv/a"), "'key:read'");
     // and by what everybody may.
     let open = json!({ "Policies": [{ "Name": "reader" }] });
     ok(&put(&seawall, &root, &format!("/v1/acl/token/{ANONYMOUS}"), &open));
