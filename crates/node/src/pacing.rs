@@ -178,6 +178,8 @@ impl Pace {
     /// Whether a status is published now. `answered`: somebody gets an answer, and reads it next. `happened`: there are events,
     /// which nobody sees before it.
     pub fn may_show(&mut self, answered: bool, happened: bool, now: Instant) -> bool {
+        // An event may come from what is no service, and waits for no step.
+        self.stale |= happened;
         let at_once = answered || (happened && self.showing.0 < QUICK);
         let late = |shown| now.saturating_duration_since(shown) >= grain(self.showing.0);
         let show = at_once || (self.stale && self.shown.is_none_or(late));
@@ -305,6 +307,14 @@ mod tests {
         pace.showed(now + ms(100), Duration::from_micros(80));
         assert!(!pace.may_show(false, false, now + ms(150)), "nothing is new");
         assert_eq!(pace.longest(now + ms(150)), IDLE_LOOK);
+        for _ in 0..10 {
+            pace.showed(now + ms(150), ms(5));
+        }
+        assert!(!pace.may_show(false, true, now + ms(200)), "an event of no service waits for its time");
+        assert!(pace.may_show(false, false, now + ms(250)), "and for nothing else");
+        for _ in 0..10 {
+            pace.showed(now + ms(100), Duration::from_micros(80));
+        }
         pace.stepped_some(None);
         assert!(!pace.may_show(false, false, now + ms(105)));
         assert!(pace.may_show(false, true, now + ms(106)), "a quick one is made for every event");
