@@ -1,6 +1,6 @@
 //! Figures for the promises that have a number, each by one command. Results stand in `bench/RESULTS.md`, with the machine
-//! and the command, because a figure without its circumstances is worth nothing; `gateway`, `limiter`, `churn` and `failover` write
-//! their own, the rest is recorded by hand.
+//! and the command, because a figure without its circumstances is worth nothing; `shop`, `switch` and `wal` are
+//! recorded by hand, the others write their own.
 
 mod churn;
 mod discovery;
@@ -8,6 +8,7 @@ mod failover;
 mod gateway;
 mod section;
 mod store;
+mod storm;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -53,6 +54,8 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         ),
         // A rate limit under four times its load: how near to the rate it lets through.
         "limiter" => gateway::limiter(),
+        // What guards do for those that are overloaded, slow or hung.
+        "storm" => storm::storm(),
         // The gateway with a large table while endpoints and routes are swapped under load.
         "churn" => churn::churn(rest),
         // Three members beside three of etcd: writes, reads, processor time, memory.
@@ -64,7 +67,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         // The gateway's own part of a switch, from the swap of endpoints to the answer.
         "switch" => cargo(&["run", "--release", "--locked", "--package", "gateway", "--example", "switch"]),
         _ => bail!(
-            "usage: cargo xtask bench gateway | churn | discovery | failover | limiter | shop | store | wal | switch"
+            "usage: cargo xtask bench gateway | churn | discovery | failover | limiter | shop | store | storm | wal | switch"
         ),
     }
 }

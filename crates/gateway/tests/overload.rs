@@ -167,7 +167,9 @@ fn no_budget() -> RetryBudget {
 fn without_guards_a_service_stays_down_after_its_trigger() {
     let _alone = alone();
     let (before, after) = after_a_trigger(Traffic { retry_budget: no_budget(), ..Traffic::default() }, 6);
-    println!("no guards: {before:.2} before, then by second {after:.2?}");
+    println!(
+        "figure: a standstill of 2 s, without a retry budget: {before:.2} answered well before it, then second by second {after:.2?}"
+    );
     assert!(before >= 0.9, "{before}");
     assert!(after[3..].iter().all(|good| *good <= 0.2), "{after:?}");
 }
@@ -178,7 +180,9 @@ fn with_guards_it_recovers() {
     let places = Places { max: 10, pending: 10 };
     let concurrency = Some(Concurrency { places, max_wait: ms(500) });
     let (before, after) = after_a_trigger(Traffic { concurrency, ..Traffic::default() }, 6);
-    println!("guards: {before:.2} before, then by second {after:.2?}");
+    println!(
+        "figure: the same with a retry budget and a concurrency limit: {before:.2} before it, then second by second {after:.2?}"
+    );
     assert!(before >= 0.9, "{before}");
     assert!(after[5] >= 0.9, "{after:?}");
 }
@@ -217,7 +221,8 @@ fn three_times_too_much_costs_less_than_a_tenth() {
     let without = at_three_times_the_load(Traffic::default());
     let (fixed, found) = (at_three_times_the_load(fixed), at_three_times_the_load(found));
     println!(
-        "of what they bear: {without:.2} without guards, {fixed:.2} with a limit, {found:.2} with one that finds itself"
+        "figure: three times what they bear; of what they bear is answered well {without:.2} without guards, {fixed:.2} with a \
+         concurrency limit, {found:.2} with an adaptive one"
     );
     assert!(without <= 0.5, "{without}");
     assert!(fixed >= 0.9, "{fixed}");
@@ -270,7 +275,10 @@ fn one_of_three_that_is_a_hundred_times_slower_is_left_alone() {
     let times = crowd(rig.address, 6, Duration::from_secs(3));
     let (count, to_slow) = (times.len(), seen.load(Ordering::SeqCst) - before);
     let now = p99(times);
-    println!("p99 {usual:.2?} before, {now:.2?} from 3 s after: {to_slow} of {count} requests to the slow one");
+    println!(
+        "figure: one of three a hundred times slower: p99 {usual:.2?} before, {now:.2?} from 3 s after, {to_slow} of {count} \
+         requests to the slow one"
+    );
     assert!(to_slow * 100 < count, "{to_slow} of {count}");
     assert!(now < quick * 100, "{now:?}");
 }
@@ -313,7 +321,10 @@ fn nobody_waits_for_one_that_hangs() {
     let per_try = RetryPolicy { per_try: Some(ms(70)), ..impatient() };
     let again = beyond_the_deadline(&deaf(), timeout, Some(per_try));
     let body = beyond_the_deadline(&stalling, timeout, None);
-    println!("p99 beyond the deadline: {plain:.2?} without a word, {again:.2?} with repeats, {body:.2?} in the body");
+    println!(
+        "figure: an instance that hangs, p99 of how long after the deadline clients had their answer: {plain:.2?} when it says \
+         nothing, {again:.2?} with retries, {body:.2?} when it stops in the body"
+    );
     // Wide: how soon threads run is the machine's.
     assert!([plain, again, body].iter().all(|late| *late < Duration::from_secs(2)));
 }

@@ -221,14 +221,14 @@ impl Service {
         if breaker.forced.is_none() && !traffic.instance_breakers.is_empty() {
             return instances_note(&traffic.instance_breakers);
         }
+        let since = breaker.since.get(..19).unwrap_or_default();
         match (breaker.forced.as_deref(), breaker.state.as_str()) {
-            (Some(forced), _) => {
-                Some(format!("the breaker is held {forced} by hand: `seawall breaker {name} auto` ends that"))
-            }
+            (Some(forced), _) => Some(format!(
+                "the breaker is held {forced} by hand since {since}Z: `seawall breaker {name} auto` ends that"
+            )),
             (None, "closed") => None,
             (None, state) => {
-                let (since, why) =
-                    (breaker.since.get(..19).unwrap_or_default(), breaker.why.as_deref().unwrap_or_default());
+                let why = breaker.why.as_deref().unwrap_or_default();
                 Some(format!("the breaker is {state} since {since}Z: {why}"))
             }
         }

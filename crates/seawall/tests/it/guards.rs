@@ -66,7 +66,9 @@ fn a_breaker_by_hand_stands_until_it_is_taken_back_whatever_dies() {
         ("open".into(), "open".into())
     );
     let (table, _) = seawall.cli_exits(0, &["status"]);
-    assert!(table.contains("held open by hand") && table.contains("1 breaker open"), "{table}");
+    let since = breaker(&seawall)["since"].as_str().unwrap()[..19].to_owned();
+    let note = format!("held open by hand since {since}Z: `seawall breaker orders auto` ends that");
+    assert!(table.contains(&note) && table.contains("1 breaker open"), "{table}");
     seawall.event("breaker-forced", "orders");
 
     let node = seawall.node();
