@@ -231,7 +231,13 @@ impl<'a, S: Front> Exchange<'a, S> {
     }
 
     /// A connection: an idle one if there is, or a place on a shared one, else a new one.
-    async fn link(&mut self, service: &Service, taken: &Taken, start: Start, certain: bool) -> Result<Link, Failed> {
+    async fn link(
+        &mut self,
+        service: &Service,
+        taken: &Taken,
+        start: Start,
+        certain: bool,
+    ) -> Result<Box<Link>, Failed> {
         let (worker, address, instance) = (self.worker, taken.endpoint().address, taken.instance());
         let upstream = taken.upstream();
         if !start.fresh && upstream.is_reusable() {
@@ -257,7 +263,7 @@ impl<'a, S: Front> Exchange<'a, S> {
     }
 
     /// Waits until a shared connection takes another stream.
-    async fn ready(&mut self, mut link: Link, taken: &Taken, now: Instant) -> Result<Link, Failed> {
+    async fn ready(&mut self, mut link: Box<Link>, taken: &Taken, now: Instant) -> Result<Box<Link>, Failed> {
         if let Wire::Http2(exchange) = &mut link.wire {
             let until = now + self.worker.options.connect_timeout;
             let ready = poll_fn(|cx| exchange.poll_ready(cx));
@@ -379,7 +385,7 @@ impl<'a, S: Front> Exchange<'a, S> {
     }
 
     /// Passes a final response on.
-    async fn deliver(&mut self, mut link: Link, length: usize, reusable: bool) -> Result<Done, Failed> {
+    async fn deliver(&mut self, mut link: Box<Link>, length: usize, reusable: bool) -> Result<Done, Failed> {
         // Before the answer's framing becomes the client's.
         let reusable = self.client.response.keep_alive() && tunnel::can_carry(&link.wire) && reusable;
         let done = self.begin_answer(&mut link, length)?;

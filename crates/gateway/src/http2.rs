@@ -40,25 +40,26 @@ pub(crate) fn write_request(out: &mut Vec<u8>, parts: &Parts, ended: bool) {
     if let Some(authority) = authority {
         push_field(out, HOST.as_str(), authority.as_bytes());
     }
-    let mut cookies = parts.headers.get_all(COOKIE).iter();
-    if let Some(first) = cookies.next() {
-        // One field in HTTP/1.1, whatever number here (RFC 9113, 8.2.3).
-        out.extend_from_slice(b"cookie: ");
-        out.extend_from_slice(first.as_bytes());
-        for more in cookies {
-            out.extend_from_slice(b"; ");
-            out.extend_from_slice(more.as_bytes());
-        }
-        out.extend_from_slice(b"\r\n");
-    }
+    let (mut has_cookies, mut has_length) = (false, false);
     for (name, value) in &parts.headers {
+        has_cookies |= name == COOKIE;
+        has_length |= name == CONTENT_LENGTH;
         // A `Host` beside an authority that says something else stays, and is refused as the second.
         let said = name == HOST && authority.is_some_and(|authority| authority.as_bytes() == value.as_bytes());
         if name != COOKIE && !said {
             push_field(out, name.as_str(), value.as_bytes());
         }
     }
-    if !ended && !parts.headers.contains_key(CONTENT_LENGTH) {
+    if has_cookies {
+        // One field in HTTP/1.1, whatever number here (RFC 9113, 8.2.3).
+        out.extend_from_slice(b"cookie: ");
+        for (index, cookie) in parts.headers.get_all(COOKIE).iter().enumerate() {
+            out.extend_from_slice(if index > 0 { b"; " } else { b"" });
+            out.extend_from_slice(cookie.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    if !ended && !has_length {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     out.extend_from_slice(b"\r\n");

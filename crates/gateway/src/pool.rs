@@ -16,7 +16,7 @@ use crate::ended::Ending;
 use crate::http2;
 use crate::service::Instance;
 
-/// A connection to an instance, in use.
+/// A connection to an instance, in use. In a box from its begin to its end: it goes from hand to hand with every request.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) wire: Wire,
@@ -30,9 +30,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(wire: Wire, address: SocketAddr, instance: Arc<Instance>, swap: u64) -> Self {
+    pub(crate) fn new(wire: Wire, address: SocketAddr, instance: Arc<Instance>, swap: u64) -> Box<Self> {
         instance.metrics.pool_busy.inc();
-        Self { wire, input: Buffer::default(), reused: false, address, instance, swap }
+        Box::new(Self { wire, input: Buffer::default(), reused: false, address, instance, swap })
     }
 
     /// The process at its other end is no more.
@@ -54,18 +54,18 @@ impl Drop for Link {
 
 #[derive(Debug)]
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     since: Instant,
 }
 
 impl Idle {
-    fn new(link: Link, since: Instant) -> Self {
+    fn new(link: Box<Link>, since: Instant) -> Self {
         link.instance.metrics.pool_idle.inc();
         link.instance.metrics.pool_busy.dec();
         Self { link, since }
     }
 
-    fn into_link(self) -> Link {
+    fn into_link(self) -> Box<Link> {
         self.link.instance.metrics.pool_busy.inc();
         self.link.instance.metrics.pool_idle.dec();
         self.link
@@ -89,7 +89,13 @@ impl Pool {
 
     /// The connection used last, if one lives. `certain` asks the kernel itself, for requests that cannot be sent
     /// twice; otherwise what the reactor has seen is enough.
-    pub(crate) fn take(&self, instance: &Instance, address: SocketAddr, certain: bool, now: Instant) -> Option<Link> {
+    pub(crate) fn take(
+        &self,
+        instance: &Instance,
+        address: SocketAddr,
+        certain: bool,
+        now: Instant,
+    ) -> Option<Box<Link>> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&instance.key)?;
         while let Some(entry) = list.pop() {
@@ -104,7 +110,7 @@ impl Pool {
     }
 
     /// Keeps a connection that can serve again.
-    pub(crate) fn put(&self, mut link: Link, spares: &Spares, now: Instant) {
+    pub(crate) fn put(&self, mut link: Box<Link>, spares: &Spares, now: Instant) {
         link.input.release(spares);
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(link.instance.key).or_default();
@@ -143,7 +149,7 @@ impl Pool {
     }
 
     /// A place on a connection of HTTP/2 that has room.
-    pub(crate) fn share(&self, instance: &Arc<Instance>, address: SocketAddr) -> Option<Link> {
+    pub(crate) fn share(&self, instance: &Arc<Instance>, address: SocketAddr) -> Option<Box<Link>> {
         let shared = self.shared.borrow();
         let has_room =
             |shared: &&Shared| shared.address == address && !shared.is_lost() && shared.connection.has_room();
@@ -155,7 +161,7 @@ impl Pool {
     }
 
     /// Lets others use a new connection of HTTP/2; the first place on it.
-    pub(crate) fn open(&self, connection: http2::Connection, taken: &Taken) -> Link {
+    pub(crate) fn open(&self, connection: http2::Connection, taken: &Taken) -> Box<Link> {
         let (address, instance, swap) = (taken.endpoint().address, taken.instance(), taken.swap());
         let exchange = connection.exchange();
         let mut shared = self.shared.borrow_mut();

@@ -17,7 +17,7 @@ impl<S: Front> Exchange<'_, S> {
     /// The instance has accepted the upgrade: the client is told, then bytes pass until either side has enough.
     pub(super) async fn switch(
         &mut self,
-        mut link: Link,
+        mut link: Box<Link>,
         length: usize,
         service: &Service,
         taken: &Taken,

@@ -3,7 +3,6 @@
 //! streams it takes back, time without any. Deliberately absent: what becomes of a request (`pipeline.rs`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -29,18 +28,50 @@ const TAKEN_BACK: u64 = 100;
 /// Idle slots a connection keeps.
 const SPARE_SLOTS: usize = 8;
 
-/// A request that nobody serves yet.
-type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+/// A task with a client of its own, which serves one request after the other, so that a request costs neither a task nor
+/// new memory.
+#[derive(Default)]
+struct Slot {
+    /// The next request's head, as HTTP/1.1.
+    head: RefCell<Vec<u8>>,
+    /// Its body, and the way back.
+    next: Cell<Option<(RecvStream, SendResponse<Bytes>)>>,
+    /// Its task, once that has waited.
+    task: RefCell<Option<Waker>>,
+    /// It stands among the idle ones.
+    is_idle: Cell<bool>,
+}
 
-/// What a connection knows of its streams. Each is served by a slot: a task with a client of its own, which takes one
-/// request after the other, so that a request costs neither a task nor new memory.
+impl Slot {
+    /// Takes a request on.
+    fn give(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        let (parts, body) = request.into_parts();
+        let mut head = self.head.borrow_mut();
+        head.clear();
+        write_request(&mut head, &parts, body.is_end_stream());
+        self.next.set(Some((body, respond)));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.task.borrow().iter().for_each(Waker::wake_by_ref);
+    }
+}
+
+/// Keeps who is to be woken, mostly the same as before.
+fn remember(known: &mut Option<Waker>, cx: &Context<'_>) {
+    match known {
+        Some(known) => known.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}
+
+/// What a connection knows of its streams, each served by a slot.
 struct Streams {
     worker: Rc<Worker>,
     origin: Origin,
-    waiting: RefCell<VecDeque<Accepted>>,
-    /// Slots that wait for a request, by their number.
-    idle: RefCell<Vec<(u64, Waker)>>,
-    slots: Cell<u64>,
+    /// Slots that wait for a request.
+    idle: RefCell<Vec<Rc<Slot>>>,
     open: Cell<u64>,
     /// Since when no stream is open.
     quiet_since: Cell<Instant>,
@@ -48,36 +79,43 @@ struct Streams {
     taken_back: Cell<u64>,
     /// No more requests come.
     closed: Cell<bool>,
-    /// The connection's own task, told when a stream is over.
-    connection: Cell<Option<Waker>>,
+    /// The connection's own task, told when no stream is open any more.
+    connection: RefCell<Option<Waker>>,
 }
 
 impl Streams {
     /// Gives a request to a slot.
-    fn accept(self: &Rc<Self>, accepted: Accepted) {
+    fn accept(self: &Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         self.accepted.set(self.accepted.get() + 1);
         self.open.set(self.open.get() + 1);
-        self.waiting.borrow_mut().push_back(accepted);
         let idle = self.idle.borrow_mut().pop();
         match idle {
-            Some((_, waker)) => waker.wake(),
+            Some(slot) => {
+                slot.is_idle.set(false);
+                slot.give(request, respond);
+            }
             None => {
-                self.slots.set(self.slots.get() + 1);
-                tokio::task::spawn_local(slot(self.clone(), self.slots.get()));
+                let slot = Rc::<Slot>::default();
+                slot.give(request, respond);
+                tokio::task::spawn_local(serve_one_after_the_other(self.clone(), slot));
             }
         }
     }
 
-    /// The next request for the slot of this number; `None` when it is not needed any more.
-    fn poll_next(&self, cx: &mut Context<'_>, number: u64) -> Poll<Option<Accepted>> {
-        let next = self.waiting.borrow_mut().pop_front();
-        let mut idle = self.idle.borrow_mut();
-        // Woken by something else than a request, it still stands in the list.
-        idle.retain(|(other, _)| *other != number);
-        if next.is_some() || self.closed.get() || idle.len() >= SPARE_SLOTS {
-            return Poll::Ready(next);
+    /// The next request of a slot; `None` when it is not needed any more.
+    fn poll_next(&self, cx: &mut Context<'_>, slot: &Rc<Slot>) -> Poll<Option<(RecvStream, SendResponse<Bytes>)>> {
+        if let Some(next) = slot.next.take() {
+            return Poll::Ready(Some(next));
         }
-        idle.push((number, cx.waker().clone()));
+        let mut idle = self.idle.borrow_mut();
+        if self.closed.get() || !slot.is_idle.get() && idle.len() >= SPARE_SLOTS {
+            return Poll::Ready(None);
+        }
+        remember(&mut slot.task.borrow_mut(), cx);
+        // Woken by something else than a request, it still stands in the list.
+        if !slot.is_idle.replace(true) {
+            idle.push(slot.clone());
+        }
         Poll::Pending
     }
 
@@ -92,7 +130,7 @@ struct Closing(Rc<Streams>);
 impl Drop for Closing {
     fn drop(&mut self) {
         self.0.closed.set(true);
-        self.0.idle.take().into_iter().for_each(|(_, waker)| waker.wake());
+        self.0.idle.take().iter().for_each(|slot| slot.wake());
     }
 }
 
@@ -104,9 +142,7 @@ impl Drop for Open<'_> {
         self.0.open.set(self.0.open.get() - 1);
         if self.0.open.get() == 0 {
             self.0.quiet_since.set(Instant::now());
-            if let Some(waker) = self.0.connection.take() {
-                waker.wake();
-            }
+            self.0.connection.borrow().iter().for_each(Waker::wake_by_ref);
         }
     }
 }
@@ -149,15 +185,13 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, stream
     let streams = Rc::new(Streams {
         worker: worker.clone(),
         origin,
-        waiting: RefCell::default(),
         idle: RefCell::default(),
-        slots: Cell::new(0),
         open: Cell::new(0),
         quiet_since: Cell::new(Instant::now()),
         accepted: Cell::new(0),
         taken_back: Cell::new(0),
         closed: Cell::new(false),
-        connection: Cell::new(None),
+        connection: RefCell::new(None),
     });
     let _closing = Closing(streams.clone());
     let (mut closing, mut sent_away) = (false, false);
@@ -171,7 +205,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, stream
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok(accepted))) => streams.accept(accepted),
+                Poll::Ready(Some(Ok((request, respond)))) => streams.accept(request, respond),
                 // Whatever went wrong, the peer has been told; streams end by themselves.
                 Poll::Ready(Some(Err(error))) => {
                     if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !sent_away {
@@ -183,7 +217,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, stream
                 Poll::Pending => break,
             }
         }
-        streams.connection.set(Some(cx.waker().clone()));
+        remember(&mut streams.connection.borrow_mut(), cx);
         if streams.open.get() > 0 {
             return Poll::Pending;
         }
@@ -204,17 +238,12 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, stream
     .await;
 }
 
-/// Serves one stream after the other.
-async fn slot(streams: Rc<Streams>, number: u64) {
+/// Serves the streams that a slot is given.
+async fn serve_one_after_the_other(streams: Rc<Streams>, slot: Rc<Slot>) {
     let worker = &streams.worker;
     let mut kept: Option<Client<Stream>> = None;
-    let mut text = Vec::new();
-    while let Some((request, respond)) = poll_fn(|cx| streams.poll_next(cx, number)).await {
+    while let Some((body, respond)) = poll_fn(|cx| streams.poll_next(cx, &slot)).await {
         let _open = Open(&streams);
-        let (parts, body) = request.into_parts();
-        text.clear();
-        write_request(&mut text, &parts, body.is_end_stream());
-        drop(parts);
         let stream = Stream::new(body, respond);
         let client = match &mut kept {
             Some(client) => {
@@ -223,7 +252,8 @@ async fn slot(streams: Rc<Streams>, number: u64) {
             }
             none => none.insert(Client::new(stream, streams.origin.clone())),
         };
-        let after = match client.head.parse(&text, &worker.options.limits) {
+        let parsed = client.head.parse(&slot.head.borrow(), &worker.options.limits);
+        let after = match parsed {
             Ok(()) => pipeline::run(worker, client).await,
             Err(bad) => {
                 worker.metrics.bad_request(bad.why);
