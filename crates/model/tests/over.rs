@@ -171,7 +171,7 @@ fn what_is_said_again_is_replaced_and_everything_else_stays() {
     assert_eq!(timeouts(&config), [None, Some(1000)]);
     let report = refused(&config, "d.json", r#"[{"resource": "stock", "grade": 2, "count": 5, "timeWindow": 6}]"#);
     assert!(
-        report.contains("d.json:1:2") && report.contains("has one already (the configuration in force"),
+        report.contains("d.json:1:2") && report.contains("has one already (the configuration in force)"),
         "{report}"
     );
     let off =

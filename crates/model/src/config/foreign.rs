@@ -303,9 +303,10 @@ impl Target<'_> {
         None
     }
 
-    /// A place as words for it stand in a message: its line, and its file where that is another one.
+    /// A place as words for it stand in a message. What is in force has no lines.
     fn named(&self, place: Place) -> String {
-        format!("{}, line {}", self.sources.path(place.file).display(), place.line)
+        let path = self.sources.path(place.file).display();
+        if place.line == 0 { path.to_string() } else { format!("{path}, line {}", place.line) }
     }
 
     /// Puts a guard in front of a service that has none of its kind. Of limits there may be several.

@@ -42,6 +42,7 @@ pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
     }
     let body = json!({ "main": main, "files": files.into_inner() });
     let applied = client.post("/api/v1/apply", &body, Duration::from_secs(arguments.timeout))?;
+    let mut lines = Vec::new();
     for (what, word) in [
         ("added", "added"),
         ("removed", "removed"),
@@ -49,12 +50,16 @@ pub fn run(client: &Client, arguments: &Arguments) -> Outcome {
         ("changed", "changed in place"),
     ] {
         for name in applied[what].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            writeln!(std::io::stdout(), "{name}: {word}")?;
+            lines.push(format!("{name}: {word}"));
         }
     }
     if applied["routes"] == true {
-        writeln!(std::io::stdout(), "routes: changed")?;
+        lines.push("routes: changed".to_owned());
     }
-    writeln!(std::io::stdout(), "applied {}", arguments.file.display())?;
+    lines.push(match lines.as_slice() {
+        [] => format!("applied {}: no service and no route changed", arguments.file.display()),
+        _ => format!("applied {}", arguments.file.display()),
+    });
+    writeln!(std::io::stdout(), "{}", lines.join("\n"))?;
     Ok(())
 }
