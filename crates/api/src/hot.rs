@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use axum::http::{Method, Request};
+use axum::http::{HeaderMap, Method, Request, Uri};
 use axum::response::{IntoResponse as _, Response};
 use data::MAX_VALUE_BYTES;
 use hyper::body::Body as _;
@@ -37,6 +37,13 @@ impl Answers {
         Self(Arc::new((router, context)))
     }
 
+    /// Whether the short way is open to whoever sends these fields, and with what.
+    pub(crate) fn hot(&self, peer: &Peer, headers: &HeaderMap) -> Option<&Context> {
+        self.0.1.as_ref().filter(|context| {
+            authority::same_site(context, headers).is_ok() && authority::has_authority(context, peer, headers)
+        })
+    }
+
     /// Answers one request of a connection to `peer`. Each way has a box of its own: thousands of questions wait at a time,
     /// and none of them needs the room that the short way takes.
     pub(crate) fn answer(&self, peer: &Peer, mut request: Request<Body>) -> Answering {
@@ -47,7 +54,10 @@ impl Answers {
             }
             if is_hot(&request) && authority::has_authority(context, peer, request.headers()) {
                 let context = context.clone();
-                return Box::pin(async move { answer(&context, request).await });
+                return match *request.method() {
+                    Method::GET => Box::pin(async move { kv::get(&context, key_in(request.uri())).await }),
+                    _ => Box::pin(async move { write(&context, request).await }),
+                };
             }
         }
         request.extensions_mut().insert(ConnectInfo(peer.clone()));
@@ -60,12 +70,16 @@ impl Answers {
     }
 }
 
+/// The key that is plainly asked for, if so.
+pub(crate) fn key_of(path: &str) -> Option<&str> {
+    path.strip_prefix(KEYS).filter(|key| !key.is_empty() && !key.contains('%'))
+}
+
 fn is_hot(request: &Request<Body>) -> bool {
     let uri = request.uri();
-    let is_key = uri.path().strip_prefix(KEYS).is_some_and(|key| !key.is_empty() && !key.contains('%'));
     let size = request.body().size_hint();
     let fits = |most: usize| size.exact().is_some_and(|bytes| bytes <= most as u64);
-    is_key
+    key_of(uri.path()).is_some()
         && uri.query().is_none()
         && match *request.method() {
             Method::GET => fits(0),
@@ -74,19 +88,34 @@ fn is_hot(request: &Request<Body>) -> bool {
         }
 }
 
-async fn answer(context: &Context, request: Request<Body>) -> Response {
+fn key_in(uri: &Uri) -> &str {
+    key_of(uri.path()).unwrap_or_default()
+}
+
+async fn write(context: &Context, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
-    let key = head.uri.path().strip_prefix(KEYS).unwrap_or_default();
-    if head.method == Method::GET {
-        return kv::get(context, key).await;
-    }
-    match (Fence::of(&head.headers), axum::body::to_bytes(body, MAX_VALUE_BYTES).await) {
-        (Ok(fence), Ok(value)) => kv::put_plain(context, key, fence, value).await,
-        (Err(problem), _) => problem.into_response(),
-        (_, Err(error)) => {
+    match axum::body::to_bytes(body, MAX_VALUE_BYTES).await {
+        Ok(value) => put(context, key_in(&head.uri), &head.headers, value).await,
+        Err(error) => {
             Problem::bad_request(format!("the body did not arrive: {error}"), "nothing was written; send it again")
                 .into_response()
         }
+    }
+}
+
+/// The short way of a request that is here as a whole: a write of `key`, or a read where there is no value.
+pub(crate) async fn answer_whole(context: &Context, key: &str, headers: &HeaderMap, value: Option<Bytes>) -> Response {
+    match value {
+        // Larger, and a read need not have room for it.
+        Some(value) => Box::pin(put(context, key, headers, value)).await,
+        None => kv::get(context, key).await,
+    }
+}
+
+async fn put(context: &Context, key: &str, headers: &HeaderMap, value: Bytes) -> Response {
+    match Fence::of(headers) {
+        Ok(fence) => kv::put_plain(context, key, fence, value).await,
+        Err(problem) => problem.into_response(),
     }
 }
 

@@ -12,6 +12,7 @@ mod fence;
 mod hot;
 mod kv;
 mod logs;
+mod plain;
 mod preface;
 mod problem;
 mod query;

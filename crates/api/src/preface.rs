@@ -18,13 +18,17 @@ pub(crate) enum Speaks {
     Http2,
 }
 
+/// Room for what is read first: all of a small request.
+const FIRST_BYTES: usize = 1024;
+
 /// A connection that begins with what has been read of it already.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    first: [u8; PREFACE.len()],
-    read: usize,
+    /// Read of it so far.
+    pub read: Vec<u8>,
+    /// So much of that was given to whoever reads it as a stream.
     given: usize,
-    stream: TcpStream,
+    pub stream: TcpStream,
 }
 
 /// Reads until it is clear what the client speaks, which is at its first byte for all methods but those with a P.
@@ -32,23 +36,37 @@ pub(crate) struct Begun {
 /// # Errors
 /// The connection's; one that ends before it is clear is an HTTP/1.1 one.
 pub(crate) async fn listen(stream: TcpStream) -> io::Result<(Speaks, Begun)> {
-    let mut begun = Begun { first: [0; PREFACE.len()], read: 0, given: 0, stream };
-    while begun.read < PREFACE.len() {
-        let count = begun.stream.read(&mut begun.first[begun.read..]).await?;
-        begun.read += count;
-        if count == 0 || begun.first[..begun.read] != PREFACE[..begun.read] {
+    let mut begun = Begun { read: Vec::with_capacity(FIRST_BYTES), given: 0, stream };
+    while begun.read.len() < PREFACE.len() {
+        let count = begun.more().await?;
+        let known = begun.read.len().min(PREFACE.len());
+        if count == 0 || begun.read[..known] != PREFACE[..known] {
             return Ok((Speaks::Http1, begun));
         }
     }
     Ok((Speaks::Http2, begun))
 }
 
+impl Begun {
+    /// Reads on; 0 at the end of the connection. Nothing is lost when this is dropped.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) async fn more(&mut self) -> io::Result<usize> {
+        self.stream.read_buf(&mut self.read).await
+    }
+}
+
 impl AsyncRead for Begun {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.given < self.read {
-            let count = buf.remaining().min(self.read - self.given);
-            buf.put_slice(&self.first[self.given..self.given + count]);
+        if self.given < self.read.len() {
+            let count = buf.remaining().min(self.read.len() - self.given);
+            buf.put_slice(&self.read[self.given..self.given + count]);
             self.given += count;
+            if self.given == self.read.len() {
+                // Thousands of connections wait at a time, without the room for what they began with.
+                (self.read, self.given) = (Vec::new(), 0);
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)

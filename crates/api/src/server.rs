@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::authority::Peer;
 use crate::hot::Answers;
+use crate::plain;
 use crate::preface::{self, Begun, Speaks};
 
 /// The running API.
@@ -112,7 +113,11 @@ async fn connection(
         _ = stopped.wait_for(|stop| *stop) => return,
     };
     match spoken {
-        Ok(Ok((Speaks::Http1, stream))) => http1(stream, peer, answers, head, stopped).await,
+        Ok(Ok((Speaks::Http1, stream))) => {
+            if let Some(stream) = plain::serve(stream, &peer, &answers, head, &mut stopped).await {
+                http1(stream, peer, answers, head, stopped).await;
+            }
+        }
         // Larger, and rare: others need not have room for it.
         Ok(Ok((Speaks::Http2, stream))) => Box::pin(http2(stream, peer, answers, head, stopped)).await,
         // It said nothing in time, or went away.

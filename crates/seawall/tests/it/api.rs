@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc;
 
@@ -66,6 +66,61 @@ fn keys_and_values() {
     assert_eq!(kv("GET", "/shop/b", "").status, 404);
     assert_eq!(kv("PUT", "/big", &"x".repeat(512 * 1024 + 1)).status, 413);
     assert_eq!(kv("GET", "?prefix=true", "").json()["kvs"].as_array().unwrap().len(), 3, "no control key is shown");
+}
+
+/// All answers of a connection on which this is said, without their dates.
+fn said(seawall: &Seawall, text: &str) -> String {
+    let mut stream = TcpStream::connect(seawall.api).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // In pieces, so that requests arrive in parts and together.
+    for piece in text.as_bytes().chunks(50) {
+        stream.write_all(piece).unwrap();
+    }
+    let end = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(end.as_bytes()).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    let dated: Vec<&str> = answers.lines().filter(|line| line.starts_with("date: ")).collect();
+    assert!(dated.iter().all(|date| date.len() == 35 && date.ends_with(" GMT")), "{dated:?}");
+    let kept: Vec<&str> = answers.lines().filter(|line| !line.starts_with("date: ")).collect();
+    kept.join("\n")
+}
+
+#[test]
+fn keys_are_answered_the_same_whichever_way_the_request_takes() {
+    let seawall = Seawall::up(SHOP);
+    let all = |more: &str| {
+        let head = |method: &str, path: &str, host: &str, rest: &str| {
+            format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{more}{rest}\r\n")
+        };
+        let large = "x".repeat(300_000);
+        [
+            head("PUT", "/api/v1/kv/ways/a", "localhost", "content-length: 3\r\n"),
+            "one".into(),
+            head("GET", "/api/v1/kv/ways/a", "localhost", "accept: */*\r\n"),
+            head("GET", "/api/v1/kv/ways/none", "localhost", ""),
+            head("PUT", "/api/v1/kv/ways/a", "localhost", "content-length: 300000\r\n"),
+            large,
+            head("GET", "/api/v1/kv/ways/a", "localhost", ""),
+            head("PUT", "/api/v1/kv/ways/a", "localhost", "seawall-epoch: 1\r\ncontent-length: 0\r\n"),
+            head("GET", "/api/v1/kv/ways/a", "evil.example", ""),
+            head("GET", "/api/v1/kv/ways/a", "localhost", "authorization: Bearer wrong\r\n"),
+            head("DELETE", "/api/v1/kv/ways/a", "localhost", ""),
+        ]
+        .concat()
+    };
+    let plain = said(&seawall, &all(""));
+    // Announced or not, none follow; but a request that announces some is not plain.
+    let other = said(&seawall, &all("trailer: none\r\n"));
+    for status in ["200 OK", "404 Not Found", "400 Bad Request", "403 Forbidden", "401 Unauthorized"] {
+        assert!(plain.contains(&format!("HTTP/1.1 {status}\n")), "{status} in {}", &plain[..2000]);
+    }
+    let revisions = |text: &str| {
+        let number = |line: &str| line.chars().filter(char::is_ascii_digit).count();
+        let line = |line: &str| if line.contains("evision") { format!("{}", number(line)) } else { line.to_owned() };
+        text.lines().map(line).collect::<Vec<_>>()
+    };
+    assert!(revisions(&plain) == revisions(&other), "{}\nis not\n{}", &plain[..2000], &other[..2000]);
 }
 
 #[test]

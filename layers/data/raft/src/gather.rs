@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use data::StoreError;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,6 +16,9 @@ use crate::surroundings;
 /// Callers in the line; further ones wait in front of it.
 const LINE: usize = 4096;
 
+/// The longest wait is that for so many crowds.
+const CROWDS: usize = 3;
+
 /// How large a group may be, and how many may be on their way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -22,8 +26,8 @@ pub(crate) struct Bounds {
     pub callers: usize,
     /// Of what they ask; the first of a group may be larger.
     pub bytes: usize,
-    /// After a group of so many callers the next one gathers for this long: what it costs is shared by more. Where there
-    /// are fewer nobody waits.
+    /// After a group of so many callers the next one gathers for this long, and after one of [`CROWDS`] times as many for
+    /// so many times as long: what it costs is shared by more. Where there are fewer nobody waits.
     pub crowd: Option<(usize, Duration)>,
 }
 
@@ -33,6 +37,8 @@ pub(crate) struct Waiting<Q, A> {
     bytes: usize,
     /// When its time is up.
     until: Instant,
+    /// Where it waits.
+    home: Handle,
     answer: oneshot::Sender<Result<A, StoreError>>,
 }
 
@@ -51,14 +57,15 @@ impl<Q, A> Line<Q, A> {
     /// What the answer says; [`StoreError::Closed`] if nothing was begun.
     pub(crate) async fn ask(&self, asked: Q, bytes: usize, patience: Duration) -> Result<Option<A>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { asked, bytes, until: Instant::now() + patience, answer };
+        let waiting = Waiting { asked, bytes, until: Instant::now() + patience, home: Handle::current(), answer };
         self.0.send(waiting).await.map_err(|_| StoreError::Closed)?;
         answered.await.map_or(Ok(None), |answer| answer.map(Some))
     }
 }
 
 /// Answers callers in groups, in the order they came, until their line is gone. `all` gets what a group asks and the time
-/// that its first caller has left, and gives an answer for each.
+/// that its first caller has left, and gives an answer for each. A group goes its way where its first caller waits: to
+/// wake a task of another thread is a call of the system, for each caller; of the same thread it is next to nothing.
 pub(crate) async fn serve<Q, A, F>(
     mut line: mpsc::Receiver<Waiting<Q, A>>,
     bounds: Bounds,
@@ -77,7 +84,7 @@ pub(crate) async fn serve<Q, A, F>(
         };
         let Some(first) = first else { return };
         let left = first.until.saturating_duration_since(Instant::now());
-        let mut bytes = first.bytes;
+        let (home, mut bytes) = (first.home, first.bytes);
         let (mut asked, mut answers) = (vec![first.asked], vec![first.answer]);
         while asked.len() < bounds.callers
             && bytes < bounds.bytes
@@ -87,15 +94,15 @@ pub(crate) async fn serve<Q, A, F>(
             asked.push(next.asked);
             answers.push(next.answer);
         }
-        let pause = bounds.crowd.filter(|(crowd, _)| asked.len() >= *crowd);
+        let pause = bounds.crowd.map(|(crowd, pause)| pause * (asked.len() / crowd).min(CROWDS) as u32);
         let answering = all(asked, left);
         let handing = async move { hand_out(answering.await, answers) };
         if surroundings::is_simulated() {
             groups.spawn_local(handing)
         } else {
-            groups.spawn(handing)
+            groups.spawn_on(handing, &home)
         };
-        if let Some((_, pause)) = pause {
+        if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
             tokio::time::sleep(pause).await;
         }
     }
@@ -190,6 +197,18 @@ mod tests {
         let fourth = ask(&line, 4);
         assert_eq!((third.await.unwrap(), fourth.await.unwrap()), (Ok(Some(6)), Ok(Some(8))));
         assert_eq!(sizes.recv().await, Some(2), "both in one group");
+    }
+
+    #[tokio::test]
+    async fn a_group_goes_its_way_where_its_first_caller_waits() {
+        let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (line, callers) = Line::new();
+        let bounds = Bounds { groups: 1, callers: 10, bytes: 1000, crowd: None };
+        other.spawn(serve(callers, bounds, |asked: Vec<()>, _| async move {
+            Ok(vec![std::thread::current().id(); asked.len()])
+        }));
+        assert_eq!(line.ask((), 1, PATIENCE).await, Ok(Some(std::thread::current().id())));
+        other.shutdown_background();
     }
 
     #[tokio::test]

@@ -14,10 +14,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::etcd;
-use super::members::{Cluster, Make};
+use super::members::{Cluster, Make, Used};
 
 /// Keys that are written and read.
 const KEYS: u64 = 10_000;
+/// Clients that write them before they are read.
+const FILLERS: usize = 100;
 /// Clients that share a connection of HTTP/2, as the peer's own `benchmark --conns 100 --clients 1000` has it.
 const SHARING: usize = 10;
 /// Longest wait for an answer.
@@ -43,6 +45,8 @@ pub struct Seen {
     pub failed: u64,
     /// How long it was.
     pub elapsed: Duration,
+    /// What all members used meanwhile.
+    pub used: Used,
     /// From request to answer, in microseconds, sorted.
     latencies: Vec<u32>,
 }
@@ -75,6 +79,10 @@ pub fn run(
                 tokio::spawn(client.run(begin, until))
             })
             .collect();
+        tokio::time::sleep_until(begin.into()).await;
+        let before = cluster.used()?;
+        tokio::time::sleep_until(until.into()).await;
+        let used = cluster.used()?.since(&before);
         let (mut latencies, mut failed) = (Vec::new(), 0);
         for task in tasks {
             let (own, own_failed) = task.await??;
@@ -82,7 +90,28 @@ pub fn run(
             failed += own_failed;
         }
         latencies.sort_unstable();
-        Ok(Seen { answered: latencies.len() as u64, failed, elapsed: seconds, latencies })
+        Ok(Seen { answered: latencies.len() as u64, failed, elapsed: seconds, used, latencies })
+    })
+}
+
+/// Writes every key once, so that what is read has so many bytes.
+pub fn fill(cluster: &Cluster, bytes: usize) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let keys = Arc::new(AtomicU64::new(0));
+        let tasks: Vec<_> = connect(cluster, FILLERS, false)
+            .await?
+            .into_iter()
+            .map(|connection| {
+                let client =
+                    Client { connection, asked: Asked::Write, value: vec![b'x'; bytes], keys: Arc::clone(&keys) };
+                tokio::spawn(client.fill())
+            })
+            .collect();
+        for task in tasks {
+            task.await??;
+        }
+        Ok(())
     })
 }
 
@@ -129,6 +158,16 @@ struct Client {
 }
 
 impl Client {
+    async fn fill(mut self) -> Result<()> {
+        loop {
+            let number = self.keys.fetch_add(1, Ordering::Relaxed);
+            if number >= KEYS {
+                return Ok(());
+            }
+            ensure!(self.connection.ask(self.asked, &key(number), &self.value).await?, "a write was refused");
+        }
+    }
+
     async fn run(mut self, begin: Instant, until: Instant) -> Result<(Vec<u32>, u64)> {
         let (mut latencies, mut failed) = (Vec::new(), 0);
         loop {
@@ -137,8 +176,7 @@ impl Client {
                 return Ok((latencies, failed));
             }
             // A walk over all keys in an order that is none.
-            let key = self.keys.fetch_add(1, Ordering::Relaxed).wrapping_mul(7_919) % KEYS;
-            let key = format!("bench/{key:08}");
+            let key = key(self.keys.fetch_add(1, Ordering::Relaxed).wrapping_mul(7_919) % KEYS);
             let asked = self.connection.ask(self.asked, &key, &self.value);
             let done = tokio::time::timeout(PATIENCE, asked).await.context("no answer in time")??;
             if sent >= begin && Instant::now() <= until {
@@ -147,6 +185,10 @@ impl Client {
             }
         }
     }
+}
+
+fn key(number: u64) -> String {
+    format!("bench/{number:08}")
 }
 
 /// To one member, or in turn to several.
@@ -219,8 +261,7 @@ async fn http1(stream: &mut TcpStream, buffer: &mut Vec<u8>, asked: Asked, key: 
         let line = text.lines().find_map(|line| line.strip_prefix("content-length:"));
         let length: usize = line.context("an answer without a length")?.trim().parse()?;
         if buffer.len() >= head + 4 + length {
-            // A key that nobody has written yet is read, too.
-            return Ok(text.starts_with("http/1.1 200") || (asked == Asked::Read && text.starts_with("http/1.1 404")));
+            return Ok(text.starts_with("http/1.1 200"));
         }
     }
 }
@@ -244,8 +285,7 @@ async fn http2(calls: &SendRequest<Bytes>, host: SocketAddr, asked: Asked, key: 
         let length = chunk?.len();
         body.flow_control().release_capacity(length)?;
     }
-    // A key that nobody has written yet is read, too.
-    Ok(status == 200 || (asked == Asked::Read && status == 404))
+    Ok(status == 200)
 }
 
 async fn grpc(calls: &mut SendRequest<Bytes>, host: SocketAddr, asked: Asked, key: &str, value: &[u8]) -> Result<bool> {

@@ -17,7 +17,7 @@ pub fn line(window: &Window) -> String {
         window.seen.quantile(0.5),
         window.seen.quantile(0.99),
         cpu_ms(window),
-        window.used.member_mib
+        window.seen.used.member_mib
     )
 }
 
@@ -79,7 +79,7 @@ fn rows(text: &mut String, options: &Options, pairs: &Pairs) -> Result<()> {
         row("", "p50 us", 0, &|window| window.seen.quantile(0.5))?;
         row("", "p99 us", 0, &|window| window.seen.quantile(0.99))?;
         row("", "CPU ms", 3, &cpu_ms)?;
-        return row("", "MiB", 0, &|window| window.used.member_mib);
+        return row("", "MiB", 0, &|window| window.seen.used.member_mib);
     }
     row(&what, "p50 us", 0, &|window| window.seen.quantile(0.5))?;
     row("", "p99 us", 0, &|window| window.seen.quantile(0.99))
@@ -90,7 +90,7 @@ fn rate(window: &Window) -> f64 {
 }
 
 fn cpu_ms(window: &Window) -> f64 {
-    window.used.cpu_seconds * 1e3 / window.seen.answered.max(1) as f64
+    window.seen.used.cpu_seconds * 1e3 / window.seen.answered.max(1) as f64
 }
 
 /// Median and range.
