@@ -93,7 +93,8 @@ pub(crate) async fn serve(
         let Some(context) = answers.hot(peer, &asked.headers) else { return Some(begun) };
         begun.read.reserve(asked.end.saturating_sub(begun.read.len()));
         while begun.read.len() < asked.end {
-            if !matches!(begun.more().await, Ok(1..)) {
+            // Some of a value that comes at all comes in time.
+            if !matches!(tokio::time::timeout(patience, begun.more()).await, Ok(Ok(1..))) {
                 return None;
             }
         }
