@@ -32,7 +32,7 @@ use crate::http1::Framing;
 use crate::metrics::{HoldEnd, Retried};
 use crate::options::ErrorPage;
 use crate::routes::{CompiledAction, CompiledRoute, Destination};
-use crate::service::Instance;
+use crate::service::{Instance, Service};
 use crate::signal::SignalKind;
 use crate::worker::Worker;
 use answering::fallback;
@@ -184,7 +184,7 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
                                     if let Some(copies) = copies {
                                         copies.finish(worker, client);
                                     }
-                                    tell(worker, admitted, &end, &walk);
+                                    tell(worker, &to.service, admitted, &end, &walk);
                                     end
                                 }
                                 Err(refusal) => End::refused(*refusal),
@@ -219,10 +219,10 @@ pub(crate) async fn run<S: Front>(worker: &Rc<Worker>, client: &mut Client<S>) -
 }
 
 /// Tells the guards how a request ended that they had let in.
-fn tell(worker: &Worker, admitted: Option<Held>, end: &End, walk: &Walk) {
+fn tell(worker: &Worker, service: &Service, admitted: Option<Held>, end: &End, walk: &Walk) {
     let Some(admitted) = admitted else { return };
     let (failed, is_late) = (end.failed(), end.is_late());
-    admitted.ended(worker, failed.filter(|_| !walk.hurried || !is_late), walk.took, is_late);
+    admitted.ended(worker, service, failed.filter(|_| !walk.hurried || !is_late), walk.took, is_late);
 }
 
 /// Balance and forward, again and again, until there is an answer or no way left.
@@ -361,7 +361,8 @@ async fn attempt<S: Front>(
     }
     let begun = start.now;
     // Another worker's request may have been the last that its breaker lets through for now.
-    let Ok(passed) = guards::ask_instance(worker, exchange.admitted.map(|_| service), instance, begun) else {
+    let guards = exchange.admitted.map(|admitted| &*admitted.guards);
+    let Ok(passed) = guards::ask_instance(worker, (service, guards), instance, begun) else {
         return Err(start.fresh);
     };
     let failed = match exchange.attempt(service, &taken, start, !guard.idempotent).await {

@@ -30,8 +30,7 @@ use crate::worker::Worker;
 
 /// A request's way past the guards. Dropped without a word it counts as one that told nothing.
 pub(crate) struct Admitted {
-    guards: Arc<Guards>,
-    service: Arc<Service>,
+    pub(crate) guards: Arc<Guards>,
     pass: Option<Pass>,
     /// Given back when it is dropped.
     place: Option<Place>,
@@ -67,10 +66,9 @@ const SPARE: usize = 256;
 pub(crate) struct Held(Box<Option<Admitted>>);
 
 impl Held {
-    fn new(worker: &Worker, admitted: Admitted) -> Self {
-        let mut held = worker.admissions.0.borrow_mut().pop().unwrap_or_default();
-        *held.0 = Some(admitted);
-        held
+    /// One that holds nobody.
+    fn spare(worker: &Worker) -> Self {
+        worker.admissions.0.borrow_mut().pop().unwrap_or_default()
     }
 
     pub(crate) fn get(&self) -> Option<&Admitted> {
@@ -78,10 +76,19 @@ impl Held {
     }
 
     /// How the request ended; see [`Admitted::ended`].
-    pub(crate) fn ended(mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
-        if let Some(mut admitted) = self.0.take() {
-            admitted.ended(worker, failed, took, is_late);
+    pub(crate) fn ended(
+        mut self,
+        worker: &Worker,
+        service: &Service,
+        failed: Option<bool>,
+        took: Option<Duration>,
+        is_late: bool,
+    ) {
+        if let Some(admitted) = self.0.as_mut() {
+            admitted.ended(worker, service, failed, took, is_late);
         }
+        // Where it is: nothing is moved to be dropped.
+        *self.0 = None;
         let mut spare = worker.admissions.0.borrow_mut();
         if spare.len() < SPARE {
             spare.push(self);
@@ -113,29 +120,25 @@ pub(crate) async fn admit<S: Front>(
         None if inside.is_some() || service.meter.is_used() => Guards::none(),
         None => return Ok(None),
     };
-    let mut held = Held::new(
-        worker,
-        Admitted {
-            guards,
-            service: service.clone(),
-            pass: None,
-            place: None,
-            presence: None,
-            more: Vec::new(),
-            passing: None,
-            left: None,
-            priority: route.policy.priority,
-            _inside: inside,
-            begun,
-            placed: begun,
-        },
-    );
-    let Some(admitted) = held.0.as_mut() else { return Ok(None) };
+    let mut held = Held::spare(worker);
+    let admitted = held.0.insert(Admitted {
+        guards,
+        pass: None,
+        place: None,
+        presence: None,
+        more: Vec::new(),
+        passing: None,
+        left: None,
+        priority: route.policy.priority,
+        _inside: inside,
+        begun,
+        placed: begun,
+    });
     if let Some(wait) = admitted.ask_limits(client, route)? {
         Box::pin(pause(worker, client, admitted.begun + wait, deadline)).await?;
     }
     admitted.enter_bounds(client, route)?;
-    admitted.pass_gate(worker)?;
+    admitted.pass_gate(worker, service)?;
     match admitted.enter_line() {
         Entry::In => {}
         Entry::Full => return Err(Box::new(Refusal::Answer(Answer::PENDING_FULL))),
@@ -220,11 +223,11 @@ impl Admitted {
         Ok(())
     }
 
-    fn pass_gate(&mut self, worker: &Worker) -> Result<(), Refusal> {
+    fn pass_gate(&mut self, worker: &Worker, service: &Service) -> Result<(), Refusal> {
         let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return Ok(()) };
         let (asked, turn) = gate.ask(policy, self.begun);
         if let Some(turn) = turn {
-            self.turned(worker, turn);
+            self.turned(worker, service, turn);
         }
         match asked {
             Ok(pass) => {
@@ -275,14 +278,21 @@ impl Admitted {
         }
     }
 
-    fn turned(&self, worker: &Worker, turn: guard::breaker::Turn) {
+    fn turned(&self, worker: &Worker, service: &Service, turn: guard::breaker::Turn) {
         self.guards.numbers.breaker_turns[turn.to as usize].fetch_add(1, Ordering::Relaxed);
-        self.service.notes.add(Note::Breaker(turn));
-        worker.tell_guarded(&self.service);
+        service.notes.add(Note::Breaker(turn));
+        worker.tell_guarded(service);
     }
 
     /// How it ended: its answer came after `took`, or it has taken its whole time until now.
-    fn ended(&mut self, worker: &Worker, failed: Option<bool>, took: Option<Duration>, is_late: bool) {
+    fn ended(
+        &mut self,
+        worker: &Worker,
+        service: &Service,
+        failed: Option<bool>,
+        took: Option<Duration>,
+        is_late: bool,
+    ) {
         self.measure(worker, failed, took, is_late);
         let Some(pass) = self.pass.take() else { return };
         let (Some(gate), Some(policy)) = (&self.guards.gate, &self.guards.told.breaker) else { return };
@@ -291,7 +301,7 @@ impl Admitted {
         let failed = failed.filter(|_| self.guards.told.breaker_scope == BreakerScope::Service);
         let ending = failed.map_or(Ending::Unknown, |failed| Ending::Answered { failed, took });
         if let Some(turn) = gate.ended(policy, pass, ending, now) {
-            self.turned(worker, turn);
+            self.turned(worker, service, turn);
         }
     }
 }

@@ -71,15 +71,12 @@ pub(crate) struct Shut;
 /// Asks the breaker of `instance`, if it has one; none is heeded where nothing guards the service.
 pub(crate) fn ask(
     worker: &Worker,
-    service: Option<&Service>,
+    (service, guards): (&Service, Option<&Guards>),
     instance: &Arc<Instance>,
     now: Instant,
 ) -> Result<Passed, Shut> {
-    let Some(service) = service else { return Ok(Passed::default()) };
-    // A look without a count: services whose instances have no breakers pay no more.
-    let guards = service.guards.load();
-    let has_fuses = |guards: &&Arc<Guards>| guards.fuses.as_ref().is_some_and(|fuses| !fuses.is_bridged());
-    let Some(guards) = guards.as_ref().filter(has_fuses) else { return Ok(Passed::default()) };
+    let has_fuses = |guards: &&Guards| guards.fuses.as_ref().is_some_and(|fuses| !fuses.is_bridged());
+    let Some(guards) = guards.filter(has_fuses) else { return Ok(Passed::default()) };
     let Some(policy) = &guards.told.breaker else { return Ok(Passed::default()) };
     let gate = instance.fuse.0.get_or_init(|| Box::new(Gate::new(policy)));
     let (asked, turn) = gate.ask(policy, now);
@@ -99,6 +96,10 @@ impl Passed {
         failed: bool,
         (begun, took): (Instant, Option<Duration>),
     ) {
+        // Services whose instances have no breakers pay no more.
+        if self.instance.is_none() {
+            return;
+        }
         let guards = service.guards.load();
         let policy = guards.as_ref().filter(|guards| guards.fuses.is_some());
         let Some((guards, policy)) = policy.and_then(|guards| Some((guards, guards.told.breaker.as_ref()?))) else {

@@ -97,6 +97,6 @@ async fn serve<S: Front>(
     };
     walk.took = None;
     let end = attempts(worker, client, route, to, admitted.as_ref().and_then(Held::get), walk).await;
-    tell(worker, admitted, &end, walk);
+    tell(worker, &to.service, admitted, &end, walk);
     end
 }
