@@ -6,8 +6,8 @@ use model::{Epoch, InstanceId, NodeName, ServiceName, VersionName};
 use serde::{Deserialize, Serialize};
 
 pub use traffic::{
-    AdaptiveView, AtOnceView, BreakerView, ConcurrencyView, EjectionView, OverloadView, RateLimitView, ShiftView,
-    TrafficView,
+    AdaptiveView, AtOnceView, BreakerView, ConcurrencyView, EjectionView, OverloadView, RateLimitView, RefusingView,
+    ShiftView, TrafficView,
 };
 
 /// Everything `seawall status` shows.

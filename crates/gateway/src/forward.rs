@@ -241,10 +241,9 @@ impl<'a, S: Front> Exchange<'a, S> {
         let (worker, address, instance) = (self.worker, taken.endpoint().address, taken.instance());
         let upstream = taken.upstream();
         if !start.fresh && upstream.is_reusable() {
-            let idle = if upstream.http2 {
-                worker.pool.share(instance, address)
-            } else {
-                worker.pool.take(instance, address, certain, start.now)
+            let idle = match upstream.http2 {
+                true => worker.pool.share(instance, address),
+                false => worker.pool.take(instance, address, certain, start.now),
             };
             if let Some(link) = idle {
                 return self.ready(link, taken, start.now).await;

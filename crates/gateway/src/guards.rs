@@ -15,6 +15,7 @@ mod limit;
 mod line;
 mod notes;
 mod page;
+mod refusals;
 mod scope;
 mod tuner;
 
@@ -226,6 +227,8 @@ pub struct ConcurrencyView {
     pub active: usize,
     /// Requests that wait for one.
     pub pending: usize,
+    /// Since when there is no place for all, while that is so.
+    pub refusing_since: Option<SystemTime>,
     /// The bounds of one that finds itself.
     pub adaptive: Option<AdaptiveView>,
 }

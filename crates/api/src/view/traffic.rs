@@ -32,6 +32,16 @@ pub struct TrafficView {
     pub ejected: Vec<EjectionView>,
 }
 
+/// That a limit refuses requests. One that has refused none for 10 s has stopped.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusingView {
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Why.
+    pub why: String,
+}
+
 /// A rate limit.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +53,9 @@ pub struct RateLimitView {
     pub per_seconds: Option<u64>,
     /// Requests refused since the node process began.
     pub refused: u64,
+    /// Since when it refuses requests, and why; absent while it refuses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusing: Option<RefusingView>,
     /// Keys at work now, for a limit by key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u32>,
@@ -67,6 +80,9 @@ pub struct AtOnceView {
     pub keys: Option<u32>,
     /// Requests turned away since the node process began.
     pub refused: u64,
+    /// Since when it refuses requests, and why; absent while it refuses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusing: Option<RefusingView>,
 }
 
 /// How much a gateway has to do.
@@ -157,6 +173,9 @@ pub struct ConcurrencyView {
     pub pending: u32,
     /// The most of them.
     pub max_pending: u32,
+    /// Since when it refuses requests, and why; absent while it refuses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusing: Option<RefusingView>,
     /// The bounds of a limit that finds itself: `max` is then what it has found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<AdaptiveView>,

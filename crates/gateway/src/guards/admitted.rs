@@ -273,6 +273,11 @@ impl Admitted {
 
     fn count(&self, end: PendingEnd) {
         self.guards.numbers.pending[end as usize].fetch_add(1, Ordering::Relaxed);
+        if let (Some(line), PendingEnd::Full | PendingEnd::Timeout | PendingEnd::Deadline | PendingEnd::Shed) =
+            (&self.guards.line, end)
+        {
+            line.refused();
+        }
         if end == PendingEnd::Shed {
             self.guards.numbers.shed[self.priority as usize].fetch_add(1, Ordering::Relaxed);
         }

@@ -3,11 +3,12 @@
 //! Deliberately absent: counting (`traffic::Crowd`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use traffic::{Crowd, Joined};
 
 use super::key::{Compiled, Judged, Keyed};
+use super::refusals::Refusals;
 use super::scope::{CompiledScope, Scope};
 use crate::connection::Client;
 use crate::routes::CompiledRoute;
@@ -36,6 +37,8 @@ pub struct AtOnceView {
     pub keys: Option<usize>,
     /// Requests turned away since it began.
     pub refused: u64,
+    /// Since when it turns some away, while it does.
+    pub refusing_since: Option<SystemTime>,
     /// Requests let through uncounted, for want of room for their key.
     pub uncounted: u64,
 }
@@ -47,7 +50,7 @@ pub(super) struct Bound {
     crowd: Crowd,
     keys: Compiled<u32>,
     scope: CompiledScope,
-    refused: AtomicU64,
+    refusals: Refusals,
 }
 
 /// A request that is counted; dropping it ends that.
@@ -69,7 +72,7 @@ impl Bound {
         let room = if told.keyed.key.is_some() { told.keys } else { 1 };
         let (crowd, keys) = (Crowd::new(room), Compiled::of(&told.keyed, |max| max));
         let scope = CompiledScope::of(&told.scope)?;
-        Some(Self { crowd, keys, scope, told, refused: AtomicU64::new(0) })
+        Some(Self { crowd, keys, scope, told, refusals: Refusals::default() })
     }
 
     pub(super) fn is(&self, told: &AtOnce) -> bool {
@@ -100,7 +103,7 @@ impl Bound {
             Joined::Counted(place) => Ok(Some(Presence { bound: self.clone(), place })),
             Joined::Uncounted => Ok(None),
             Joined::Full => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+                self.refusals.add();
                 Err(())
             }
         }
@@ -111,7 +114,8 @@ impl Bound {
             max: self.told.max,
             active: self.crowd.active(),
             keys: self.told.keyed.key.as_ref().map(|_| self.crowd.at_work()),
-            refused: self.refused.load(Ordering::Relaxed),
+            refused: self.refusals.count(),
+            refusing_since: self.refusals.since(),
             uncounted: self.crowd.uncounted(),
         }
     }

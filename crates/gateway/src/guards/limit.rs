@@ -1,12 +1,12 @@
 //! A service's rate limits at work. Deliberately absent: the decision (`traffic::limit`), and which requests a limit is
 //! about (`scope.rs`, `key.rs`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use traffic::{Asked, Decision, LimitPolicy, Limiter, Rate};
 
 use super::key::{Compiled, Judged, Keyed};
+use super::refusals::Refusals;
 use super::scope::{CompiledScope, Scope, since};
 use crate::connection::Client;
 use crate::routes::CompiledRoute;
@@ -45,6 +45,8 @@ pub struct LimitView {
     pub displaced: u64,
     /// Requests refused since the limit began.
     pub refused: u64,
+    /// Since when it refuses some, while it does.
+    pub refusing_since: Option<SystemTime>,
 }
 
 /// What a limit has left, for answers to tell.
@@ -76,7 +78,7 @@ pub(super) struct Limit {
     limiter: Limiter,
     keys: Compiled<Rate>,
     scope: CompiledScope,
-    refused: AtomicU64,
+    refusals: Refusals,
 }
 
 /// What a limit has admitted.
@@ -100,7 +102,7 @@ impl Limit {
         let per = told.policy.per;
         let keys = Compiled::of(&told.keyed, |(count, burst)| Rate::new(count, per, burst));
         let (limiter, scope) = (Limiter::new(&told.policy), CompiledScope::of(&told.scope)?);
-        Some(Self { limiter, keys, scope, told, refused: AtomicU64::new(0) })
+        Some(Self { limiter, keys, scope, told, refusals: Refusals::default() })
     }
 
     pub(super) fn is(&self, told: &RateLimit) -> bool {
@@ -136,7 +138,7 @@ impl Limit {
     }
 
     fn refuse(&self, limit: u64, after: Duration) -> Said {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.refusals.add();
         Said::Refused(small(limit), after)
     }
 
@@ -158,7 +160,8 @@ impl Limit {
             per: self.told.policy.per,
             keys: keys.zip(at_work).map(|(keys, at_work)| (at_work, keys.room())),
             displaced: keys.map_or(0, traffic::Keys::displaced),
-            refused: self.refused.load(Ordering::Relaxed),
+            refused: self.refusals.count(),
+            refusing_since: self.refusals.since(),
         }
     }
 }

@@ -12,6 +12,7 @@ use guard::bulkhead::{Bulkhead, Entry, Waiter};
 use guard::{Deadline, Places, Priority};
 
 use super::ConcurrencyView;
+use super::refusals::Refusals;
 use crate::connection::Client;
 use crate::front::Front;
 use crate::worker::Worker;
@@ -32,7 +33,10 @@ pub(crate) enum PendingEnd {
 
 /// One bulkhead, shared by all workers.
 #[derive(Debug)]
-pub(crate) struct Line(Mutex<Inside>);
+pub(crate) struct Line {
+    inside: Mutex<Inside>,
+    refusals: Refusals,
+}
 
 #[derive(Debug)]
 struct Inside {
@@ -43,7 +47,8 @@ struct Inside {
 
 impl Line {
     pub(crate) fn new(places: Places) -> Self {
-        Self(Mutex::new(Inside { places, bulkhead: Bulkhead::default(), wakers: BTreeMap::new() }))
+        let inside = Inside { places, bulkhead: Bulkhead::default(), wakers: BTreeMap::new() };
+        Self { inside: Mutex::new(inside), refusals: Refusals::default() }
     }
 
     /// Other bounds; who has a place keeps it.
@@ -89,7 +94,13 @@ impl Line {
     pub(super) fn view(&self) -> ConcurrencyView {
         let inside = self.lock();
         let (active, pending) = (inside.bulkhead.active(), inside.bulkhead.waiting());
-        ConcurrencyView { places: inside.places, active, pending, adaptive: None }
+        let refusing_since = self.refusals.since();
+        ConcurrencyView { places: inside.places, active, pending, refusing_since, adaptive: None }
+    }
+
+    /// Somebody got no place.
+    pub(super) fn refused(&self) {
+        self.refusals.add();
     }
 
     /// Changes it and wakes everybody whose place that brought.
@@ -107,7 +118,7 @@ impl Line {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -185,6 +185,9 @@ impl Service {
                 max: count(view.places.max),
                 pending: count(view.pending),
                 max_pending: count(view.places.pending),
+                refusing: limits::refusing(view.refusing_since, || {
+                    format!("more than {} under way and {} waiting", view.places.max, view.places.pending)
+                }),
                 adaptive: view.adaptive.map(|adaptive| AdaptiveView {
                     min: count(adaptive.policy.min),
                     max: count(adaptive.policy.max),
@@ -217,20 +220,25 @@ impl Service {
     /// The worst that the guards do, in one line.
     pub(super) fn traffic_note(traffic: Option<&TrafficView>, name: &ServiceName) -> Option<String> {
         let traffic = traffic?;
-        let breaker = traffic.breaker.as_ref()?;
-        if breaker.forced.is_none() && !traffic.instance_breakers.is_empty() {
-            return instances_note(&traffic.instance_breakers);
-        }
-        let since = breaker.since.get(..19).unwrap_or_default();
-        match (breaker.forced.as_deref(), breaker.state.as_str()) {
-            (Some(forced), _) => Some(format!(
-                "the breaker is held {forced} by hand since {since}Z: `seawall breaker {name} auto` ends that"
-            )),
-            (None, "closed") => None,
-            (None, state) => {
-                let why = breaker.why.as_deref().unwrap_or_default();
-                Some(format!("the breaker is {state} since {since}Z: {why}"))
-            }
+        breaker_note(traffic, name).or_else(|| limits::note(traffic))
+    }
+}
+
+/// What a breaker does, in one line.
+fn breaker_note(traffic: &TrafficView, name: &ServiceName) -> Option<String> {
+    let breaker = traffic.breaker.as_ref()?;
+    if breaker.forced.is_none() && !traffic.instance_breakers.is_empty() {
+        return instances_note(&traffic.instance_breakers);
+    }
+    let since = breaker.since.get(..19).unwrap_or_default();
+    match (breaker.forced.as_deref(), breaker.state.as_str()) {
+        (Some(forced), _) => Some(format!(
+            "the breaker is held {forced} by hand since {since}Z: `seawall breaker {name} auto` ends that"
+        )),
+        (None, "closed") => None,
+        (None, state) => {
+            let why = breaker.why.as_deref().unwrap_or_default();
+            Some(format!("the breaker is {state} since {since}Z: {why}"))
         }
     }
 }
@@ -290,7 +298,7 @@ fn because(why: Why, rule: Option<&BreakerRule>) -> String {
     }
 }
 
-fn at(moment: std::time::SystemTime) -> String {
+pub(super) fn at(moment: std::time::SystemTime) -> String {
     let since_epoch = moment.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     observe::at_unix_ms(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }

@@ -2,14 +2,14 @@
 //! gateway. Deliberately absent: any decision.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use api::view::{AtOnceView, RateLimitView};
+use api::view::{AtOnceView, RateLimitView, RefusingView, TrafficView};
 use gateway::{Allowance, AtOnce, Behaviour, Keyed, LimitKey, LimitPolicy, LimitView, Meter, RateLimit, Scope};
 use model::ServiceName;
 use model::config::{self, WithoutKey};
 
-use super::guarding::count;
+use super::guarding::{at, count};
 
 type Meters<'a> = &'a dyn Fn(&ServiceName) -> Meter;
 
@@ -92,8 +92,30 @@ fn scope(matches: &config::Match, route: Option<&String>, of: Option<&ServiceNam
     }
 }
 
+/// What a limit tells of what it refuses, if it does.
+pub(super) fn refusing(since: Option<SystemTime>, why: impl FnOnce() -> String) -> Option<RefusingView> {
+    since.map(|since| RefusingView { since: at(since), why: why() })
+}
+
+/// The first limit that refuses requests, in one line.
+pub(super) fn note(traffic: &TrafficView) -> Option<String> {
+    let rates = traffic.rate_limit.iter().chain(&traffic.more_rate_limits).filter_map(|limit| limit.refusing.as_ref());
+    let bounds = traffic.at_once.iter().filter_map(|bound| bound.refusing.as_ref());
+    let line = traffic.concurrency.iter().filter_map(|line| line.refusing.as_ref());
+    let first = rates.chain(bounds).chain(line).next()?;
+    Some(format!("requests are refused since {}Z: {}", first.since.get(..19).unwrap_or_default(), first.why))
+}
+
 pub(super) fn rate_view(limit: &LimitView) -> RateLimitView {
+    let why = || {
+        let each = match limit.per.as_secs() {
+            1 => "a second".to_owned(),
+            seconds => format!("in {seconds} s"),
+        };
+        format!("more than {} {each}{}", limit.qps, if limit.keys.is_some() { " of one key" } else { "" })
+    };
     RateLimitView {
+        refusing: refusing(limit.refusing_since, why),
         qps: limit.qps,
         per_seconds: (limit.per != Duration::from_secs(1)).then_some(limit.per.as_secs()),
         refused: limit.refused,
@@ -104,5 +126,12 @@ pub(super) fn rate_view(limit: &LimitView) -> RateLimitView {
 }
 
 pub(super) fn bound_view(bound: &gateway::AtOnceView) -> AtOnceView {
-    AtOnceView { max: bound.max, active: bound.active, keys: bound.keys.map(count), refused: bound.refused }
+    let of_one = if bound.keys.is_some() { " of one key" } else { "" };
+    AtOnceView {
+        max: bound.max,
+        active: bound.active,
+        keys: bound.keys.map(count),
+        refused: bound.refused,
+        refusing: refusing(bound.refusing_since, || format!("more than {} at once{of_one}", bound.max)),
+    }
 }

@@ -128,7 +128,14 @@ fn an_instance_that_fails_is_left_alone_and_a_client_that_comes_too_often_refuse
     assert_eq!(seawall.get("/slow").status, 200);
     let refused = seawall.get("/slow");
     assert_eq!((refused.status, refused.header("ratelimit-limit")), (429, Some("1")));
-    wait("status tells", || (seawall.service("slow")["traffic"]["rateLimit"]["refused"] == 1).then_some(()));
+    let limit = wait("status tells", || {
+        let limit = seawall.service("slow")["traffic"]["rateLimit"].clone();
+        (limit["refused"] == 1).then_some(limit)
+    });
+    assert_eq!(limit["refusing"]["why"], "more than 1 a second of one key");
+    let note = format!("requests are refused since {}Z", &limit["refusing"]["since"].as_str().unwrap()[..19]);
+    let (table, _) = seawall.cli_exits(0, &["status"]);
+    assert!(table.contains(&note), "{table}");
     let other = http::request(seawall.gateway, "GET", "/slow", &[("X-Client", "b")], b"").unwrap();
     assert_eq!(other.status, 200, "another key");
 }
