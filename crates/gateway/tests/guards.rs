@@ -284,9 +284,12 @@ fn so_many_at_once_so_many_in_line_and_the_rest_is_turned_away() {
         eventually("it came", || places(&rig).0 + places(&rig).1 == index + 1);
     }
     eventually("two are at the instance", || has.load(Ordering::SeqCst) == 2);
+    assert_eq!(rig.service.guards().unwrap().concurrency.unwrap().refusing_since, None, "nobody was turned away yet");
     assert_eq!(places(&rig), (2, 1));
     let turned_away = rig.get("/");
     turned_away.assert_reason(503, "too-many-requests-pending");
+    let refusing = |rig: &Rig| rig.service.guards().unwrap().concurrency.unwrap().refusing_since;
+    assert!(refusing(&rig).is_some(), "the line says since when");
     assert_eq!(turned_away.header("Retry-After"), Some("1"));
     rig.expect_metric("concurrency_requests{service=\"s\",state=\"pending\"} 1");
     rig.expect_metric("concurrency_waits_total{service=\"s\",reason=\"full\"} 1");

@@ -40,7 +40,7 @@ fn what_comes_too_often_is_refused_and_told_when_to_come() {
     assert_eq!(fields.map(|name| refused.header(name)), ["1", "1", "0", "1"].map(Some));
     eventually("a second later one is let through", || rig.get("/").status == 200);
     let view = rig.service.guards().unwrap().rate_limits.remove(0);
-    assert!(view.qps == 1 && view.refused >= 1, "{view:?}");
+    assert!(view.qps == 1 && view.refused >= 1 && view.refusing_since.is_some(), "{view:?}");
     assert!(rig.metrics().contains("rate_limited_total{service=\"s\",outcome=\"admitted\"} 3"), "{}", rig.metrics());
     // The same policy again: what was counted stays.
     rig.service.set_traffic(Some(limited(1, 2, Behaviour::Reject, None)));
