@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -72,6 +73,9 @@ impl Idle {
     }
 }
 
+/// Connections looked at in one go.
+const SLICE: usize = 32;
+
 /// A worker's idle connections, by instance.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -119,22 +123,45 @@ impl Pool {
         }
     }
 
-    /// Closes what is too old, closed by its peer, or to an instance that is gone.
-    pub(crate) fn sweep(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|_, list| {
-            let keep = |idle: &mut Idle| {
-                now.saturating_duration_since(idle.since) < self.timeout
-                    && !idle.link.instance.removed.load(Ordering::Relaxed)
-                    && !idle.link.is_lost()
-                    && is_alive(&mut idle.link.wire, false)
-            };
-            for index in (0..list.len()).rev() {
-                if !keep(&mut list[index]) {
-                    drop(list.swap_remove(index).into_link());
-                }
+    /// Closes what is too old, closed by its peer, or to an instance that is gone: a few at a time, for requests do not
+    /// wait until thousands are looked at.
+    pub(crate) async fn sweep(&self) {
+        let keys: Vec<u64> = self.idle.borrow().keys().copied().collect();
+        let (mut now, mut seen) = (Instant::now(), 0);
+        for key in keys {
+            seen += self.sweep_instance(key, now);
+            if seen >= SLICE {
+                tokio::task::yield_now().await;
+                (now, seen) = (Instant::now(), 0);
             }
-            !list.is_empty()
-        });
+        }
+        self.sweep_shared(now);
+    }
+
+    /// How many were looked at.
+    fn sweep_instance(&self, instance: u64, now: Instant) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        let Entry::Occupied(mut entry) = idle.entry(instance) else { return 0 };
+        let list = entry.get_mut();
+        let seen = list.len();
+        let keep = |idle: &mut Idle| {
+            now.saturating_duration_since(idle.since) < self.timeout
+                && !idle.link.instance.removed.load(Ordering::Relaxed)
+                && !idle.link.is_lost()
+                && is_alive(&mut idle.link.wire, false)
+        };
+        for index in (0..list.len()).rev() {
+            if !keep(&mut list[index]) {
+                drop(list.swap_remove(index).into_link());
+            }
+        }
+        if list.is_empty() {
+            entry.remove();
+        }
+        seen
+    }
+
+    fn sweep_shared(&self, now: Instant) {
         self.shared.borrow_mut().retain(|_, list| {
             list.retain(|shared| {
                 let idle = shared.connection.idle_since();

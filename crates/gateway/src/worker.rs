@@ -165,14 +165,10 @@ impl Worker {
         for entrance in entrances {
             tokio::task::spawn_local(listen::accept(self.clone(), entrance, phase.clone()));
         }
-        let mut sweep = tokio::time::interval(SWEEP);
+        tokio::task::spawn_local(self.clone().sweep());
         loop {
             tokio::select! {
                 Some((stream, peer, admission)) = handed.recv() => self.adopt(stream, peer, admission),
-                _ = sweep.tick() => {
-                    self.pool.sweep(Instant::now());
-                    self.spares.trim();
-                }
                 changed = phase.changed() => {
                     let now = if changed.is_ok() { *phase.borrow_and_update() } else { Phase::Stop };
                     match now {
@@ -182,6 +178,15 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            sweep.tick().await;
+            self.pool.sweep().await;
+            self.spares.trim();
         }
     }
 

@@ -57,8 +57,11 @@ pub struct Stage {
 
 fn main() -> Result<(), Failure> {
     let mut words = std::env::args().skip(1);
-    let repeats: usize = words.next().map_or(Ok(2), |word| word.parse())?;
-    let window = Duration::from_secs(words.next().map_or(Ok(5), |word| word.parse())?);
+    let repeats: usize = words.next().map_or(Ok(30), |word| word.parse())?;
+    let window = Duration::try_from_secs_f64(words.next().map_or(Ok(0.5), |word| word.parse())?)?;
+    if repeats * 4 > usize::from(u8::MAX) {
+        return Err("at most 63 repeats".into());
+    }
     let port = backend::start()?;
     let mut registry = prometheus_client::registry::Registry::default();
     let metrics = Metrics::register(&mut registry);

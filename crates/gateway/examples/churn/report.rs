@@ -115,7 +115,7 @@ pub fn section(parts: &[Part], once: &Once, repeats: usize, window: Duration) ->
         client::CLIENTS * 500,
         client::CLIENTS,
         repeats * 4,
-        window.as_secs(),
+        window.as_secs_f64(),
     );
     page += "| swapped | swaps/s | quiet us | swapping us | ratio of p50 | ratio of p99 | change to first answer ms | one swap ms | failed or lost |\n";
     page += "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
