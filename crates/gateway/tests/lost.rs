@@ -5,12 +5,13 @@
 mod common;
 
 use std::net::TcpListener;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Client, Conn, Instance, Rig, answer_all, endpoints_of, eventually, ok};
-use gateway::{Endpoints, HoldPolicy, Selection};
+use gateway::{Balance, Endpoints, HoldPolicy, Options, Selection};
 use model::Epoch;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -149,4 +150,31 @@ fn a_tunnel_to_a_lost_instance_ends() {
     rig.service.end_requests(&["s-0".into()]);
     client.assert_closed();
     assert!(lost.elapsed() < SOON, "{:?}", lost.elapsed());
+}
+
+/// More than a worker looks through in one go: none is forgotten.
+#[test]
+fn kept_connections_to_instances_that_are_gone_are_all_closed() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counting = || {
+        let ended = ended.clone();
+        Instance::start(move |conn| {
+            answer_all(conn, "kept");
+            ended.fetch_add(1, Ordering::SeqCst);
+        })
+    };
+    let instances: Vec<Instance> = (0..70).map(|_| counting()).collect();
+    let all: Vec<&Instance> = instances.iter().collect();
+    let balance = Balance::RoundRobin;
+    let options = Options { workers: 1, ..Options::default() };
+    let rig = Rig::with(options, Endpoints { balance, ..endpoints_of(&all) }, None);
+    let mut client = rig.client();
+    for _ in &all {
+        client.send(GET);
+        assert_eq!(client.response().status, 200);
+    }
+    assert!(instances.iter().all(|instance| instance.accepted() == 1), "one kept to each");
+    assert_eq!(ended.load(Ordering::SeqCst), 0);
+    rig.service.set_endpoints(endpoints_of(&all[..1])).unwrap();
+    eventually("the others are closed", || ended.load(Ordering::SeqCst) == all.len() - 1);
 }
