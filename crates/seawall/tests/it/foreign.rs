@@ -178,9 +178,11 @@ fn hystrix_commands_have_percentages_semaphores_and_breakers_of_their_own() {
     assert!((0..40).all(|_| reason(&seawall.get("/stock")) != Some("breaker-open")), "nothing opens");
     assert_eq!(seawall.service("stock")["traffic"]["breaker"], serde_json::Value::Null);
     seawall.fault("stock-0", "slow?ms=60000");
+    let active = || seawall.service("stock")["traffic"]["concurrency"]["active"].clone();
+    wait("the one before has given its place back", || (active() == 0).then_some(()));
     std::thread::scope(|scope| {
         let first = scope.spawn(|| seawall.get("/stock"));
-        wait("one is under way", || (seawall.service("stock")["traffic"]["concurrency"]["active"] == 1).then_some(()));
+        wait("one is under way", || (active() == 1).then_some(()));
         let second = seawall.get("/stock");
         assert_eq!((second.status, reason(&second)), (503, Some("too-many-requests-pending")));
         seawall.fault("stock-0", "crash");

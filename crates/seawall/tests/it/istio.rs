@@ -305,11 +305,11 @@ fn a_destination_rule_says_what_subsets_are_and_guards_the_service() {
     assert_eq!((instance("/canary"), instance("/")), ("orders-v2-0".to_owned(), "orders-v1-0".to_owned()));
     // `maxConnections` is how many there are at once with HTTP/1.
     seawall.fault("orders-v1-0", "slow?ms=60000");
+    let active = || seawall.service("orders")["traffic"]["concurrency"]["active"].clone();
+    wait("those before have given their places back", || (active() == 0).then_some(()));
     std::thread::scope(|scope| {
         let first = [(); 2].map(|()| scope.spawn(|| http::request(seawall.gateway, "GET", "/", &[], b"")));
-        wait("two are under way", || {
-            (seawall.service("orders")["traffic"]["concurrency"]["active"] == 2).then_some(())
-        });
+        wait("two are under way", || (active() == 2).then_some(()));
         let third = seawall.get("/canary");
         assert_eq!((third.status, third.header("seawall-reason")), (503, Some("too-many-requests-pending")));
         seawall.fault("orders-v1-0", "crash");
