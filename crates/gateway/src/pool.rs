@@ -73,7 +73,7 @@ impl Idle {
     }
 }
 
-/// Connections looked at in one go.
+/// Connections looked at in one go, with what the last instance among them has (at most `most`).
 const SLICE: usize = 32;
 
 /// A worker's idle connections, by instance.
