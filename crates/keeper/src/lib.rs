@@ -35,6 +35,7 @@ const LAST_GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// What kept it from starting: a port taken, a data directory that is locked, read-only or full.
 pub fn run(options: Options) -> Result<(), StartError> {
+    platform::thread::answer_soon();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

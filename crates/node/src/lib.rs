@@ -81,6 +81,7 @@ pub struct CannotStart(String);
 pub fn run(options: &Options) -> Result<(), CannotStart> {
     let cannot = |what: &str, error: &dyn std::fmt::Display| CannotStart(format!("{what}: {error}"));
     let hello = link::read_hello().map_err(|error| cannot("the keeper", &error))?;
+    platform::thread::answer_soon();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(16)

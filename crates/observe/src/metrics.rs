@@ -112,6 +112,8 @@ pub struct StreamGauges {
     pub appended: Gauge,
     /// Their bytes.
     pub appended_bytes: Gauge,
+    /// How often large entries were made to wait.
+    pub gave_way: Gauge,
     /// Bytes of each stream.
     pub kept_bytes: Family<StreamLabels, Gauge>,
     /// Bytes of their write-ahead log on disk.
@@ -204,6 +206,8 @@ impl ControlMetrics {
         registry.register_with_unit("seawall_stream_kept", kept, Unit::Bytes, s.kept_bytes.clone());
         let log = "Size of the write-ahead log of streams on disk";
         registry.register_with_unit("seawall_stream_wal_size", log, Unit::Bytes, s.wal_bytes.clone());
+        let way = "How often large entries of streams were made to wait, for a promotion";
+        registry.register("seawall_stream_gave_way", way, s.gave_way.clone());
         let s = &m.discovery;
         registry.register("seawall_discovery_services", "Services in the registry", s.services.clone());
         registry.register("seawall_discovery_instances", "Instances in the registry", s.instances.clone());

@@ -13,6 +13,12 @@ pub fn preallocate(file: &File, length: u64) -> io::Result<()> {
     imp::preallocate(file, length)
 }
 
+/// Has the system begin to write these bytes of `file` to the disk, so that a later flush finds less to do. Nothing is known
+/// of them before that flush; it also tells what went wrong. A system that cannot does so when it likes.
+pub fn begin_write_back(file: &File, offset: u64, length: u64) {
+    imp::begin_write_back(file, offset, length);
+}
+
 /// Makes `directory`, with its parents, and closes it to every other user: state and logs hold secrets.
 /// On Windows the access list it inherits stays.
 ///
@@ -94,6 +100,17 @@ mod imp {
         file.set_len(length)
     }
 
+    #[cfg(target_os = "linux")]
+    pub fn begin_write_back(file: &File, offset: u64, length: u64) {
+        use std::os::fd::AsRawFd as _;
+        let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+        // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is passed.
+        let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn begin_write_back(_file: &File, _offset: u64, _length: u64) {}
+
     pub fn sync_directory(directory: &Path) -> io::Result<()> {
         File::open(directory)?.sync_all()
     }
@@ -131,6 +148,8 @@ mod imp {
     pub fn preallocate(file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
     }
+
+    pub fn begin_write_back(_file: &File, _offset: u64, _length: u64) {}
 
     pub fn sync_directory(_directory: &Path) -> io::Result<()> {
         Ok(())

@@ -13,3 +13,4 @@ pub mod signal;
 #[cfg(target_os = "linux")]
 mod sock_diag;
 pub mod socket;
+pub mod thread;

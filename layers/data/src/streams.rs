@@ -228,6 +228,17 @@ pub struct StreamsMetrics {
     pub kept_bytes: BTreeMap<Name, u64>,
     /// Bytes of log on disk, preallocated space included.
     pub log_bytes: u64,
+    /// How often it was asked to give way since the streams were opened ([`Streams::give_way`]).
+    pub gave_way: u64,
+}
+
+/// Who is to give way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// This node: the others are told otherwise.
+    Here,
+    /// This node and every other member that can be reached.
+    Everywhere,
 }
 
 /// Op-logs with offsets, cursors and fencing.
@@ -268,6 +279,11 @@ pub trait Streams: Send + Sync + 'static {
 
     /// One stream.
     fn describe(&self, stream: Name, consistency: Consistency) -> BoxFuture<'_, Result<StreamInfo, StreamError>>;
+
+    /// Something urgent goes on, such as a promotion: for a tenth of a second from now on, large entries are appended one
+    /// after the other at each member that hears of it, so that they take little of processors and disk. Nobody is told
+    /// whether it was heard; entries that are under way go on.
+    fn give_way(&self, reach: Reach);
 
     /// Why requests are refused now, if they are.
     fn not_serving(&self) -> Option<NotServing>;

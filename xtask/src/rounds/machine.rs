@@ -387,8 +387,22 @@ pub fn end_kill(dying: &[u32]) {
     }
 }
 
-/// Sends a signal, which std cannot.
+/// Sends a signal, which std cannot. At once: a process that is started for it takes as long as what is measured.
+#[cfg(target_os = "linux")]
 pub fn signal(pid: u32, name: &str) {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let signal = match name {
+        "KILL" => Signal::KILL,
+        "TERM" => Signal::TERM,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        other => unreachable!("nobody sends {other}"),
+    };
     // Ignored: whoever is gone needs none.
-    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    let _ = i32::try_from(pid).ok().and_then(Pid::from_raw).map(|pid| kill_process(pid, signal));
 }
+
+/// There are no network namespaces either, so nobody gets here.
+#[cfg(not(target_os = "linux"))]
+pub fn signal(_: u32, _: &str) {}

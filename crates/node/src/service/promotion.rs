@@ -9,7 +9,7 @@ mod serving;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use data::{Key, Revision};
+use data::{Key, Reach, Revision};
 use health::decide::{Holder, Phase, Record, Step, View, decide};
 use model::{Epoch, EventKind, InstanceId, ServiceName};
 use observe::metrics::ServiceLabels;
@@ -187,6 +187,7 @@ impl Service {
         let epoch = promotion.epoch().unwrap_or_default();
         promotion.lost_at.get_or_insert(now);
         cause.clone_into(&mut promotion.cause);
+        shell.streams.give_way(Reach::Everywhere);
         let subject = Subject::instance(&self.name, id).epoch(epoch);
         shell.emit(
             EventKind::PrimaryLost,
@@ -339,6 +340,7 @@ impl Service {
         while promotion.terms.len() > KEPT_TERMS + 1 {
             promotion.terms.pop_front();
         }
+        shell.streams.give_way(Reach::Here);
         let (epoch, is_fence) = (record.epoch(at), record.phase == Phase::Fence);
         let deposed = record.previous.clone().filter(|_| is_fence && record.wanted.is_none());
         promotion.record = Some((record, at));

@@ -58,6 +58,10 @@ pub trait DiskFile: Debug + Send + Sync {
     /// Reserves `length` bytes and makes that the size.
     fn preallocate(&self, length: u64) -> io::Result<()>;
 
+    /// These bytes were written and are flushed some time: the system may begin with them, so that the flush, and those of
+    /// other files, take less long. A hint; nothing is known of them before the flush.
+    fn begin_write_back(&self, _offset: u64, _length: u64) {}
+
     /// Cuts the file to `length` bytes.
     fn truncate(&self, length: u64) -> io::Result<()>;
 

@@ -44,6 +44,7 @@ mod survivor;
 mod transport;
 mod types;
 mod wal;
+mod way;
 mod wire;
 mod witness;
 

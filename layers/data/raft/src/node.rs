@@ -82,6 +82,12 @@ impl Node {
         let body = {
             let shared = shared.clone();
             move || {
+                if shared.streams.is_some() {
+                    // With whatever threads it starts: entries are many bytes, what the store commits is few.
+                    platform::thread::give_way();
+                } else {
+                    platform::thread::answer_soon();
+                }
                 runtime.block_on(run(shared, base, requests, ready, stopping));
                 drop(runtime);
                 drop(lock);

@@ -1,6 +1,8 @@
 //! The other nodes: who they are, where they are, and calls to them. All groups of a node share one of these.
 //! A call is a frame with an answer. Calls of a kind go over a connection of their own ([`Lane`]), so that entries on
-//! their way hold up no heartbeat; snapshots have one each. Everything runs on one thread, apart from the engines.
+//! their way hold up no heartbeat; snapshots have one each. Everything runs apart from the engines, on one thread, but for
+//! the entries of streams: a second one that gives way, so that many bytes under way hold up nothing that is small and
+//! urgent ([`Inner::spawn_for`]).
 //! Deliberately absent: Raft itself (`network.rs` asks through here, `serve.rs` answers).
 
 use std::collections::BTreeMap;
@@ -12,9 +14,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::streams::STREAMS_GROUP;
 use crate::surroundings;
 use crate::transport::{Connection, Transport};
 use crate::wal::lock;
@@ -40,6 +43,8 @@ use serve::Group;
 /// Calls that wait to be sent on one lane; more are refused.
 const LANE_CALLS: usize = 4096;
 
+/// A frame that tells something is worth nothing after this time.
+const TOLD: Duration = Duration::from_millis(100);
 /// How often certificate files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -98,8 +103,8 @@ pub(crate) struct Identity {
 
 /// Where connections live.
 enum Home {
-    /// On a thread of their own.
-    Thread(Handle),
+    /// On threads of their own: most of them on the first, those with the entries of streams on the second.
+    Threads(Handle, Handle),
     /// In a simulated world: where the node is.
     Here,
 }
@@ -126,11 +131,11 @@ pub(crate) struct Inner {
     next_call: AtomicU64,
     home: Home,
     stop: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Peers {
-    /// Starts a thread for connections; `transport` is made on it. Nobody is let in before a store is opened with this.
+    /// Starts the threads for connections; `transport` is made on the first. Nobody is let in before a store is opened with this.
     ///
     /// # Errors
     /// The transport cannot be made, or there are no threads left.
@@ -138,33 +143,39 @@ impl Peers {
         options: PeerOptions,
         transport: impl FnOnce() -> io::Result<Arc<dyn Transport>> + Send + 'static,
     ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (usual, bulk) = (runtime()?, runtime()?);
+        let home = Home::Threads(usual.handle().clone(), bulk.handle().clone());
         let transport = {
-            let _context = handle.enter();
+            let _context = usual.enter();
             transport()?
         };
-        let (stop, mut stopping) = watch::channel(false);
-        let body = move || {
-            // An error means that the handle is gone, which is a stop too.
-            runtime.block_on(async { drop(stopping.wait_for(|stop| *stop).await) });
-            // Ends every connection without waiting for look-ups of names that hang.
-            runtime.shutdown_background();
-        };
-        let thread = std::thread::Builder::new().name("seawall-peers".into()).spawn(body)?;
-        Ok(Self::new(options, transport, Home::Thread(handle), (stop, Some(thread))))
+        let (stop, stopping) = watch::channel(false);
+        let mut threads = Vec::new();
+        let begun = run("seawall-peers", usual, stopping.clone(), platform::thread::answer_soon).and_then(|thread| {
+            threads.push(thread);
+            run("seawall-bulk", bulk, stopping, platform::thread::give_way)
+        });
+        match begun {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                stop.send_replace(true);
+                return Err(error);
+            }
+        }
+        Ok(Self::new(options, transport, home, (stop, threads)))
     }
 
     /// In a simulated world: connections live where the node is, and end with it.
     pub fn simulated(options: PeerOptions, transport: Arc<dyn Transport>) -> Self {
-        Self::new(options, transport, Home::Here, (watch::channel(false).0, None))
+        Self::new(options, transport, Home::Here, (watch::channel(false).0, Vec::new()))
     }
 
     fn new(
         options: PeerOptions,
         transport: Arc<dyn Transport>,
         home: Home,
-        (stop, thread): (watch::Sender<bool>, Option<JoinHandle<()>>),
+        (stop, threads): (watch::Sender<bool>, Vec<JoinHandle<()>>),
     ) -> Self {
         Self(Arc::new(Inner {
             options,
@@ -180,7 +191,7 @@ impl Peers {
             next_call: AtomicU64::new(1),
             home,
             stop,
-            thread: Mutex::new(thread),
+            threads: Mutex::new(threads),
         }))
     }
 
@@ -273,11 +284,25 @@ impl Peers {
         self.begin(to, lane, kind, group, payload).within(patience).await
     }
 
+    /// Sends a frame to every member that this node has spoken with. Who cannot be reached does without.
+    pub(crate) fn tell_members(&self, kind: Kind, group: u16) {
+        let members: Vec<u64> = lock(&self.0.book).spoken().into_iter().map(|(id, _)| id).collect();
+        for member in members {
+            let told = self.begin(member, Lane::Control, kind, group, Bytes::new());
+            // Whoever does not wait for an answer takes back what was not sent.
+            self.spawn(async move { drop(told.within(TOLD).await) });
+        }
+    }
+
     fn lane(&self, to: u64, lane: Lane) -> mpsc::Sender<Call> {
         let mut lanes = lock(&self.0.lanes);
         let queue = lanes.entry((to, lane)).or_insert_with(|| {
             let (queue, calls) = mpsc::channel(LANE_CALLS);
-            self.0.spawn(lane::run(Arc::downgrade(&self.0), to, calls));
+            let running = lane::run(Arc::downgrade(&self.0), to, calls);
+            match lane {
+                Lane::Log(group) | Lane::Forward(group) => self.0.spawn_for(group, running),
+                Lane::Control => self.0.spawn(running),
+            }
             queue
         });
         queue.clone()
@@ -296,6 +321,22 @@ impl Peers {
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(work);
     }
+
+    /// Runs something where connections of a group's entries live.
+    pub(crate) fn spawn_for(&self, group: u16, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn_for(group, work);
+    }
+}
+
+/// Runs connections on a thread until they are to end.
+fn run(name: &str, runtime: Runtime, mut stopping: watch::Receiver<bool>, begin: fn()) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        begin();
+        // An error means that the handle is gone, which is a stop too.
+        runtime.block_on(async { drop(stopping.wait_for(|stop| *stop).await) });
+        // Ends every connection without waiting for look-ups of names that hang.
+        runtime.shutdown_background();
+    })
 }
 
 /// Has the transport look at its files again and again until the node stops.
@@ -313,8 +354,16 @@ impl Inner {
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         match &self.home {
-            Home::Thread(runtime) => drop(runtime.spawn(work)),
+            Home::Threads(runtime, _) => drop(runtime.spawn(work)),
             Home::Here => drop(surroundings::spawn(work)),
+        }
+    }
+
+    /// Runs what carries a group's entries: those of streams are many, and give way.
+    pub(crate) fn spawn_for(&self, group: u16, work: impl Future<Output = ()> + Send + 'static) {
+        match &self.home {
+            Home::Threads(_, bulk) if group == STREAMS_GROUP => drop(bulk.spawn(work)),
+            Home::Threads(..) | Home::Here => self.spawn(work),
         }
     }
 
@@ -348,12 +397,11 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stop();
-        let thread = lock(&self.thread).take();
-        // The last handle may go on that very thread.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id())
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread for connections to other nodes panicked");
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // The last handle may go on one of these very threads.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread for connections to other nodes panicked");
+            }
         }
     }
 }

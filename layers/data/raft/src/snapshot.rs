@@ -121,8 +121,8 @@ pub(crate) fn write(
     image: &Image,
 ) -> io::Result<SnapshotPointerV1> {
     let path = path(directory, slot);
+    // Over what is there: to give its space back first, and take it anew, is felt by whoever flushes meanwhile.
     let file = disk.open(&path, true)?;
-    file.truncate(0)?;
     let pointer = SnapshotPointerV1 { slot, sequence, last: image.last };
     let blocks = Encoder::new(image.clone(), (store_id, group), sequence, None);
     if let Err(error) = write_all(&*file, blocks) {
@@ -140,11 +140,15 @@ fn write_all(file: &dyn DiskFile, blocks: impl Iterator<Item = io::Result<Vec<u8
     for block in blocks {
         let block = block?;
         file.write_all_at(&block, offset)?;
+        file.begin_write_back(offset, block.len() as u64);
         offset += block.len() as u64;
         if offset - flushed >= FLUSH_BYTES {
             file.sync()?;
             flushed = offset;
         }
+    }
+    if file.length()? > offset {
+        file.truncate(offset)?;
     }
     if planted("snapshot-before-sync") { Ok(()) } else { file.sync() }
 }

@@ -166,10 +166,13 @@ pub(crate) async fn write(shared: &Arc<Shared>, image: Image) -> io::Result<()> 
     }
     let slot = shared.wal.superblock().snapshot.map_or(0, |current| 1 - current.slot);
     let _free = shared.snapshots.free(slot).await;
+    // Flushing much at once is felt by whoever else flushes.
+    shared.wal.way().free().await;
     let streams = image.streams.clone();
     let pointer = write_on_its_own_thread(shared.clone(), image).await?;
     shared.wal.order_and_wait(|done| Order::SaveSnapshot { pointer, done }).await?;
     if let Some((part, kept)) = shared.streams.as_ref().zip(streams) {
+        shared.wal.way().free().await;
         // One that is sent to a peer, or was until now, may name what this one does not: the next time, then.
         if let Ok(_unread) = shared.snapshots.slots[usize::from((1 - pointer.slot) & 1)].try_write() {
             part.collect_garbage(&kept, &shared.view);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use data::{
     Append, Appended, BoxFuture, Consistency, MAX_ENTRY_BYTES, MAX_READ_BYTES, MAX_READ_ENTRIES, Name, NotServing,
-    Retention, StoreError, StreamAnswer, StreamCommand, StreamEntry, StreamError, StreamInfo, StreamRead, StreamRecord,
-    StreamRequest, Streams, StreamsMetrics, StreamsState,
+    Reach, Retention, StoreError, StreamAnswer, StreamCommand, StreamEntry, StreamError, StreamInfo, StreamRead,
+    StreamRecord, StreamRequest, Streams, StreamsMetrics, StreamsState,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -167,6 +167,7 @@ impl RaftStreams {
         // A seal, which a promotion waits for, is not behind a flood of appends; like cursors it takes no room to speak of.
         let _turn = match &request {
             StreamRequest::Append(append) => {
+                self.replica().shared.wal.way().free_for(append.entry.len()).await;
                 let permits = u32::try_from(1 + append.entry.len() / PERMIT_BYTES).unwrap_or(u32::MAX);
                 Some(self.in_flight.acquire_many(permits).await.map_err(|_| StreamError::Closed)?)
             }
@@ -411,6 +412,13 @@ impl Streams for RaftStreams {
         })
     }
 
+    fn give_way(&self, reach: Reach) {
+        self.replica().shared.wal.way().give();
+        if let Some(peers) = self.replica().shared.options.peers.as_ref().filter(|_| reach == Reach::Everywhere) {
+            peers.tell_members(Kind::GiveWay, STREAMS_GROUP);
+        }
+    }
+
     fn not_serving(&self) -> Option<NotServing> {
         self.replica().not_serving()
     }
@@ -428,6 +436,7 @@ impl Streams for RaftStreams {
             appended_bytes: part.map_or(0, |part| count(&part.appended_bytes)),
             kept_bytes,
             log_bytes,
+            gave_way: shared.wal.way().asked(),
         }
     }
 

@@ -17,8 +17,10 @@ use crate::disk::{DiskFile, read_exact_at};
 use crate::open_error::OpenError;
 use crate::options::Options;
 use crate::record::{self, Record};
+use crate::streams::STREAMS_GROUP;
 use crate::superblock::{SnapshotPointerV1, Superblock, SuperblockV1};
 use crate::surroundings;
+use crate::way::Way;
 use crate::wire::{LogIdV1, VoteV1};
 
 mod positions;
@@ -70,6 +72,8 @@ pub(crate) struct Shared {
     unsnapshotted_bytes: AtomicU64,
     /// Poked when those pass the limit.
     snapshot_due: tokio::sync::Notify,
+    /// Whether what is large waits.
+    way: Way,
 }
 
 pub(crate) struct State {
@@ -105,6 +109,7 @@ impl Wal {
             health: OnceLock::new(),
             unsnapshotted_bytes: AtomicU64::new(wal_bytes),
             snapshot_due: tokio::sync::Notify::new(),
+            way: Way::default(),
         });
         let writer = writer::Writer::new(options.clone(), superblock, shared.clone(), recovered.tail)?;
         let need_bytes = need_bytes(options);
@@ -114,11 +119,17 @@ impl Wal {
             return Ok(Self { orders: Orders::Task(orders), shared, thread: Mutex::new(None), need_bytes });
         }
         let (orders, inbox) = mpsc::channel();
+        let gives_way = options.group == STREAMS_GROUP;
         let thread = std::thread::Builder::new()
             .name("seawall-wal".into())
             .spawn(move || {
                 // Else those who wait for a flush would wait for ever.
                 let _guard = AbortOnPanic { doing: "writing the log" };
+                if gives_way {
+                    platform::thread::give_way();
+                } else {
+                    platform::thread::answer_soon();
+                }
                 writer.run(&inbox);
             })
             .map_err(OpenError::io("start a thread for", &options.directory))?;
@@ -250,6 +261,11 @@ impl Wal {
     /// Returns when enough was appended since the last snapshot.
     pub(crate) async fn snapshot_due(&self) {
         self.shared.snapshot_due.notified().await;
+    }
+
+    /// Whether what is large waits here.
+    pub(crate) fn way(&self) -> &Way {
+        &self.shared.way
     }
 
     /// Bytes appended since the last snapshot.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster::eventually;
-use data::{Consistency, Key, NotServing, Store, StreamEntry, StreamError, Streams, Txn};
+use data::{Consistency, Key, NotServing, Reach, Store, StreamEntry, StreamError, Streams, Txn};
 use data_raft::{Options, RaftStreams, StreamOptions};
 use support::{RETENTION, Together, all, by, name, put};
 
@@ -277,4 +277,27 @@ async fn streams_that_are_flooded_hold_up_no_write_of_the_store() {
     }
     // Not a figure: what is shared is the disk and the processor. Behind each other they would take many times as long.
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_entries_give_way_at_every_member_and_go_on_afterwards() {
+    let together = Together::start(3, ordinary(), usual).await;
+    together.leader(&[0, 1, 2]).await;
+    let asked = |place: usize| together.node(place).metrics().gave_way;
+    assert_eq!([0, 1, 2].map(asked), [0, 0, 0]);
+    together.node(0).give_way(Reach::Here);
+    assert_eq!([0, 1, 2].map(asked), [1, 0, 0]);
+    eventually("the others hear of it", async || {
+        together.node(1).give_way(Reach::Everywhere);
+        asked(0) > 1 && asked(2) > 0
+    })
+    .await;
+    // What is asked for while they give way is there afterwards, and not before.
+    for place in 0..3 {
+        let begun = Instant::now();
+        together.node(place).give_way(Reach::Here);
+        let large = by(&format!("p{place}"), 1, vec![b'x'; 64 * 1024]);
+        assert_eq!(put(together.node(place), large).await, Ok((place as u64, false)));
+        assert!(begun.elapsed() >= Duration::from_millis(50), "{:?}", begun.elapsed());
+    }
 }

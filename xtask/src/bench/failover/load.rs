@@ -75,6 +75,12 @@ impl Load {
         late.filter(|call| call.status == 200 && fits(call)).min_by_key(|call| call.done).cloned()
     }
 
+    /// Successes so far.
+    pub fn acknowledged(&self) -> usize {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.iter().filter(|call| call.status == 200).count()
+    }
+
     /// Everything so far.
     pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()

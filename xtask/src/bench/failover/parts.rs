@@ -16,6 +16,8 @@ use crate::rounds::machine::{end_kill, signal};
 const AFTER: Duration = Duration::from_millis(1500);
 /// A primary that was cut off stays so for this long after another serves.
 const CUT_FOR: Duration = Duration::from_secs(1);
+/// Entries acknowledged before the next primary is killed: the flood gave way to the promotion before, and flows again.
+const FLOWS: usize = 64;
 /// Longest answer of a read of the stream.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -162,6 +164,10 @@ pub fn flood(field: &mut Field, count: usize) -> Result<Section> {
         for _ in 0..count.div_ceil(2) {
             for (service, path) in [("plain", "/plain"), ("ledger", "/ledger")] {
                 let old = field.settled(service)?;
+                if let Some(load) = &load {
+                    let before = load.acknowledged();
+                    field.wait("entries", |_| (load.acknowledged() >= before + FLOWS).then_some(()))?;
+                }
                 let reading = Load::start(&field.network, &[(old.place + 1) % NODES], 2, Doing::Get(path))?;
                 field.wait("answers", |_| (reading.calls().len() > 4).then_some(()))?;
                 let killed = Instant::now();

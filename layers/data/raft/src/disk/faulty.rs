@@ -156,6 +156,10 @@ impl DiskFile for FaultyFile {
         self.inner.truncate(length)
     }
 
+    fn begin_write_back(&self, offset: u64, length: u64) {
+        self.inner.begin_write_back(offset, length);
+    }
+
     fn sync(&self) -> io::Result<()> {
         FaultyDisk::check(&self.schedule, Operation::Sync)?;
         self.inner.sync()

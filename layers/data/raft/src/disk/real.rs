@@ -85,6 +85,10 @@ impl DiskFile for RealFile {
         platform::file::preallocate(&self.0, length)
     }
 
+    fn begin_write_back(&self, offset: u64, length: u64) {
+        platform::file::begin_write_back(&self.0, offset, length);
+    }
+
     fn truncate(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
     }

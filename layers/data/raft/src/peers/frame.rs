@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     KeepAlive,
     /// What is left of a lease.
     LeaseInfo,
+    /// Large entries of a stream are to take turns for a while.
+    GiveWay,
     /// A new node asks to be let in.
     Admit,
     /// The members as the leader sees them.
@@ -63,7 +65,7 @@ pub(crate) enum Kind {
     Failed,
 }
 
-const KINDS: [(Kind, u8); 25] = [
+const KINDS: [(Kind, u8); 26] = [
     (Kind::Hello, 1),
     (Kind::Refused, 2),
     (Kind::Append, 10),
@@ -79,6 +81,7 @@ const KINDS: [(Kind, u8); 25] = [
     (Kind::ReadIndex, 31),
     (Kind::KeepAlive, 32),
     (Kind::LeaseInfo, 33),
+    (Kind::GiveWay, 34),
     (Kind::Admit, 40),
     (Kind::Members, 41),
     (Kind::Change, 42),

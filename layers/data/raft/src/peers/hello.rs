@@ -22,12 +22,14 @@ use crate::wire;
 /// Longest time for connecting and greeting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Versions of the conversation spoken here. The third one knows requests for certificates, the fourth one witnesses, the
-/// fifth one agents.
-const VERSIONS: (u16, u16) = (2, 5);
+/// fifth one agents, the sixth one giving way.
+const VERSIONS: (u16, u16) = (2, 6);
 /// What a witness speaks: who does not know that it has no data must not count on it.
 const KNOWS_WITNESSES: u16 = 4;
 /// What an agent speaks: who does not know it would take it for a node that wants to become a member.
 const KNOWS_AGENTS: u16 = 5;
+/// What may be asked to give way.
+pub(crate) const KNOWS_GIVING_WAY: u16 = 6;
 /// Read at once.
 const READ_BYTES: usize = 64 * 1024;
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::frame::{Frame, Kind};
 use super::hello::Greeted;
 use super::message::ErrorV1;
-use super::{CallError, Inner};
+use super::{CallError, Inner, hello};
 use crate::wal::lock;
 use crate::wire;
 
@@ -81,17 +81,18 @@ struct Pending {
 
 /// Sends calls and takes answers until the connection ends.
 async fn exchange(greeted: Greeted, first: Call, calls: &mut mpsc::Receiver<Call>) {
-    let Greeted { mut frames, mut out, .. } = greeted;
+    let Greeted { hello: other, mut frames, mut out, .. } = greeted;
+    let newest = other.versions.1;
     let pending = Mutex::new(Pending::default());
     let sending = async {
         let mut bytes = BytesMut::new();
         let mut next = Some(first);
         while let Some(call) = next {
-            encode(call, &pending, &mut bytes);
+            encode(call, newest, &pending, &mut bytes);
             while bytes.len() < WRITE_BYTES
                 && let Ok(call) = calls.try_recv()
             {
-                encode(call, &pending, &mut bytes);
+                encode(call, newest, &pending, &mut bytes);
             }
             out.write_all_buf(&mut bytes).await?;
             out.flush().await?;
@@ -135,9 +136,13 @@ async fn exchange(greeted: Greeted, first: Call, calls: &mut mpsc::Receiver<Call
     }
 }
 
-fn encode(call: Call, pending: &Mutex<Pending>, bytes: &mut BytesMut) {
+fn encode(call: Call, newest: u16, pending: &Mutex<Pending>, bytes: &mut BytesMut) {
     if call.reply.is_closed() {
         return;
+    }
+    // A frame that the other does not know would end the connection.
+    if call.frame.kind == Kind::GiveWay && newest < hello::KNOWS_GIVING_WAY {
+        return call.fail(&"it is of an older version".into());
     }
     call.frame.encode(bytes);
     let mut pending = lock(pending);

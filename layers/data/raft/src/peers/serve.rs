@@ -82,10 +82,27 @@ pub(crate) async fn accept(inner: Weak<Inner>) {
     }
 }
 
-async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
+async fn serve(inner: &Weak<Inner>, mut greeted: Greeted) {
     if greeted.agent {
         return agents::serve(inner, greeted).await;
     }
+    // A lane's first call says what it carries.
+    let first = match greeted.frames.next().await {
+        Ok(Some(first)) => first,
+        Ok(None) => return,
+        Err(error) => return tracing::debug!(node = greeted.hello.name, %error, "a connection of another node ended"),
+    };
+    if !matches!(first.kind, Kind::Append | Kind::Propose | Kind::SnapshotBegin) {
+        return converse(inner, greeted, first).await;
+    }
+    let Some(peers) = inner.upgrade() else { return };
+    let inner = inner.clone();
+    // This thread is for what is urgent.
+    peers.spawn_for(first.group, async move { converse(&inner, greeted, first).await });
+}
+
+/// Hears calls and answers them until the connection ends.
+async fn converse(inner: &Weak<Inner>, greeted: Greeted, first: Frame) {
     let Greeted { hello, mut frames, mut out, .. } = greeted;
     let (answers, mut outgoing) = mpsc::channel::<Frame>(ANSWERS);
     let writing = async {
@@ -104,7 +121,7 @@ async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
     };
     let ended = tokio::select! {
         biased;
-        ended = read(inner, &hello.name, &mut frames, &answers) => ended,
+        ended = read(inner, (&hello.name, first), &mut frames, &answers) => ended,
         ended = writing => ended,
     };
     if let Err(error) = ended {
@@ -112,10 +129,19 @@ async fn serve(inner: &Weak<Inner>, greeted: Greeted) {
     }
 }
 
-async fn read(inner: &Weak<Inner>, caller: &str, frames: &mut Frames, answers: &mpsc::Sender<Frame>) -> io::Result<()> {
+async fn read(
+    inner: &Weak<Inner>,
+    (caller, first): (&str, Frame),
+    frames: &mut Frames,
+    answers: &mpsc::Sender<Frame>,
+) -> io::Result<()> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut logs: BTreeMap<u16, mpsc::Sender<(u64, AppendEntriesRequest<Types>)>> = BTreeMap::new();
-    while let Some(frame) = frames.next().await? {
+    let mut next = Some(first);
+    while let Some(frame) = match next.take() {
+        Some(first) => Some(first),
+        None => frames.next().await?,
+    } {
         let Some(group) = inner.upgrade().and_then(|inner| inner.group(frame.group)) else {
             answer(answers, &frame, Err(StoreError::NotServing(NotServing::Starting))).await;
             continue;
@@ -280,6 +306,10 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
             payload(&u64::try_from(granted.ttl.as_millis()).unwrap_or(u64::MAX))
         }
         Kind::LeaseInfo => payload(&LeaseInfoV1::from(&replica.lease_info(LeaseId(asked(bytes)?)).await?)),
+        Kind::GiveWay => {
+            replica.shared.wal.way().give();
+            Bytes::new()
+        }
         Kind::Admit => payload(&members::admit(replica, asked::<AdmitV1>(bytes)?).await?),
         Kind::Members => payload(&members::list(replica)),
         Kind::Change => payload(&members::change(replica, asked::<ChangeV1>(bytes)?).await?),

@@ -53,7 +53,7 @@ pub(crate) async fn send(
     let (done, sent) = oneshot::channel();
     let (sender, shared, group) = (peers.clone(), shared.clone(), shared.options.group);
     // Where connections live: the engine's thread has better to do than reading files.
-    peers.spawn(async move {
+    peers.spawn_for(group, async move {
         let sending = send_file(&sender, &shared, (target, group), begin, pointer);
         // Who waits for it may have given up.
         let _ = done.send(sending.await);

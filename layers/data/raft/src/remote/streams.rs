@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data::{
-    Append, Appended, BoxFuture, Consistency, Durability, MAX_ENTRY_BYTES, Name, NotServing, StreamEntry, StreamError,
-    StreamInfo, StreamRead, StreamRequest, Streams, StreamsMetrics,
+    Append, Appended, BoxFuture, Consistency, Durability, MAX_ENTRY_BYTES, Name, NotServing, Reach, StreamEntry,
+    StreamError, StreamInfo, StreamRead, StreamRequest, Streams, StreamsMetrics,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -170,6 +170,9 @@ impl Streams for RemoteStreams {
             self.infos(&call).await?.into_iter().next().ok_or(StreamError::NotFound(stream))
         })
     }
+
+    /// What an agent's node is in a hurry for is told to the servers by their store.
+    fn give_way(&self, _: Reach) {}
 
     fn not_serving(&self) -> Option<NotServing> {
         self.core.not_serving()

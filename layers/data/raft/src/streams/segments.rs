@@ -1,6 +1,7 @@
 //! Entries on disk: a file for each segment of each stream, only ever appended to. What stands where is the state's
 //! decision, so a segment has the same bytes on every replica, and writing one again after a crash changes nothing.
-//! Written without a flush (the log holds the entry until a snapshot), flushed before a snapshot that names them.
+//! Written without a flush (the log holds the entry until a snapshot), flushed before a snapshot that names them. The
+//! system begins to write them long before: a flush of much at once would hold up those of the store's log.
 //! Deliberately absent: which entries there are (`data::StreamsState`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use crate::wal::lock;
 const OPEN_FILES: usize = 64;
 /// Segments of which places of entries are remembered.
 const INDEXES: usize = 256;
+/// Bytes after which the system begins to write them.
+const WRITE_BACK_BYTES: u64 = 1024 * 1024;
 /// One place in so many entries is remembered.
 const STRIDE: u64 = 64;
 /// Bytes read at once.
@@ -39,11 +42,19 @@ pub(crate) struct Segments {
 
 #[derive(Debug, Default)]
 struct Files {
-    /// With when each was last used.
-    open: BTreeMap<SegmentName, (Arc<dyn DiskFile>, u64)>,
+    open: BTreeMap<SegmentName, Open>,
     uses: u64,
     /// Written since they were last flushed.
     dirty: BTreeSet<SegmentName>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: Arc<dyn DiskFile>,
+    /// When it was last used.
+    used: u64,
+    /// Where what the system has not begun to write begins, and where it ends.
+    written: (u64, u64),
 }
 
 impl Segments {
@@ -69,8 +80,14 @@ impl Segments {
     pub(crate) fn write_bytes(&self, name: SegmentName, position: u64, bytes: &[u8]) -> io::Result<()> {
         let file = self.open(name)?;
         file.write_all_at(bytes, position).map_err(|error| named(&self.path(name), &error))?;
+        let mut files = lock(&self.files);
         // Only now: a flush that has begun before the write may have missed it.
-        lock(&self.files).dirty.insert(name);
+        files.dirty.insert(name);
+        let ready = files.open.get_mut(&name).and_then(|open| open.wrote(position, bytes.len() as u64));
+        drop(files);
+        if let Some((begin, end)) = ready {
+            file.begin_write_back(begin, end - begin);
+        }
         Ok(())
     }
 
@@ -78,18 +95,18 @@ impl Segments {
         let mut files = lock(&self.files);
         files.uses += 1;
         let now = files.uses;
-        if let Some((file, used)) = files.open.get_mut(&name) {
-            *used = now;
-            return Ok(file.clone());
+        if let Some(open) = files.open.get_mut(&name) {
+            open.used = now;
+            return Ok(open.file.clone());
         }
         if files.open.len() >= OPEN_FILES
-            && let Some(oldest) = files.open.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name)
+            && let Some(oldest) = files.open.iter().min_by_key(|(_, open)| open.used).map(|(name, _)| *name)
         {
             files.open.remove(&oldest);
         }
         let path = self.path(name);
         let file: Arc<dyn DiskFile> = self.disk.open(&path, true).map_err(|error| named(&path, &error))?.into();
-        files.open.insert(name, (file.clone(), now));
+        files.open.insert(name, Open { file: file.clone(), used: now, written: (0, 0) });
         Ok(file)
     }
 
@@ -100,7 +117,7 @@ impl Segments {
             return Ok(());
         }
         for name in dirty {
-            let open = lock(&self.files).open.get(&name).map(|(file, _)| file.clone());
+            let open = lock(&self.files).open.get(&name).map(|open| open.file.clone());
             let path = self.path(name);
             let flushed = match open {
                 Some(file) => file.sync(),
@@ -225,6 +242,19 @@ impl Segments {
         if known.len() as u64 == count / STRIDE {
             known.push(place.position);
         }
+    }
+}
+
+impl Open {
+    /// Notes what was written; what the system is to begin with, once that is enough.
+    fn wrote(&mut self, position: u64, length: u64) -> Option<(u64, u64)> {
+        let (begin, end) = self.written;
+        self.written = (if position == end { begin } else { position }, position + length);
+        let ready = self.written;
+        (ready.1 - ready.0 >= WRITE_BACK_BYTES).then(|| {
+            self.written.0 = ready.1;
+            ready
+        })
     }
 }
 

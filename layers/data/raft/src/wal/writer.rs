@@ -18,6 +18,7 @@ use super::{Done, Order, Segment, Shared, lock, segment_path};
 use crate::open_error::OpenError;
 use crate::options::Options;
 use crate::record::{Kind, Place, Record, SEGMENT_HEADER, SegmentHeader, encode};
+use crate::streams::STREAMS_GROUP;
 use crate::superblock::{CleanEndV1, Superblock, SuperblockV1};
 use crate::surroundings::{self, planted};
 use crate::wire::{self, LogIdV1};
@@ -26,6 +27,10 @@ use crate::wire::{self, LogIdV1};
 const ROUND_ORDERS: usize = 1024;
 /// Bytes gathered before a write.
 const WRITE_BYTES: usize = 1024 * 1024;
+/// With less than this before it that was written once, the store's log goes on to
+const AHEAD_BYTES: u64 = 64 * 1024;
+/// so much more.
+const AHEAD_PIECE: usize = 256 * 1024;
 /// Between the removals of two files.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -40,6 +45,8 @@ pub(crate) struct Writer {
     crc: u32,
     /// Everything before this offset of the segment is flushed.
     synced: u64,
+    /// Up to here the segment's bytes were written and flushed once, if only with zeros.
+    ahead: u64,
     /// Encoded, not yet written; ends at `offset`.
     buffer: Vec<u8>,
     /// What to note once the buffer is written.
@@ -90,6 +97,7 @@ impl Writer {
             offset: tail.offset,
             crc: tail.crc,
             synced: tail.offset,
+            ahead: tail.offset,
             buffer: Vec::new(),
             unwritten: Vec::new(),
             unflushed_records: 0,
@@ -105,9 +113,14 @@ impl Writer {
     pub(crate) fn run(mut self, inbox: &Receiver<Order>) {
         loop {
             let deadline = self.flush_deadline().into_iter().chain(self.removal_due).min();
-            let first = match deadline {
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(deadline) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            let waiting = inbox.try_recv().ok();
+            if waiting.is_none() {
+                self.attempt(Self::write_ahead);
+            }
+            let first = match (waiting, deadline) {
+                (Some(order), _) => Ok(order),
+                (None, None) => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                (None, Some(deadline)) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             };
             match first {
                 Ok(order) => {
@@ -123,7 +136,10 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return self.attempt(Self::flush),
             }
             if self.removal_due.is_some_and(|due| due <= Instant::now()) {
-                self.remove_doomed();
+                match self.shared.way.given_until() {
+                    Some(until) => self.removal_due = Some(until),
+                    None => self.remove_doomed(),
+                }
             }
         }
     }
@@ -143,6 +159,7 @@ impl Writer {
                     self.attempt(Self::write);
                     surroundings::disk_time().await;
                     self.attempt(Self::commit);
+                    self.attempt(Self::write_ahead);
                 }
                 Ok(None) => return self.attempt(Self::flush),
                 Err(_) => self.attempt(Self::flush),
@@ -341,6 +358,24 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes zeros where the next records go, when there is nothing else to do: to flush what stands where nothing was
+    /// written before, a file system must change what it knows of the file, and with that flush what others have written.
+    /// Streams have large entries, and nobody is that urgent there.
+    fn write_ahead(&mut self) -> io::Result<()> {
+        let from = self.ahead.max(self.offset);
+        let length = usize::try_from(self.segment.length - from).map_or(AHEAD_PIECE, |left| left.min(AHEAD_PIECE));
+        if self.options.group == STREAMS_GROUP || from - self.offset >= AHEAD_BYTES || length == 0 {
+            return Ok(());
+        }
+        self.segment.file.write_all_at(&vec![0; length], from)?;
+        if let Err(error) = self.segment.file.sync() {
+            self.fail(&error, true);
+            return Err(error);
+        }
+        self.ahead = from + length as u64;
+        Ok(())
+    }
+
     fn truncate_after(&mut self, last: Option<LogIdV1>) -> io::Result<()> {
         if planted("truncation-not-written") {
             self.shared.state().positions.truncate_after(last.map(|last| last.index));
@@ -406,6 +441,7 @@ impl Writer {
         self.segment = tail.segment;
         self.offset = tail.offset;
         self.synced = tail.offset;
+        self.ahead = tail.offset;
         // The directory was flushed with it.
         self.removed = false;
         Ok(())
