@@ -18,7 +18,7 @@ const PLANTS: &[(&str, u64, &[&str])] = &[
     ("deadline-ignored", 0, &["one_primary_at_a_time"]),
     ("deadline-from-answer", 0, &["one_primary_at_a_time"]),
     ("promoted-too-late", 430, &["one_primary_at_a_time", "epochs_only_grow"]),
-    ("mid-log-truncation", 20, &["acked_writes_survive", "linearizable_reads"]),
+    ("mid-log-truncation", 20, &["acked_writes_survive", "linearizable_reads", "replicas_agree"]),
     ("tail-not-written-again", 60, &["stored_opens_again"]),
     ("retried-flush", 0, &["stored_opens_again"]),
     ("truncation-not-written", 0, &["stored_opens_again"]),
@@ -30,7 +30,7 @@ const PLANTS: &[(&str, u64, &[&str])] = &[
     ("stale-read", 0, &["linearizable_reads"]),
     ("keep-alive-without-quorum", 900, &["leases_end_by_commit"]),
     ("stale-lease", 0, &["leases_end_by_commit", "one_primary_at_a_time"]),
-    ("lead-not-looked-at", 2660, &["leases_end_by_commit"]),
+    ("lead-not-looked-at", 2060, &["leases_end_by_commit"]),
     ("write-made-twice", 0, &["writes_happen_once"]),
     (
         "witness-snapshot",

@@ -31,7 +31,7 @@ pub use streams::{
     Append, Appended, Counted, DEFAULT_MAX_BYTES, ENTRY_OVERHEAD, MAX_CURSORS, MAX_ENTRY_BYTES, MAX_NAME_BYTES,
     MAX_PRODUCERS, MAX_READ_BYTES, MAX_READ_ENTRIES, MAX_STREAMS, MIN_MAX_BYTES, Name, PRODUCER_IDLE, Place,
     ProducerRecord, REMEMBERED_SEQS, Reach, Retention, SegmentRecord, StreamAnswer, StreamCommand, StreamEntry,
-    StreamError, StreamInfo, StreamRead, StreamRecord, StreamRequest, Streams, StreamsMetrics, StreamsState,
+    StreamError, StreamInfo, StreamRead, StreamRecord, StreamRequest, Streams, StreamsMetrics, StreamsState, Waits,
 };
 pub use txn::{
     Compare, CompareOp, CompareTarget, KeyValue, MAX_TXN_BYTES, MAX_TXN_OPS, MAX_VALUE_BYTES, Op, OpResult,

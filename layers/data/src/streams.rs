@@ -241,6 +241,16 @@ pub enum Reach {
     Everywhere,
 }
 
+/// What waits where streams give way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waits {
+    /// Large entries that are asked for from now on.
+    Coming,
+    /// Those that are under way, too, before they are flushed: not when something is about to be done with a stream, which
+    /// would stand behind them.
+    UnderWay,
+}
+
 /// Op-logs with offsets, cursors and fencing.
 ///
 /// Dropping a future abandons the wait, not the request: an append may still be committed.
@@ -283,7 +293,7 @@ pub trait Streams: Send + Sync + 'static {
     /// Something urgent goes on, such as a promotion: for a tenth of a second from now on, large entries are appended one
     /// after the other at each member that hears of it, so that they take little of processors and disk. Nobody is told
     /// whether it was heard; entries that are under way go on.
-    fn give_way(&self, reach: Reach);
+    fn give_way(&self, reach: Reach, waits: Waits);
 
     /// Why requests are refused now, if they are.
     fn not_serving(&self) -> Option<NotServing>;

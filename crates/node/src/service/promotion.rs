@@ -183,11 +183,12 @@ impl Service {
 
     /// A primary died, or is being killed because it hangs.
     pub(super) fn primary_lost(&mut self, shell: &Shell, id: &InstanceId, cause: &str, why: &str, now: Instant) {
+        let waits = self.waiting_streams();
         let Some(promotion) = &mut self.promotion else { return };
         let epoch = promotion.epoch().unwrap_or_default();
         promotion.lost_at.get_or_insert(now);
         cause.clone_into(&mut promotion.cause);
-        shell.streams.give_way(Reach::Everywhere);
+        shell.streams.give_way(Reach::Everywhere, waits);
         let subject = Subject::instance(&self.name, id).epoch(epoch);
         shell.emit(
             EventKind::PrimaryLost,
@@ -306,7 +307,7 @@ impl Service {
 
     /// The store has a record for this service.
     pub fn committed(&mut self, shell: &Shell, value: &[u8], at: Revision, now: Instant) {
-        let name = self.name.clone();
+        let (name, waits) = (self.name.clone(), self.waiting_streams());
         let Some(promotion) = &mut self.promotion else { return };
         let record = match decode_record(value) {
             Ok(record) => record,
@@ -340,7 +341,7 @@ impl Service {
         while promotion.terms.len() > KEPT_TERMS + 1 {
             promotion.terms.pop_front();
         }
-        shell.streams.give_way(Reach::Here);
+        shell.streams.give_way(Reach::Here, waits);
         let (epoch, is_fence) = (record.epoch(at), record.phase == Phase::Fence);
         let deposed = record.previous.clone().filter(|_| is_fence && record.wanted.is_none());
         promotion.record = Some((record, at));

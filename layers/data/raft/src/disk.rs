@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 mod faulty;
+pub(crate) mod going;
 mod real;
 
 pub use faulty::{FaultyDisk, Operation};

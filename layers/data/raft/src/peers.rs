@@ -285,10 +285,10 @@ impl Peers {
     }
 
     /// Sends a frame to every member that this node has spoken with. Who cannot be reached does without.
-    pub(crate) fn tell_members(&self, kind: Kind, group: u16) {
+    pub(crate) fn tell_members(&self, kind: Kind, group: u16, payload: &Bytes) {
         let members: Vec<u64> = lock(&self.0.book).spoken().into_iter().map(|(id, _)| id).collect();
         for member in members {
-            let told = self.begin(member, Lane::Control, kind, group, Bytes::new());
+            let told = self.begin(member, Lane::Control, kind, group, payload.clone());
             // Whoever does not wait for an answer takes back what was not sent.
             self.spawn(async move { drop(told.within(TOLD).await) });
         }

@@ -10,6 +10,7 @@ use openraft::SnapshotMeta;
 use openraft::type_config::alias::SnapshotMetaOf;
 use tokio::sync::{Mutex, MutexGuard, Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc, oneshot};
 
+use crate::disk::going::{self, Going};
 use crate::machine::Shared;
 use crate::snapshot::{self, Image};
 use crate::superblock::SnapshotPointerV1;
@@ -175,10 +176,23 @@ pub(crate) async fn write(shared: &Arc<Shared>, image: Image) -> io::Result<()> 
         shared.wal.way().free().await;
         // One that is sent to a peer, or was until now, may name what this one does not: the next time, then.
         if let Ok(_unread) = shared.snapshots.slots[usize::from((1 - pointer.slot) & 1)].try_write() {
-            part.collect_garbage(&kept, &shared.view);
+            give_back(shared, part.collect_garbage(&kept, &shared.view)).await;
         }
     }
     Ok(())
+}
+
+/// Gives back the space of segments that are gone, while nobody else has the way.
+async fn give_back(shared: &Shared, gone: Vec<Going>) {
+    if surroundings::is_simulated() {
+        return;
+    }
+    for mut file in gone {
+        while file.step() {
+            tokio::time::sleep(going::PAUSE).await;
+            shared.wal.way().free().await;
+        }
+    }
 }
 
 /// Encoding and writing take long: not on the engine's thread.

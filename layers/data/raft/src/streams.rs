@@ -12,7 +12,7 @@ use bytes::Bytes;
 use data::{
     Append, Appended, BoxFuture, Consistency, MAX_ENTRY_BYTES, MAX_READ_BYTES, MAX_READ_ENTRIES, Name, NotServing,
     Reach, Retention, StoreError, StreamAnswer, StreamCommand, StreamEntry, StreamError, StreamInfo, StreamRead,
-    StreamRecord, StreamRequest, Streams, StreamsMetrics, StreamsState,
+    StreamRecord, StreamRequest, Streams, StreamsMetrics, StreamsState, Waits,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -412,10 +412,10 @@ impl Streams for RaftStreams {
         })
     }
 
-    fn give_way(&self, reach: Reach) {
-        self.replica().shared.wal.way().give();
+    fn give_way(&self, reach: Reach, waits: Waits) {
+        self.replica().shared.wal.way().give(waits);
         if let Some(peers) = self.replica().shared.options.peers.as_ref().filter(|_| reach == Reach::Everywhere) {
-            peers.tell_members(Kind::GiveWay, STREAMS_GROUP);
+            peers.tell_members(Kind::GiveWay, STREAMS_GROUP, &payload(&(waits == Waits::UnderWay)));
         }
     }
 

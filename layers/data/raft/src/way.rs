@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use data::Waits;
 use tokio::time::Instant;
 
 use crate::wal::lock;
@@ -16,7 +17,7 @@ const STEP: Duration = Duration::from_millis(50);
 /// By how much they may have had it more than not: whatever they ask, about half of the time is left.
 const MOST: Duration = Duration::from_millis(250);
 /// Entries of fewer bytes do not wait.
-const LARGE: usize = 4 * 1024;
+pub(crate) const LARGE: usize = 4 * 1024;
 
 /// Whether a group has the way, or others do.
 #[derive(Default)]
@@ -31,19 +32,20 @@ struct Others {
     until: Instant,
     /// For how long they have had it then, less the time since in which nobody waited.
     had: Duration,
+    waits: Waits,
 }
 
 impl Way {
     /// From now on others have it, for a while.
-    pub(crate) fn give(&self) {
+    pub(crate) fn give(&self, waits: Waits) {
         let now = Instant::now();
         self.asked.fetch_add(1, Ordering::Relaxed);
         let mut others = lock(&self.others);
-        let known = others.unwrap_or(Others { until: now, had: Duration::ZERO });
+        let known = others.unwrap_or(Others { until: now, had: Duration::ZERO, waits });
         let had = known.had.saturating_sub(now.saturating_duration_since(known.until));
         let from = known.until.max(now);
         let longer = (now + STEP).saturating_duration_since(from).min(MOST.saturating_sub(had));
-        *others = Some(Others { until: from + longer, had: had + longer });
+        *others = Some(Others { until: from + longer, had: had + longer, waits });
     }
 
     /// How often it was asked for.
@@ -53,7 +55,16 @@ impl Way {
 
     /// Until when others have it, if they do.
     pub(crate) fn given_until(&self) -> Option<Instant> {
-        (*lock(&self.others)).map(|others| others.until).filter(|until| *until > Instant::now())
+        self.given().map(|others| others.until)
+    }
+
+    /// Until when what is under way waits, if it does.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        self.given().filter(|others| others.waits == Waits::UnderWay).map(|others| others.until)
+    }
+
+    fn given(&self) -> Option<Others> {
+        (*lock(&self.others)).filter(|others| others.until > Instant::now())
     }
 
     /// Waits until nobody else has it.
@@ -75,6 +86,7 @@ impl Way {
 mod tests {
     use std::time::Duration;
 
+    use data::Waits;
     use tokio::time::Instant;
 
     use super::{LARGE, MOST, STEP, Way};
@@ -93,7 +105,7 @@ mod tests {
     async fn large_entries_wait_for_a_while_and_small_ones_do_not() {
         let way = Way::default();
         assert_eq!(waits(&way, LARGE).await, Duration::ZERO, "nobody has asked for it");
-        way.give();
+        way.give(Waits::Coming);
         assert_eq!(waits(&way, LARGE - 1).await, Duration::ZERO);
         let waited = waits(&way, LARGE).await;
         assert!(is_about(waited, STEP), "{waited:?}");
@@ -103,9 +115,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_asks_again_has_it_for_longer() {
         let way = Way::default();
-        way.give();
+        way.give(Waits::Coming);
         tokio::time::sleep(STEP / 2).await;
-        way.give();
+        way.give(Waits::Coming);
         let waited = waits(&way, LARGE).await;
         assert!(is_about(waited, STEP), "{waited:?}");
     }
@@ -115,7 +127,7 @@ mod tests {
         let way = Way::default();
         let (mut given, step, steps) = (0, Duration::from_millis(5), 2000);
         for _ in 0..steps {
-            way.give();
+            way.give(Waits::Coming);
             given += u32::from(way.given_until().is_some());
             tokio::time::sleep(step).await;
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster::eventually;
-use data::{Consistency, Key, NotServing, Reach, Store, StreamEntry, StreamError, Streams, Txn};
+use data::{Consistency, Key, NotServing, Reach, Store, StreamEntry, StreamError, Streams, Txn, Waits};
 use data_raft::{Options, RaftStreams, StreamOptions};
 use support::{RETENTION, Together, all, by, name, put};
 
@@ -285,17 +285,17 @@ async fn large_entries_give_way_at_every_member_and_go_on_afterwards() {
     together.leader(&[0, 1, 2]).await;
     let asked = |place: usize| together.node(place).metrics().gave_way;
     assert_eq!([0, 1, 2].map(asked), [0, 0, 0]);
-    together.node(0).give_way(Reach::Here);
+    together.node(0).give_way(Reach::Here, Waits::Coming);
     assert_eq!([0, 1, 2].map(asked), [1, 0, 0]);
     eventually("the others hear of it", async || {
-        together.node(1).give_way(Reach::Everywhere);
+        together.node(1).give_way(Reach::Everywhere, Waits::UnderWay);
         asked(0) > 1 && asked(2) > 0
     })
     .await;
     // What is asked for while they give way is there afterwards, and not before.
     for place in 0..3 {
         let begun = Instant::now();
-        together.node(place).give_way(Reach::Here);
+        together.node(place).give_way(Reach::Here, Waits::Coming);
         let large = by(&format!("p{place}"), 1, vec![b'x'; 64 * 1024]);
         assert_eq!(put(together.node(place), large).await, Ok((place as u64, false)));
         assert!(begun.elapsed() >= Duration::from_millis(50), "{:?}", begun.elapsed());

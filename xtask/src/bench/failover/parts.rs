@@ -191,7 +191,7 @@ pub fn flood(field: &mut Field, count: usize) -> Result<Section> {
     let rate = flooded as f64 / 16.0 / flooded_for.as_secs_f64();
     let _ = writeln!(
         table,
-        "\nFlooded: 12 clients append entries of 64 KiB as fast as they are acknowledged, {rate:.1} MiB/s over all. Target: p99 at most 20 % longer."
+        "\nFlooded: 12 clients, which take the processors last, append entries of 64 KiB as fast as they are acknowledged, {rate:.1} MiB/s over all. Target: p99 at most 20 % longer."
     );
     Ok(("Promotions while streams are flooded", table))
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use data::{Consistency, Name, StreamError};
+use data::{Consistency, Name, StreamError, Waits};
 use health::decide::{Holder, Phase, Record, Sealed, Step, Stream, View};
 use model::{Epoch, EventKind, ServiceName};
 
@@ -119,6 +119,11 @@ impl Service {
         }
         let overdue = now.saturating_duration_since(sealing.since) >= catch_up;
         sealing.end.map_or(Stream::Open, |end| Stream::Sealed { end, overdue })
+    }
+
+    /// What of other streams waits for a promotion: what is under way goes on where the service's own would stand behind it.
+    pub(super) fn waiting_streams(&self) -> Waits {
+        if self.definition.stream.is_some() { Waits::Coming } else { Waits::UnderWay }
     }
 
     fn forget_sealing(&mut self) -> Stream {

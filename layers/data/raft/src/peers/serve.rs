@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use data::{LeaseId, NotServing, OpResult, Response, StoreError};
+use data::{LeaseId, NotServing, OpResult, Response, StoreError, Waits};
 use futures_util::stream::{self, StreamExt as _};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, VoteRequest, VoteResponse};
 use serde::Deserialize;
@@ -307,7 +307,8 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
         }
         Kind::LeaseInfo => payload(&LeaseInfoV1::from(&replica.lease_info(LeaseId(asked(bytes)?)).await?)),
         Kind::GiveWay => {
-            replica.shared.wal.way().give();
+            let waits = if asked(bytes)? { Waits::UnderWay } else { Waits::Coming };
+            replica.shared.wal.way().give(waits);
             Bytes::new()
         }
         Kind::Admit => payload(&members::admit(replica, asked::<AdmitV1>(bytes)?).await?),

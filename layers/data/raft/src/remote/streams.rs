@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use data::{
     Append, Appended, BoxFuture, Consistency, Durability, MAX_ENTRY_BYTES, Name, NotServing, Reach, StreamEntry,
-    StreamError, StreamInfo, StreamRead, StreamRequest, Streams, StreamsMetrics,
+    StreamError, StreamInfo, StreamRead, StreamRequest, Streams, StreamsMetrics, Waits,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -172,7 +172,7 @@ impl Streams for RemoteStreams {
     }
 
     /// What an agent's node is in a hurry for is told to the servers by their store.
-    fn give_way(&self, _: Reach) {}
+    fn give_way(&self, _: Reach, _: Waits) {}
 
     fn not_serving(&self) -> Option<NotServing> {
         self.core.not_serving()

@@ -10,6 +10,7 @@ use data::{Name, Place, StreamCommand, StreamRequest, StreamsState};
 use tokio::sync::Notify;
 
 use super::segments::{SegmentName, Segments};
+use crate::disk::going::Going;
 use crate::machine::View;
 use crate::options::Options;
 use crate::wal::lock;
@@ -88,8 +89,9 @@ impl Part {
         all.saturating_sub(self.collected.load(Ordering::Relaxed))
     }
 
-    /// Removes the segments that neither the newest snapshot nor the state has. Those to come have greater numbers.
-    pub(crate) fn collect_garbage(&self, kept: &StreamsState, view: &Mutex<View>) {
+    /// Removes the segments that neither the newest snapshot nor the state has; what remains to be given back. Those to come
+    /// have greater numbers.
+    pub(crate) fn collect_garbage(&self, kept: &StreamsState, view: &Mutex<View>) -> Vec<Going> {
         let named: BTreeSet<SegmentName> = kept
             .streams()
             .flat_map(|(_, record)| record.segments.iter().map(move |segment| (record.id, segment.first)))
@@ -106,11 +108,13 @@ impl Part {
                 && !is_held(name)
                 && firsts.get(&id).map_or(id < next_id, |kept_from| first < *kept_from)
         };
-        if let Err(error) = self.segments.remove(unwanted) {
+        let gone = self.segments.remove(unwanted).unwrap_or_else(|error| {
             // They are found again after the next snapshot.
             tracing::warn!(%error, "segments that are not needed any more could not be removed");
-        }
+            Vec::new()
+        });
         self.collected.store(kept.garbage_bytes(), Ordering::Relaxed);
+        gone
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use data::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES, Place, SegmentRecord, StreamEntry};
 
+use crate::disk::going::Going;
 use crate::disk::{Disk, DiskFile};
 use crate::options::Options;
 use crate::wal::lock;
@@ -151,8 +152,9 @@ impl Segments {
         self.disk.open(&path, false).map_err(|error| named(&path, &error))
     }
 
-    /// Removes the files that are `unwanted`.
-    pub(crate) fn remove(&self, unwanted: impl Fn(SegmentName) -> bool) -> io::Result<()> {
+    /// Removes the names of files that are `unwanted`; what remains to be given back. Who reads one sees it end early.
+    pub(crate) fn remove(&self, unwanted: impl Fn(SegmentName) -> bool) -> io::Result<Vec<Going>> {
+        let mut gone = Vec::new();
         for file in self.disk.list(&self.directory)? {
             let Some(name) = parse(&file).filter(|name| unwanted(*name)) else { continue };
             let mut files = lock(&self.files);
@@ -160,9 +162,14 @@ impl Segments {
             files.dirty.remove(&name);
             drop(files);
             lock(&self.indexes).remove(&name);
-            self.disk.remove(&self.path(name))?;
+            let path = self.path(name);
+            let opened =
+                self.disk.open(&path, false).and_then(|file| file.length().map(|length| Going::new(file, length)));
+            self.disk.remove(&path)?;
+            // One that could not be opened gives back everything at once.
+            gone.extend(opened);
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// Adds entries of a segment from `from` on, until there are `limit` or their bytes reach `max_bytes`. Blocks.

@@ -1,23 +1,29 @@
 //! The log's thread: takes orders, writes, flushes, answers. Appends that wait together share one flush.
 
+mod begin;
+mod hold;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
 
 use data::{Durability, NotServing};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
+use begin::begin_segment;
+pub(crate) use begin::need_bytes;
+
 use super::positions::Position;
 use super::recover::Tail;
-use super::{Done, Order, Segment, Shared, lock, segment_path};
+use super::{Done, Order, Segment, Shared, lock};
+use crate::disk::going::{self, Going};
 use crate::open_error::OpenError;
 use crate::options::Options;
-use crate::record::{Kind, Place, Record, SEGMENT_HEADER, SegmentHeader, encode};
+use crate::record::{Kind, Place, Record, encode};
 use crate::streams::STREAMS_GROUP;
 use crate::superblock::{CleanEndV1, Superblock, SuperblockV1};
 use crate::surroundings::{self, planted};
@@ -31,8 +37,6 @@ const WRITE_BYTES: usize = 1024 * 1024;
 const AHEAD_BYTES: u64 = 64 * 1024;
 /// so much more.
 const AHEAD_PIECE: usize = 256 * 1024;
-/// Between the removals of two files.
-const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) struct Writer {
     options: Options,
@@ -59,9 +63,13 @@ pub(crate) struct Writer {
     removed: bool,
     /// Segments whose entries are purged and whose files are there yet, the oldest first,
     doomed: VecDeque<Arc<Segment>>,
-    /// and when the next one goes.
+    /// what is left of the last one whose name has gone,
+    going: Option<Going>,
+    /// and when there is something to do about them.
     removal_due: Option<Instant>,
     waiting: Vec<Done>,
+    /// Something waits that does not give way.
+    urgent: bool,
 }
 
 enum Note {
@@ -104,8 +112,10 @@ impl Writer {
             dirty_since: None,
             removed: false,
             doomed: VecDeque::new(),
+            going: None,
             removal_due: None,
             waiting: Vec::new(),
+            urgent: false,
         })
     }
 
@@ -124,7 +134,8 @@ impl Writer {
             };
             match first {
                 Ok(order) => {
-                    if let Some(closed) = self.gather(order, || inbox.try_recv().ok()) {
+                    let closed = self.gather(order, || inbox.try_recv().ok());
+                    if let Some(closed) = closed.or_else(|| self.hold(inbox)) {
                         return self.close(closed);
                     }
                     self.attempt(Self::commit);
@@ -153,7 +164,11 @@ impl Writer {
             };
             match first {
                 Ok(Some(order)) => {
-                    if let Some(closed) = self.gather(order, || inbox.try_recv().ok()) {
+                    let mut closed = self.gather(order, || inbox.try_recv().ok());
+                    if closed.is_none() {
+                        closed = self.hold_simulated(&mut inbox).await;
+                    }
+                    if let Some(closed) = closed {
                         return self.close(closed);
                     }
                     self.attempt(Self::write);
@@ -187,6 +202,7 @@ impl Writer {
     }
 
     fn take(&mut self, order: Order) {
+        self.urgent |= hold::is_urgent(&order);
         match order {
             Order::Append { records, done } => {
                 self.waiting.push(done);
@@ -232,6 +248,7 @@ impl Writer {
 
     /// Tells everyone who waits how it went.
     fn answer(&mut self) {
+        self.urgent = false;
         let health = self.shared.health.get();
         for done in self.waiting.drain(..) {
             done(health.map_or(Ok(()), |reason| Err(io::Error::other(reason.clone()))));
@@ -404,18 +421,27 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes the file of the oldest doomed segment. To give back its space takes a while at the disk: one at a time, after
-    /// appends have been answered. One that is left, after an error too, is ignored at recovery, since its entries are below
-    /// the purge mark, and goes with a later purge.
+    /// Removes the oldest doomed segment, a step after appends have been answered: its name, then its space a piece at a time.
+    /// One that is left, after an error too, is ignored at recovery, since its entries are below the purge mark, and goes with
+    /// a later purge.
     fn remove_doomed(&mut self) {
         self.removal_due = None;
-        let Some(segment) = self.doomed.front().cloned() else { return };
-        if let Err(error) = self.remove(&segment.path) {
-            tracing::warn!(file = %segment.path.display(), %error, "cannot remove an old log segment");
-            return;
+        if let Some(going) = &mut self.going {
+            if !going.step() {
+                self.going = None;
+            }
+        } else if let Some(segment) = self.doomed.front().cloned() {
+            if let Err(error) = self.remove(&segment.path) {
+                tracing::warn!(file = %segment.path.display(), %error, "cannot remove an old log segment");
+                return;
+            }
+            drop(segment);
+            // Who reads it still keeps it whole.
+            let gone = self.doomed.pop_front().and_then(Arc::into_inner);
+            self.going = gone.map(|segment| Going::new(segment.file, segment.length));
         }
-        self.doomed.pop_front();
-        self.removal_due = (!self.doomed.is_empty()).then(|| Instant::now() + REMOVAL_PAUSE);
+        let more = self.going.is_some() || !self.doomed.is_empty();
+        self.removal_due = more.then(|| Instant::now() + going::PAUSE);
     }
 
     /// Segments go for good in their order: a power cut that brings one back, and not the one after it, would leave a gap.
@@ -455,44 +481,4 @@ impl Writer {
         self.attempt(|writer| writer.update(|content| content.clean_end = Some(CleanEndV1 { segment, offset, crc })));
         self.answer();
     }
-}
-
-/// Makes a segment file, durably, then records in the superblock that it exists; only then is it written to.
-fn begin_segment(
-    options: &Options,
-    superblock: &mut Superblock,
-    shared: &Shared,
-    sequence: u64,
-    previous: u32,
-    record_length: usize,
-) -> io::Result<Tail> {
-    let path = segment_path(&options.directory, sequence);
-    let content = superblock.content();
-    let (header, seed) =
-        SegmentHeader { group: content.group, sequence, previous, store_id: content.store_id }.encode();
-    let length = options.segment_bytes.max((SEGMENT_HEADER + record_length) as u64);
-    let file = options.disk.open(&path, true)?;
-    if let Err(error) = file.preallocate(length) {
-        // Best effort: an unfinished segment is also removed at the next start.
-        drop(file);
-        let _ = options.disk.remove(&path);
-        return Err(error);
-    }
-    file.write_all_at(&header, 0)?;
-    file.sync()?;
-    options.disk.sync_directory(&options.directory)?;
-    superblock.update(|content| {
-        content.newest_segment = sequence;
-        content.clean_end = None;
-    })?;
-    let segment = Arc::new(Segment { sequence, path, file, seed, length });
-    let mut state = shared.state();
-    state.superblock = superblock.content().clone();
-    state.segments.insert(sequence, segment.clone());
-    Ok(Tail { segment, offset: SEGMENT_HEADER as u64, crc: previous })
-}
-
-/// What a start needs to go on: a segment and the reserve.
-pub(crate) fn need_bytes(options: &Options) -> u64 {
-    options.segment_bytes + options.reserve_bytes
 }
