@@ -59,7 +59,7 @@ pub struct Shell {
     pub asked: watch::Sender<crate::discovering::Asked>,
     /// In a cluster: until when the last few leases were good, on the clock since boot.
     pub leases: Vec<(LeaseId, Duration)>,
-    /// In a cluster: processes of which the store is known to hold the record, and under which lease.
+    /// In a cluster: processes whose record is in what this node has read of the store, and under which lease.
     pub vouched: BTreeMap<InstanceId, (Incarnation, LeaseId)>,
     /// Starts from this one on are of this node process.
     pub born: Incarnation,

@@ -66,8 +66,10 @@ impl Process {
 struct State {
     lease: Option<LeaseId>,
     leases: Vec<(LeaseId, Instant)>,
-    /// The process whose record is known to be in the store, and under which lease.
-    vouched: Option<(Process, LeaseId)>,
+    /// What was said last, and under which lease,
+    said: Option<(Process, LeaseId)>,
+    /// and the start of the process whose record was read from the store, and its lease.
+    vouched: Option<(u64, LeaseId)>,
     saying: bool,
     not_before: Option<Instant>,
     known: bool,
@@ -143,7 +145,7 @@ impl Controller {
     fn lives_until(&self, incarnation: u64) -> Option<Instant> {
         let state = self.state.borrow();
         match state.vouched {
-            Some((vouched, lease)) if vouched.incarnation == incarnation => {
+            Some((vouched, lease)) if vouched == incarnation => {
                 state.leases.iter().find(|(known, _)| *known == lease).map(|(_, until)| *until)
             }
             // Of a node process before this one: the keeper has its deadline already.
@@ -168,10 +170,12 @@ impl Controller {
 
     async fn follow(self: Rc<Self>) {
         loop {
-            let Ok(listed) = self.store.range(RangeRequest::prefix(CONTROL), Consistency::Linearizable).await else {
+            let Ok(mut listed) = self.store.range(RangeRequest::prefix(CONTROL), Consistency::Linearizable).await
+            else {
                 tokio::time::sleep(RETRY_PAUSE).await;
                 continue;
             };
+            listed.kvs.sort_by_key(|kv| kv.mod_revision);
             let from = Revision(listed.revision.0 + 1);
             self.state.borrow_mut().processes.clear();
             listed.kvs.iter().for_each(|kv| self.put(kv));
@@ -198,7 +202,13 @@ impl Controller {
 
     fn put(self: &Rc<Self>, kv: &KeyValue) {
         if let Some(node) = kv.key.as_str().and_then(node_of) {
-            self.state.borrow_mut().processes.insert(node, (Process::read(&kv.value), kv.mod_revision));
+            let process = Process::read(&kv.value);
+            let mut state = self.state.borrow_mut();
+            if let Some(lease) = kv.lease.filter(|_| node == self.own) {
+                // Only now: what was committed may be newer than what this node knows of the term.
+                state.vouched = Some((process.incarnation, lease));
+            }
+            state.processes.insert(node, (process, kv.mod_revision));
         } else if kv.key == primary_key() {
             self.committed(kv);
         }
@@ -239,7 +249,7 @@ impl Controller {
             let Some(lease) = state.lease else { return };
             let incarnation = self.keeper.incarnation.get().unwrap_or_default();
             let process = Process { incarnation, alive: !self.keeper.hangs.get() };
-            let said = state.vouched == Some((process, lease));
+            let said = state.said == Some((process, lease));
             if state.saying || said || state.not_before.is_some_and(|at| at > now) {
                 return;
             }
@@ -255,7 +265,10 @@ impl Controller {
             let mut state = this.state.borrow_mut();
             state.saying = false;
             if matches!(outcome, Ok(TxnOutcome::Committed { .. })) {
-                state.vouched = Some((process, lease));
+                state.said = Some((process, lease));
+                if this.plant == Some(Plant::VouchedUnread) {
+                    state.vouched = Some((process.incarnation, lease));
+                }
             } else {
                 state.not_before = Some(Instant::now() + RETRY_PAUSE);
             }
@@ -354,6 +367,7 @@ impl Controller {
         let Some(incarnation) = self.own_holder() else { return };
         let over = self.lives_until(incarnation).is_none_or(|until| until <= Instant::now());
         if !over || self.plant == Some(Plant::PromotedTooLate) {
+            self.give_deadline();
             self.keeper.promote(incarnation, epoch.0);
         }
     }

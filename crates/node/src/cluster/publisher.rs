@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use data::{KeyRange, LeaseId, Op, StoreError, Txn, TxnOutcome};
+use data::{KeyRange, KeyValue, LeaseId, Op, StoreError, Txn, TxnOutcome};
 
-use super::records::key;
+use super::records::{About, InstanceRecord, key};
 use crate::Input;
 use crate::shell::Shell;
 
@@ -27,13 +27,6 @@ pub struct Saying {
     gone: BTreeSet<String>,
 }
 
-impl Saying {
-    /// What is to be there, and under which lease.
-    pub fn what(&self) -> (LeaseId, &Said) {
-        (self.lease, &self.put)
-    }
-}
-
 /// What the store is known to hold of this node.
 #[derive(Debug, Default)]
 pub struct Publisher {
@@ -42,6 +35,18 @@ pub struct Publisher {
     doubtful: BTreeSet<String>,
     saying: bool,
     not_before: Option<Instant>,
+}
+
+/// Notes under which lease a process of this node stands in what this node has read. That it was committed is not enough:
+/// who has not read up to there may believe in a term that ended with the lease before.
+pub fn vouch(shell: &mut Shell, read: &KeyValue) {
+    let Some((name, lease)) = read.key.as_str().zip(read.lease) else { return };
+    let About::Instance(_, id, node) = About::of(name) else { return };
+    let record = serde_json::from_slice::<InstanceRecord>(&read.value).ok();
+    let incarnation = record.and_then(|record| record.incarnation).filter(|_| shell.own.as_ref() == Some(&node));
+    if let Some(incarnation) = incarnation {
+        shell.vouched.insert(id, (incarnation, lease));
+    }
 }
 
 impl Publisher {

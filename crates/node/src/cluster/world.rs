@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 
 use super::agents::{AGENT, Agents};
 use super::awaited::Awaited;
-use super::publisher::{Publisher, Said, Saying};
-use super::records::{About, CONTROL, ConfigRecord, InstanceRecord, NODE, NodeRecord, PLACEMENT, PlacementRecord, key};
+use super::publisher::{self, Publisher, Said, Saying};
+use super::records::{About, CONTROL, ConfigRecord, NODE, NodeRecord, PLACEMENT, PlacementRecord, key};
 use crate::controller::Controller;
 use crate::input::Input;
 use crate::service::Service;
@@ -145,6 +145,7 @@ impl Controller {
             kvs.into_iter().partition(|kv| kv.key.as_str().is_some_and(|key| About::of(key) == About::Config));
         for kv in config.into_iter().chain(rest) {
             if let Some(name) = kv.key.as_str() {
+                publisher::vouch(&mut self.shell, &kv);
                 self.control(name, Some((&kv.value, kv.mod_revision)), now);
             }
         }
@@ -157,7 +158,10 @@ impl Controller {
         for change in events.iter() {
             let Some(name) = change.key().as_str() else { continue };
             match change {
-                Change::Put(kv) => self.control(name, Some((&kv.value, kv.mod_revision)), now),
+                Change::Put(kv) => {
+                    publisher::vouch(&mut self.shell, kv);
+                    self.control(name, Some((&kv.value, kv.mod_revision)), now);
+                }
                 Change::Delete { .. } => self.control(name, None, now),
             }
         }
@@ -471,16 +475,6 @@ impl Controller {
     /// What was said has its answer.
     pub fn answered(&mut self, saying: Saying, outcome: &Outcome, now: Instant) {
         let Some(world) = &mut self.world else { return };
-        if matches!(outcome, Ok(TxnOutcome::Committed { .. })) {
-            let (lease, put) = saying.what();
-            for (name, value) in put {
-                let About::Instance(_, id, _) = About::of(name) else { continue };
-                let record = serde_json::from_slice::<InstanceRecord>(value);
-                if let Some(incarnation) = record.ok().and_then(|record| record.incarnation) {
-                    self.shell.vouched.insert(id, (incarnation, lease));
-                }
-            }
-        }
         world.publisher.said(saying, outcome, now);
     }
 

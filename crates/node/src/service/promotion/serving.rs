@@ -30,9 +30,14 @@ impl Service {
             // It has ended; the leader will read it here.
             return;
         }
-        // A node that was away reads of its term after its time: the keeper ends the process, and another may be primary.
-        let is_over = |until| until <= platform::clock::since_boot();
-        if self.spread.is_some() && shell.lives_until(&holder).is_some_and(is_over) {
+        // A node that was away reads of its term after its time: the keeper ends the process, and another may be primary. One
+        // whose time is not known, because a node process before this one answered for it, has a deadline at the keeper if it
+        // was told that it is primary; else it must not be told before its record is there under a lease of this one.
+        let is_over = match shell.lives_until(&holder) {
+            Some(until) => until <= platform::clock::since_boot(),
+            None => !self.is_promoted(&holder, epoch),
+        };
+        if self.spread.is_some() && is_over {
             return;
         }
         let Some(promotion) = &mut self.promotion else { return };
@@ -47,6 +52,11 @@ impl Service {
             return;
         }
         let answered = instance.process.as_ref().is_some_and(|process| process.promoted == Some(epoch));
+        if self.spread.is_some() && !answered {
+            // A node process before this one may not have known that it is to be primary.
+            self.give_deadline(shell, &holder);
+        }
+        let Some(promotion) = &mut self.promotion else { return };
         let (Some(hook), Some(target), false) = (&definition.on_promote, instance.target(&shell.api), answered) else {
             return self.route(shell, &holder, epoch, now);
         };
@@ -57,6 +67,12 @@ impl Service {
             let result = hook::call(&hook, &subject, epoch, sealed.as_ref()).await;
             Input::Promoted { service: name, holder, epoch, result }
         });
+    }
+
+    /// It was told that it is primary, in this term.
+    fn is_promoted(&self, holder: &Holder, epoch: Epoch) -> bool {
+        let process = self.instances.get(&holder.instance).and_then(|instance| instance.process.as_ref());
+        process.is_some_and(|process| process.promoted == Some(epoch))
     }
 
     /// `onPromote` came back.
