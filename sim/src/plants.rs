@@ -36,7 +36,7 @@ plants! {
     DeadlineIgnored = "deadline-ignored", "a keeper lets a primary live that its node cannot vouch for";
     DeadlineFromAnswer = "deadline-from-answer", "a deadline counts from when the answer came, and is a little generous";
     PromotedTooLate = "promoted-too-late", "a node that was away tells its process that it is primary, though its time is over";
-    VouchedUnread = "vouched-unread", "a node believes that a process stands under its new lease before it has read up to there";
+    VouchedUnread = "vouched-unread", "a node takes its processes to stand under its newest lease, before it has read that they do";
     MidLogTruncation = "mid-log-truncation", "recovery cuts the log at the first invalid record, whatever follows";
     TailNotWrittenAgain = "tail-not-written-again", "recovery trusts what it reads after a flush that failed";
     RetriedFlush = "retried-flush", "a failed flush is tried again, and counts when that succeeds";

@@ -18,7 +18,7 @@ const PLANTS: &[(&str, u64, &[&str])] = &[
     ("deadline-ignored", 0, &["one_primary_at_a_time"]),
     ("deadline-from-answer", 0, &["one_primary_at_a_time"]),
     ("promoted-too-late", 430, &["one_primary_at_a_time", "epochs_only_grow"]),
-    ("vouched-unread", 7600, &["one_primary_at_a_time"]),
+    ("vouched-unread", 960, &["one_primary_at_a_time"]),
     ("mid-log-truncation", 20, &["acked_writes_survive", "linearizable_reads", "replicas_agree"]),
     ("tail-not-written-again", 60, &["stored_opens_again"]),
     ("retried-flush", 0, &["stored_opens_again"]),

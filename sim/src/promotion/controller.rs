@@ -144,6 +144,9 @@ impl Controller {
     /// Until when this process may live: for as long as its record stays in the store.
     fn lives_until(&self, incarnation: u64) -> Option<Instant> {
         let state = self.state.borrow();
+        if self.plant == Some(Plant::VouchedUnread) {
+            return state.leases.last().map(|(_, until)| *until);
+        }
         match state.vouched {
             Some((vouched, lease)) if vouched == incarnation => {
                 state.leases.iter().find(|(known, _)| *known == lease).map(|(_, until)| *until)
@@ -266,9 +269,6 @@ impl Controller {
             state.saying = false;
             if matches!(outcome, Ok(TxnOutcome::Committed { .. })) {
                 state.said = Some((process, lease));
-                if this.plant == Some(Plant::VouchedUnread) {
-                    state.vouched = Some((process.incarnation, lease));
-                }
             } else {
                 state.not_before = Some(Instant::now() + RETRY_PAUSE);
             }

@@ -164,6 +164,10 @@ impl Drop for Node {
         {
             tracing::error!("the consensus thread panicked");
         }
+        // Who was killed in a simulated world has had no time for it, and the two would keep each other.
+        if let Some(peers) = &self.replica.shared.options.peers {
+            peers.detach(&self.replica.shared);
+        }
     }
 }
 
@@ -280,7 +284,7 @@ async fn run(
             let _ = stop.await;
             if let Some(peers) = shared.options.peers.as_ref() {
                 members::step_aside(&Replica { raft: raft.clone(), shared: shared.clone() }).await;
-                peers.detach(shared.options.group);
+                peers.detach(&shared);
             }
             expiry.abort();
             leaders.abort();

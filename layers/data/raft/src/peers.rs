@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::machine::Shared;
 use crate::streams::STREAMS_GROUP;
 use crate::surroundings;
 use crate::transport::{Connection, Transport};
@@ -222,9 +223,12 @@ impl Peers {
     }
 
     /// The group takes no more calls.
-    pub(crate) fn detach(&self, number: u16) {
+    pub(crate) fn detach(&self, gone: &Arc<Shared>) {
         let mut groups = self.0.groups.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        groups.remove(&number);
+        // One that was opened after it stays.
+        let dropped = groups.extract_if(.., |_, group| Arc::ptr_eq(&group.replica.shared, gone)).collect::<Vec<_>>();
+        drop(groups);
+        drop(dropped);
     }
 
     /// Ends every connection.
