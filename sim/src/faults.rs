@@ -37,6 +37,9 @@ pub async fn reign(world: &Rc<World>) {
 
 async fn befall(world: &Rc<World>) {
     let chance = &world.chance;
+    if world.setup.failsafe && chance.percent(10) {
+        return fill_most(world);
+    }
     let machine = Rc::clone(chance.one_of(&world.machines));
     let place = machine.place;
     match chance.below(100) {
@@ -106,6 +109,19 @@ async fn befall(world: &Rc<World>) {
                 drop(machine.run(async move { store.transfer_leader(&name(to)).await }));
             }
         }
+    }
+}
+
+/// The disks of a majority are full at once: there is no quorum, and everybody can be reached.
+fn fill_most(world: &Rc<World>) {
+    let chance = &world.chance;
+    let (from, most) = (chance.below(world.machines.len() as u64), world.machines.len() / 2 + 1);
+    world.befalls("most disks full at once", usize::try_from(from).unwrap_or_default(), 0);
+    for machine in world.machines.iter().cycle().skip(usize::try_from(from).unwrap_or_default()).take(most) {
+        machine.excused.set(true);
+        machine.disk.set_full(true);
+        let machine = Rc::clone(machine);
+        later(world, chance.millis(500, 4000), move |world| world.nurse(&machine));
     }
 }
 

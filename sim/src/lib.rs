@@ -17,6 +17,6 @@ mod trace;
 mod world;
 
 pub use judge::Violation;
-pub use node::WITNESS_WORLDS;
+pub use node::{FAILSAFE_WORLDS, WITNESS_WORLDS};
 pub use plants::Plant;
 pub use world::{Outcome, run};

@@ -43,10 +43,14 @@ pub struct Setup {
     pub election: (Duration, Duration),
     /// The machine whose node votes and has no data, and the bytes of log that it keeps for one that is away.
     pub witness: Option<(usize, u64)>,
+    /// Without a quorum primaries go on while every other voter agrees (`cluster.failsafe: keepPrimary`).
+    pub failsafe: bool,
 }
 
-/// Worlds from this seed on have two nodes with data and a witness.
+/// Worlds from this seed on have two nodes with data and a witness,
 pub const WITNESS_WORLDS: u64 = 1 << 40;
+/// and from this one on primaries that go on without a quorum, some with a witness, some without.
+pub const FAILSAFE_WORLDS: u64 = 1 << 41;
 
 impl Setup {
     /// One by chance.
@@ -60,8 +64,9 @@ impl Setup {
             reserve_bytes: *chance.one_of(&[0, 4096]),
             election: (Duration::from_millis(election), Duration::from_millis(election * 2)),
             witness: None,
+            failsafe: seed >= FAILSAFE_WORLDS,
         };
-        if seed < WITNESS_WORLDS {
+        if seed < WITNESS_WORLDS || (setup.failsafe && chance.percent(70)) {
             return setup;
         }
         let limit = *chance.one_of(&[u64::MAX, 4 * setup.segment_bytes]);

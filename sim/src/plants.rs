@@ -52,6 +52,7 @@ plants! {
     LeadNotLookedAt = "lead-not-looked-at", "who leads again ends leases by the clock it had when it led before";
     WriteMadeTwice = "write-made-twice", "a write whose answer was lost is made again";
     WitnessSnapshot = "witness-snapshot", "a witness drops its log as it likes, and sends snapshots of the state that it does not have";
+    ConfirmedBySome = "confirmed-by-some", "without a quorum a primary goes on by the word of any other voter, whatever that one holds for true";
     LostAnswerTakenForRefusal = "lost-answer-taken-for-refusal", "a write whose answer was lost is said not to be done";
 }
 

@@ -41,6 +41,8 @@ pub struct Keeper {
     pub changed: Rc<Notify>,
     next: Rc<Cell<u64>>,
     powered: Cell<bool>,
+    /// How often a primary went on without a quorum.
+    pub kept: Cell<u64>,
 }
 
 impl Keeper {
@@ -58,6 +60,7 @@ impl Keeper {
             changed: Rc::default(),
             next,
             powered: Cell::new(true),
+            kept: Cell::new(0),
         })
     }
 

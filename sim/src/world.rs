@@ -187,6 +187,10 @@ impl World {
             machine.end(&world.net, false);
         }
         world.look_for_panics();
+        let kept = world.keepers.iter().map(|keeper| keeper.kept.get()).sum();
+        if kept > 0 {
+            world.faults.borrow_mut().insert("a primary's lease kept without a quorum", kept);
+        }
         Outcome {
             seed,
             hash: world.trace.hash(),
@@ -267,7 +271,8 @@ impl World {
             && self.setup.has_data(place)
         {
             let (keeper, plant) = (Rc::clone(&self.keepers[place]), self.plant);
-            drop(machine.run(promotion::control(place, Arc::clone(&store), keeper, plant)));
+            let failsafe = self.setup.failsafe;
+            drop(machine.run(promotion::control(place, Arc::clone(&store), keeper, plant, failsafe)));
             tokio::task::spawn_local(watch(self.judge.clone(), place, store));
         }
     }

@@ -38,6 +38,7 @@ const PLANTS: &[(&str, u64, &[&str])] = &[
         sim::WITNESS_WORLDS,
         &["acked_writes_survive", "linearizable_reads", "replicas_agree", "terms_only_grow", "writes_happen_once"],
     ),
+    ("confirmed-by-some", sim::FAILSAFE_WORLDS + 100, &["one_primary_at_a_time"]),
     ("lost-answer-taken-for-refusal", 0, &["writes_happen_once"]),
 ];
 

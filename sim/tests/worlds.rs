@@ -34,6 +34,11 @@ fn a_hundred_worlds_with_a_witness_violate_nothing() {
     violate_nothing(sim::WITNESS_WORLDS);
 }
 
+#[test]
+fn a_hundred_worlds_whose_primaries_go_on_without_a_quorum_violate_nothing() {
+    violate_nothing(sim::FAILSAFE_WORLDS);
+}
+
 fn violate_nothing(from: u64) {
     let next = AtomicU64::new(from);
     thread::scope(|scope| {

@@ -10,6 +10,10 @@ const CI_SEEDS: &str = "2000";
 const WITNESS_SEEDS: &str = "500";
 /// which begin here (`sim::WITNESS_WORLDS`).
 const WITNESS_WORLDS: &str = "1099511627776";
+/// And so many of those whose primaries go on without a quorum,
+const FAILSAFE_SEEDS: &str = "500";
+/// which begin here (`sim::FAILSAFE_WORLDS`).
+const FAILSAFE_WORLDS: &str = "2199023255552";
 
 /// Where a long run is kept.
 const RESULTS: &str = "sim/RESULTS.md";
@@ -35,6 +39,7 @@ pub fn sim(arguments: &[String]) -> Result<()> {
 pub fn short() -> Result<()> {
     crate::run(cargo_run(true).args(["--seeds", CI_SEEDS]))?;
     crate::run(cargo_run(true).args(["--seeds", WITNESS_SEEDS, "--from", WITNESS_WORLDS]))?;
+    crate::run(cargo_run(true).args(["--seeds", FAILSAFE_SEEDS, "--from", FAILSAFE_WORLDS]))?;
     let cargo = env!("CARGO");
     let arguments = ["test", "--release", "--locked", "-p", "sim", "--features", "planted", "--test", "plants"];
     crate::run(Command::new(cargo).args(arguments).current_dir(crate::root()))

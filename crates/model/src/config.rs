@@ -23,7 +23,7 @@ pub mod yaml;
 use std::collections::BTreeMap;
 
 pub use acme::{Acme, AcmeCertificate, Challenge, ExternalAccount, LETS_ENCRYPT};
-pub use cluster::{Cluster, ClusterTls, NodeRole, Peers};
+pub use cluster::{Cluster, ClusterTls, Failsafe, NodeRole, Peers};
 pub use decode::{Decode, FilePath, Ratio};
 pub use discovery::{ALL, Acl, DefaultPolicy, Discovery, Dns, Feeds, NginxFeed};
 pub use foreign::{

@@ -131,6 +131,10 @@ pub enum EventKind {
     FailBackFailed,
     /// The store stopped or resumed serving.
     StoreState,
+    /// In a cluster: there is no quorum, and primaries go on because every other voter agrees.
+    FailsafeBegan,
+    /// There is a quorum again.
+    FailsafeEnded,
     /// Changed certificate files were taken over.
     CertificateReloaded,
     /// Changed certificate files cannot be used; what was in force stays.

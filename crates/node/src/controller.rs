@@ -86,6 +86,8 @@ pub struct Controller {
     pub own_certificate: Option<CertificateView>,
     /// The last trouble with the lease.
     pub lease_error: Option<String>,
+    /// Primaries go on without a quorum, by the word of every other voter.
+    pub failsafe: bool,
 }
 
 impl Controller {
@@ -250,13 +252,8 @@ impl Controller {
             Input::Resolved { service, instance, endpoint, result } => {
                 self.with(&service, |service, shell, _| service.resolved(shell, &instance, &endpoint, result));
             }
-            Input::LeaseGood { lease, until } => {
-                self.shell.renewed(lease, until);
-                self.lease_error = None;
-                for service in self.pace.standing.iter().filter_map(|name| self.services.get(name)) {
-                    service.renew_deadline(&self.shell);
-                }
-            }
+            Input::LeaseGood { lease, until } => self.lease_renewed(lease, until),
+            Input::LeaseKept { lease, until, error } => self.lease_kept(lease, until, &error),
             Input::ReloadRefused(first) => {
                 let cause = self.shell.new_cause();
                 let message = format!("the file has mistakes, nothing was changed: {first}; `seawall check` shows all");
@@ -273,7 +270,7 @@ impl Controller {
                 self.shell.emit(kind, Subject::default(), &self.shell.new_cause(), message);
             }
             Input::OwnCertificate(told) => self.own_certificate(told),
-            Input::LeaseFailed(error) => self.lease_error = Some(error),
+            Input::LeaseFailed(error) => self.lease_failed(error),
             Input::Command(command) => self.command(command, now),
             Input::GatewayDrained { left } => {
                 if left > 0 {

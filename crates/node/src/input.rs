@@ -181,6 +181,15 @@ pub enum Input {
     },
     /// The lease could not be renewed.
     LeaseFailed(String),
+    /// The same, and every other voter lets it go on.
+    LeaseKept {
+        /// Which.
+        lease: Option<LeaseId>,
+        /// Until then, on the clock since boot.
+        until: Duration,
+        /// Why it could not be renewed.
+        error: String,
+    },
     /// The configuration file was to be read again and has mistakes; the first of them.
     ReloadRefused(String),
     /// A verb from the API.

@@ -11,6 +11,7 @@ mod controller;
 mod counting;
 mod discovering;
 mod entrances;
+mod failsafe;
 mod files;
 mod following;
 mod input;
@@ -265,6 +266,7 @@ impl Start {
             world: cluster::serves(&self.config).then(cluster::world::World::default),
             store_problem: None,
             lease_error: None,
+            failsafe: false,
             certificates: entrances.view(),
             own_certificate: None,
         };
@@ -277,7 +279,7 @@ impl Start {
             tokio::spawn(cluster::world::follow(Arc::clone(&store), inputs.clone()));
         }
         if alone || controller.world.is_some() {
-            tokio::spawn(lease::renew(Arc::clone(&store), alone, inputs.clone()));
+            tokio::spawn(lease::renew(Arc::clone(&store), lease::Without::of(&self.config), inputs.clone()));
         }
         if !alone {
             tokio::spawn(cluster::watch_members(seat, inputs.clone()));

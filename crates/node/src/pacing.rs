@@ -217,7 +217,7 @@ enum Concern {
 fn concern(input: &Input) -> Concern {
     use runtime::protocol::Report;
     match input {
-        Input::LeaseGood { .. } => Concern::Nobody,
+        Input::LeaseGood { .. } | Input::LeaseKept { .. } => Concern::Nobody,
         Input::Probed { .. }
         | Input::Noticed(_)
         | Input::PreStopped { .. }

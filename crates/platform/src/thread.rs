@@ -17,9 +17,9 @@ pub fn give_way() {
 
 #[cfg(target_os = "linux")]
 mod imp {
-    /// A third of the weight of a usual thread. With less, others that are always busy could keep one from its heartbeats for so
+    /// A tenth of the weight of a usual thread. With less, others that are always busy could keep one from its heartbeats for so
     /// long that its group elects.
-    const NICE: i32 = 5;
+    const NICE: i32 = 10;
     /// What the scheduler lets a thread have at a time, in nanoseconds; the usual is about ten times that. Whoever wakes up with
     /// less than the one that runs need not wait for its time to be up (Linux 6.12 and later; before, it is not looked at).
     const SLICE_NS: u64 = 200_000;

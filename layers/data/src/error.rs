@@ -80,6 +80,12 @@ pub enum NotServing {
         /// Who is missing, since when.
         missing: Arc<str>,
     },
+    /// A lease cannot go on without a quorum: not every other voter agrees.
+    #[error("not every voter lets the lease go on: {why}")]
+    Unconfirmed {
+        /// Who does not, and why.
+        why: Arc<str>,
+    },
     /// Of an agent: the server that it asked does not serve.
     #[error("server {node}: {reason}")]
     Server {
@@ -166,6 +172,7 @@ impl NotServing {
             Self::Server { may_pass, .. } => *may_pass,
             Self::Witness
             | Self::Agent
+            | Self::Unconfirmed { .. }
             | Self::FlushFailed { .. }
             | Self::WriteFailed { .. }
             | Self::DiskFull { .. }

@@ -48,6 +48,18 @@ pub trait Store: Send + Sync + 'static {
     /// Restarts a lease's time. Acknowledged only after a quorum round begun after the call arrived.
     fn lease_keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<LeaseGrant, StoreError>>;
 
+    /// Asks every other voter to let a lease go on while no quorum can be reached. Each that agrees ends it, whoever comes to
+    /// lead, no sooner than its time to live from now on; one that does reach a quorum refuses. It holds only if the lease
+    /// has not run out meanwhile: whoever asks looks at the time of its last renewal again when the answer is there.
+    ///
+    /// # Errors
+    /// [`NotServing::Unconfirmed`](crate::NotServing::Unconfirmed) with who did not agree and why;
+    /// [`StoreError::Invalid`] of a store that is no voter's.
+    fn lease_confirm(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), StoreError>> {
+        let _ = lease;
+        Box::pin(async { Err(StoreError::Invalid { what: "no voter: there is nobody to ask" }) })
+    }
+
     /// Ends a lease and deletes its keys, in one revision.
     fn lease_revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<Revision, StoreError>>;
 

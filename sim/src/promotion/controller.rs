@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::plants::Plant;
 const TTL: Duration = Duration::from_millis(1800);
 const EVERY: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(50);
+const DOUBT: Duration = Duration::from_millis(250);
 /// After a proposal that got no answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Without news everything is looked at this often.
@@ -38,6 +40,7 @@ struct Controller {
     store: Arc<RaftStore>,
     keeper: Rc<Keeper>,
     plant: Option<Plant>,
+    failsafe: bool,
     news: Notify,
     state: RefCell<State>,
 }
@@ -80,9 +83,9 @@ struct State {
 }
 
 /// Runs for as long as the node process does.
-pub async fn control(place: usize, store: Arc<RaftStore>, keeper: Rc<Keeper>, plant: Option<Plant>) {
-    let controller =
-        Rc::new(Controller { own: node(place), store, keeper, plant, news: Notify::new(), state: RefCell::default() });
+pub async fn control(place: usize, store: Arc<RaftStore>, keeper: Rc<Keeper>, plant: Option<Plant>, failsafe: bool) {
+    let (own, news, state) = (node(place), Notify::new(), RefCell::default());
+    let controller = Rc::new(Controller { own, store, keeper, plant, failsafe, news, state });
     spawn_local(Rc::clone(&controller).renew());
     spawn_local(Rc::clone(&controller).follow());
     loop {
@@ -101,17 +104,50 @@ pub async fn control(place: usize, store: Arc<RaftStore>, keeper: Rc<Keeper>, pl
 impl Controller {
     async fn renew(self: Rc<Self>) {
         let mut lease = None;
+        let mut until = Instant::now();
         loop {
-            let sent = Instant::now();
-            let renewed = tokio::time::timeout(EVERY, self.once(&mut lease)).await;
-            let good = matches!(renewed, Ok(Ok(())));
+            let (known, sent) = (lease, Instant::now());
+            let mut kept = None;
+            let good = {
+                let mut renewal = pin!(tokio::time::timeout(EVERY, self.once(&mut lease)));
+                let doubt = tokio::time::sleep(DOUBT);
+                let early = tokio::select! {
+                    biased;
+                    renewed = &mut renewal => Some(renewed),
+                    () = doubt, if self.failsafe => None,
+                };
+                if self.failsafe && !matches!(early, Some(Ok(Ok(())))) {
+                    kept = self.kept(known, until).await;
+                }
+                match early {
+                    Some(renewed) => matches!(renewed, Ok(Ok(()))),
+                    None => kept.is_none() && matches!(renewal.await, Ok(Ok(()))),
+                }
+            };
             if good && let Some(lease) = lease {
                 let from =
                     if self.plant == Some(Plant::DeadlineFromAnswer) { Instant::now() + EVERY * 2 } else { sent };
-                self.renewed(lease, from + TTL - Keeper::MARGIN);
+                until = from + TTL - Keeper::MARGIN;
+                self.renewed(lease, until);
+            } else if let Some((known, kept)) = kept {
+                until = kept;
+                self.renewed(known, until);
             }
             tokio::time::sleep(if good { EVERY } else { AGAIN }).await;
         }
+    }
+
+    /// The lease, and until when it is good by the word of every other voter.
+    async fn kept(&self, lease: Option<LeaseId>, until: Instant) -> Option<(LeaseId, Instant)> {
+        let (lease, sent) = (lease?, Instant::now());
+        let asked = tokio::time::timeout(EVERY, self.store.lease_confirm(lease));
+        if sent >= until || !matches!(asked.await, Ok(Ok(()))) || Instant::now() >= until {
+            return None;
+        }
+        if self.own_holder().is_some() {
+            self.keeper.kept.set(self.keeper.kept.get() + 1);
+        }
+        Some((lease, sent + TTL - Keeper::MARGIN))
     }
 
     async fn once(&self, lease: &mut Option<LeaseId>) -> Result<(), StoreError> {

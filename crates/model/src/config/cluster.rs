@@ -13,6 +13,18 @@ record! {
         tls: ClusterTls,
         /// Instances of a node that has been away for so long are run by others; the leader's file counts.
         reschedule_after: Duration = Duration::from_secs(30),
+        /// What becomes of this server's primaries while no quorum can be reached, so that their lease cannot be renewed. `stop`: they end with it. `keepPrimary`: they go on while every other voter answers, and none of them reaches a quorum either.
+        failsafe: Failsafe = Failsafe::Stop,
+    }
+}
+
+words! {
+    /// What becomes of primaries without a quorum.
+    Failsafe {
+        /// They end when their lease does.
+        Stop = "stop",
+        /// They go on while every other voter agrees; else they end.
+        KeepPrimary = "keepPrimary",
     }
 }
 

@@ -16,6 +16,7 @@
 mod abort;
 mod disk;
 mod engine;
+mod failsafe;
 mod gather;
 mod leading;
 mod leases;

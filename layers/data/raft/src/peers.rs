@@ -120,6 +120,8 @@ pub(crate) struct Inner {
     pub identity: OnceLock<Identity>,
     /// This node belongs to a cluster.
     pub member: AtomicBool,
+    /// It holds a part of the log, and was never let in.
+    pub unlisted: AtomicBool,
     pub book: Mutex<Book>,
     lanes: Mutex<BTreeMap<(u64, Lane), mpsc::Sender<Call>>>,
     pub groups: RwLock<BTreeMap<u16, Arc<Group>>>,
@@ -183,6 +185,7 @@ impl Peers {
             transport,
             identity: OnceLock::new(),
             member: AtomicBool::new(false),
+            unlisted: AtomicBool::new(false),
             book: Mutex::default(),
             lanes: Mutex::default(),
             groups: RwLock::default(),

@@ -16,6 +16,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use crate::failsafe;
 use crate::gather::{self, Bounds, Line};
 use crate::leading::{self, Again, Ask};
 use crate::members::{self, Members};
@@ -410,6 +411,10 @@ impl Store for RaftStore {
 
     fn lease_keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<LeaseGrant, StoreError>> {
         Box::pin(self.keep_alive(lease))
+    }
+
+    fn lease_confirm(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(failsafe::ask(self.replica(), lease))
     }
 
     fn lease_revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<Revision, StoreError>> {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Cluster, Config, NodeRole, Peers};
+use crate::config::{Cluster, Config, Failsafe, NodeRole, Peers};
 use crate::diagnostic::Diagnostics;
 
 /// Checks `cluster` with `node.peers`.
@@ -41,6 +41,7 @@ pub fn check(config: &Config, diagnostics: &mut Diagnostics) {
             check_name(cluster, diagnostics);
             check_witness(config, diagnostics);
             check_agent(config, peers, diagnostics);
+            check_failsafe(config, cluster, diagnostics);
             if let Some((name, service)) = config.services.first_key_value() {
                 let message = format!("service `{name}` in the file of a node in a cluster is not run by `up`");
                 let cure = "a stale file must not roll the cluster back: put services and routes in force with `seawall apply -f`";
@@ -103,6 +104,17 @@ fn check_agent(config: &Config, peers: &Peers, diagnostics: &mut Diagnostics) {
     if config.node.advertise.is_none() && !peers.at.has("listen") {
         let message = "nothing says where other nodes reach what this agent runs";
         diagnostics.error(peers.at.whole, message, "add node: { advertise: … } with its host name or IP address");
+    }
+}
+
+fn check_failsafe(config: &Config, cluster: &Cluster, diagnostics: &mut Diagnostics) {
+    // On a witness it does no harm: nothing runs there.
+    if config.node.role == NodeRole::Agent && cluster.failsafe == Failsafe::KeepPrimary {
+        diagnostics.error(
+            cluster.at.field("failsafe"),
+            "`failsafe: keepPrimary` on an agent: it has no vote, and hears of the voters through servers alone",
+            "leave it out here; primaries that are to go on without a quorum run on servers",
+        );
     }
 }
 

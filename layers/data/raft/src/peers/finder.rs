@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::BasicNode;
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::Instant;
 
 use super::book::Entry;
-use super::frame::Kind;
+use super::frame::Kind as Asked;
 use super::message::{AdmitV1, MembersV1, payload};
 use super::{CallError, Inner, Lane, Peers};
 use crate::members;
+use crate::record::{Kind, Record};
 use crate::replica::Replica;
 use crate::wal::lock;
-use crate::wire;
+use crate::wire::{self, MembershipV1};
 
 /// Between two looks while this node is nobody's member.
 const EAGER: Duration = Duration::from_millis(200);
@@ -29,6 +31,8 @@ const CALM: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(1);
 /// Longest wait to be let in; the log has to be taken over meanwhile.
 const ADMISSION: Duration = Duration::from_secs(600);
+/// Entries of the log that are looked at at once.
+const PIECE: u64 = 64;
 
 /// Until the node stops.
 pub(crate) async fn find(inner: Weak<Inner>) {
@@ -43,7 +47,14 @@ pub(crate) async fn find(inner: Weak<Inner>) {
             greet_all(&inner, &group.replica).await;
             greeted = None;
         }
-        let pause = match inner.member.load(Ordering::Acquire) {
+        let member = inner.member.load(Ordering::Acquire);
+        let unlisted = member && is_unlisted(&group.replica, inner.identity().id);
+        inner.unlisted.store(unlisted, Ordering::Release);
+        let pause = match member {
+            true if unlisted => {
+                ask_again(&inner).await;
+                SOON
+            }
             true if is_half_admitted(&inner, &group.replica) => {
                 ask_again(&inner).await;
                 EAGER
@@ -69,8 +80,35 @@ async fn is_member(replica: &Replica) -> bool {
     replica.raft.is_initialized().await.unwrap_or(false)
 }
 
+/// It was given a vote to remember, or the beginning of the log, and the leader went before it came to the entry that lets
+/// this node in: the others may never have heard of it. Whoever was listed once and is not any more was removed, and does not ask.
+fn is_unlisted(replica: &Replica, own: u64) -> bool {
+    let (purged, last) = {
+        let metrics = replica.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.membership_config.membership().get_node(&own).is_some() {
+            return false;
+        }
+        (metrics.purged.map_or(0, |purged| purged.index + 1), metrics.last_log_index.map_or(0, |last| last + 1))
+    };
+    let lists_it = |record: &Record| {
+        let members = (record.kind == Kind::Membership).then(|| wire::decode::<MembershipV1>(&record.payload).ok());
+        members.flatten().is_some_and(|members| members.nodes.iter().any(|(id, _)| *id == own))
+    };
+    let mut from = purged;
+    while from < last {
+        let to = last.min(from + PIECE);
+        // What cannot be read may say that it was.
+        if replica.shared.wal.read(from, to).map_or(true, |records| records.iter().any(lists_it)) {
+            return false;
+        }
+        from = to;
+    }
+    true
+}
+
 /// It was given the log, and the leader went before it had its vote, or before the store it replaces was taken out:
-/// nobody else would think of it. Whoever is not listed at all was removed, and does not ask.
+/// nobody else would think of it.
 fn is_half_admitted(inner: &Inner, replica: &Replica) -> bool {
     let members = members::list(replica).members;
     let own = inner.identity().id;
@@ -154,7 +192,7 @@ async fn ask(inner: &Arc<Inner>, (id, member): &(u64, Entry)) -> bool {
     let request = payload(&request);
     let mut asked = *id;
     for _ in 0..2 {
-        let answer = peers.call(asked, Lane::Control, Kind::Admit, 0, request.clone(), ADMISSION).await;
+        let answer = peers.call(asked, Lane::Control, Asked::Admit, 0, request.clone(), ADMISSION).await;
         match answer {
             Ok(bytes) => {
                 if let Ok(members) = wire::decode::<MembersV1>(&bytes) {
@@ -174,4 +212,76 @@ async fn ask(inner: &Arc<Inner>, (id, member): &(u64, Entry)) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use data::Store as _;
+
+    use crate::disk::RealDisk;
+    use crate::options::Options;
+    use crate::peers::{PeerOptions, Peers};
+    use crate::store::RaftStore;
+    use crate::superblock::{Superblock, SuperblockV1};
+    use crate::transport::MemoryNetwork;
+    use crate::wire::VoteV1;
+
+    fn open(network: &MemoryNetwork, directory: &Path, name: &str) -> Arc<RaftStore> {
+        let options = PeerOptions {
+            cluster: "test".into(),
+            name: name.into(),
+            advertise: name.into(),
+            join: vec!["n1".into(), "n2".into()],
+            founders: vec!["n1".into()],
+            voter: true,
+            witness: false,
+            agent: false,
+        };
+        let transport = network.attach(name);
+        let peers = Peers::start(options, move || Ok(Arc::new(transport))).unwrap();
+        let options = Options { segment_bytes: 8192, reserve_bytes: 0, peers: Some(peers), ..Options::new(directory) };
+        RaftStore::open(options).unwrap()
+    }
+
+    async fn voter(store: &RaftStore, name: &str) -> Option<u64> {
+        let members = store.members().await.members;
+        members.iter().find(|member| &*member.name == name && member.voter).map(|member| member.id)
+    }
+
+    /// Its leader was lost at that moment, and those that are left have never heard of it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_was_given_nothing_but_a_vote_to_remember_is_let_in() {
+        let (network, directory) = (MemoryNetwork::default(), tempfile::tempdir().unwrap());
+        let first = open(&network, &directory.path().join("n1"), "n1");
+        let until = Instant::now() + Duration::from_secs(30);
+        let leader = loop {
+            if let Some(leader) = voter(&first, "n1").await {
+                break leader;
+            }
+            assert!(Instant::now() < until, "a cluster of one was not formed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let second = directory.path().join("n2");
+        std::fs::create_dir_all(&second).unwrap();
+        let content = SuperblockV1 {
+            store_id: [7; 16],
+            node_id: 4711,
+            group: 0,
+            vote: Some(VoteV1 { term: first.status().term, node: leader, committed: true }),
+            purged: None,
+            snapshot: None,
+            newest_segment: 0,
+            clean_end: None,
+        };
+        drop(Superblock::create(&RealDisk, &second, false, content).unwrap());
+        let second = open(&network, &second, "n2");
+        while voter(&first, "n2").await.is_none() {
+            assert!(Instant::now() < until, "it was not let in: {:?}", second.status());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }

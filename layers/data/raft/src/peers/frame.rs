@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     LeaseInfo,
     /// Large entries of a stream are to take turns for a while.
     GiveWay,
+    /// A lease is to go on although nothing can be decided.
+    Confirm,
     /// A new node asks to be let in.
     Admit,
     /// The members as the leader sees them.
@@ -65,7 +67,7 @@ pub(crate) enum Kind {
     Failed,
 }
 
-const KINDS: [(Kind, u8); 26] = [
+const KINDS: [(Kind, u8); 27] = [
     (Kind::Hello, 1),
     (Kind::Refused, 2),
     (Kind::Append, 10),
@@ -82,6 +84,7 @@ const KINDS: [(Kind, u8); 26] = [
     (Kind::KeepAlive, 32),
     (Kind::LeaseInfo, 33),
     (Kind::GiveWay, 34),
+    (Kind::Confirm, 35),
     (Kind::Admit, 40),
     (Kind::Members, 41),
     (Kind::Change, 42),

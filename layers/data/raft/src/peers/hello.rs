@@ -22,14 +22,16 @@ use crate::wire;
 /// Longest time for connecting and greeting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Versions of the conversation spoken here. The third one knows requests for certificates, the fourth one witnesses, the
-/// fifth one agents, the sixth one giving way.
-const VERSIONS: (u16, u16) = (2, 6);
+/// fifth one agents, the sixth one giving way, the seventh one leases that go on without a quorum.
+const VERSIONS: (u16, u16) = (2, 7);
 /// What a witness speaks: who does not know that it has no data must not count on it.
 const KNOWS_WITNESSES: u16 = 4;
 /// What an agent speaks: who does not know it would take it for a node that wants to become a member.
 const KNOWS_AGENTS: u16 = 5;
 /// What may be asked to give way.
 pub(crate) const KNOWS_GIVING_WAY: u16 = 6;
+/// What may be asked whether a lease goes on.
+pub(crate) const KNOWS_CONFIRMING: u16 = 7;
 /// Read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -47,6 +49,13 @@ pub(crate) struct Greeted {
 pub(crate) struct HelloMoreV1 {
     /// It votes and keeps the log, and has no data.
     pub witness: bool,
+}
+
+/// Behind all of these, of one that was never let in alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HelloAfterV1 {
+    /// It holds a part of the log, which names it nowhere: it was not removed.
+    pub unlisted: bool,
 }
 
 /// Behind both, of an agent alone.
@@ -82,7 +91,7 @@ impl Frames {
 pub(crate) async fn greet(inner: &Inner, connection: Connection, expects: Option<u64>) -> io::Result<Greeted> {
     let (mut frames, mut out, proved, from) = split(connection);
     send(&mut out, Kind::Hello, own(inner, expects)).await?;
-    let (hello, more, last) = receive(&mut frames).await?;
+    let (hello, more, last, _) = receive(&mut frames).await?;
     check(inner, &hello, proved.as_deref()).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
     if expects.is_some_and(|expected| expected != hello.id) {
         let why = format!("another node ({}) answers there", hello.name);
@@ -95,7 +104,7 @@ pub(crate) async fn greet(inner: &Inner, connection: Connection, expects: Option
 /// Answers a node that called.
 pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<Greeted> {
     let (mut frames, mut out, proved, from) = split(connection);
-    let (hello, more, last) = receive(&mut frames).await?;
+    let (hello, more, last, after) = receive(&mut frames).await?;
     let refused = match check(inner, &hello, proved.as_deref()) {
         Ok(()) if last.agent => agents::refusal(inner, &hello.name),
         Ok(()) => None,
@@ -105,7 +114,7 @@ pub(crate) async fn answer(inner: &Inner, connection: Connection) -> io::Result<
         send(&mut out, Kind::Refused, payload(&why)).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    if hello.member && is_stranger(inner, hello.id) {
+    if hello.member && !after.unlisted && is_stranger(inner, hello.id) {
         let why = format!("{} was removed from the cluster: wipe its data directory to join again", hello.name);
         send(&mut out, Kind::Refused, payload(&why)).await?;
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
@@ -168,6 +177,10 @@ fn own(inner: &Inner, expects: Option<u64>) -> Bytes {
         began_ms: inner.began_ms,
         others: lock(&inner.book).notes(),
     };
+    if inner.unlisted.load(Ordering::Acquire) {
+        let more = HelloMoreV1 { witness: inner.options.witness };
+        return payload(&(hello, more, HelloLastV1::default(), HelloAfterV1 { unlisted: true }));
+    }
     if inner.options.agent {
         return payload(&(hello, HelloMoreV1::default(), HelloLastV1 { agent: true }));
     }
@@ -181,16 +194,19 @@ async fn send(out: &mut WriteHalf<Box<dyn Stream>>, kind: Kind, payload: Bytes) 
     out.flush().await
 }
 
-async fn receive(frames: &mut Frames) -> io::Result<(HelloV1, HelloMoreV1, HelloLastV1)> {
+async fn receive(frames: &mut Frames) -> io::Result<(HelloV1, HelloMoreV1, HelloLastV1, HelloAfterV1)> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let frame = frames.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     match frame.kind {
         Kind::Hello => {
             let bytes = &frame.payload;
             // Whoever has no more to say ends earlier.
-            let both = || wire::decode(bytes).map(|(hello, more)| (hello, more, HelloLastV1::default()));
-            let alone = || wire::decode(bytes).map(|hello| (hello, HelloMoreV1::default(), HelloLastV1::default()));
-            let all = wire::decode(bytes).or_else(|_| both()).or_else(|_| alone());
+            let three = || wire::decode(bytes).map(|(hello, more, last)| (hello, more, last, Default::default()));
+            let both =
+                || wire::decode(bytes).map(|(hello, more)| (hello, more, Default::default(), Default::default()));
+            let alone =
+                || wire::decode(bytes).map(|hello| (hello, Default::default(), Default::default(), Default::default()));
+            let all = wire::decode(bytes).or_else(|_| three()).or_else(|_| both()).or_else(|_| alone());
             all.map_err(|error| invalid(error.to_string()))
         }
         Kind::Refused => {

@@ -141,7 +141,12 @@ fn encode(call: Call, newest: u16, pending: &Mutex<Pending>, bytes: &mut BytesMu
         return;
     }
     // A frame that the other does not know would end the connection.
-    if call.frame.kind == Kind::GiveWay && newest < hello::KNOWS_GIVING_WAY {
+    let needs = match call.frame.kind {
+        Kind::GiveWay => hello::KNOWS_GIVING_WAY,
+        Kind::Confirm => hello::KNOWS_CONFIRMING,
+        _ => 0,
+    };
+    if newest < needs {
         return call.fail(&"it is of an older version".into());
     }
     call.frame.encode(bytes);

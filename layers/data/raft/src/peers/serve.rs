@@ -24,6 +24,7 @@ use super::message::{
 };
 use super::troubles::INCOMING;
 use super::{Inner, agents, snapshot_lane};
+use crate::failsafe;
 use crate::members;
 use crate::replica::Replica;
 use crate::streams;
@@ -311,6 +312,7 @@ async fn handle(replica: &Replica, call: &Frame, arrived: Instant) -> Result<Byt
             replica.shared.wal.way().give(waits);
             Bytes::new()
         }
+        Kind::Confirm => payload(&failsafe::confirm(replica, &asked(bytes)?).await),
         Kind::Admit => payload(&members::admit(replica, asked::<AdmitV1>(bytes)?).await?),
         Kind::Members => payload(&members::list(replica)),
         Kind::Change => payload(&members::change(replica, asked::<ChangeV1>(bytes)?).await?),
