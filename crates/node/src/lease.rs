@@ -59,6 +59,8 @@ pub async fn renew(store: Arc<dyn Store>, without: Without, inputs: mpsc::Sender
     let mut lease = None;
     // How long the lease is good by the last word on it.
     let mut good = Duration::ZERO;
+    // Who did not let it go on, the last time that could be asked.
+    let mut refusal: Option<String> = None;
     loop {
         let (known, sent) = (lease, platform::clock::since_boot());
         let mut kept = Err(None);
@@ -106,9 +108,14 @@ pub async fn renew(store: Arc<dyn Store>, without: Without, inputs: mpsc::Sender
                 good = until;
                 Input::LeaseKept { lease: known, until, error }
             }
-            (Some(error), Err(None)) => Input::LeaseFailed(error),
-            (Some(error), Err(Some(why))) => Input::LeaseFailed(format!("{error}; {why}")),
+            (Some(error), Err(why)) => {
+                refusal = why.or(refusal);
+                Input::LeaseFailed(refusal.as_ref().map_or(error.clone(), |why| format!("{error}; {why}")))
+            }
         };
+        if !matches!(input, Input::LeaseFailed(_)) {
+            refusal = None;
+        }
         // A leader that has just been chosen must hear of it soon: the time that is left is short.
         let pause = if matches!(input, Input::LeaseGood { .. }) { EVERY } else { AGAIN };
         if inputs.send(input).await.is_err() {

@@ -127,7 +127,8 @@ async fn a_word_that_comes_when_the_lease_has_run_out_counts_for_nothing() {
     *voter.agree.lock().unwrap() = Some(Duration::ZERO);
     let asked = voter.asked.load(Ordering::Relaxed);
     for _ in 0..2 {
-        let Some(Input::LeaseFailed(_)) = told.recv().await else { panic!("its end may be in the log") };
+        let Some(Input::LeaseFailed(error)) = told.recv().await else { panic!("its end may be in the log") };
+        assert!(error.ends_with("n3: no"), "who it was is still told: {error}");
     }
     assert_eq!(voter.asked.load(Ordering::Relaxed), asked, "there is nothing to be asked any more");
 }
