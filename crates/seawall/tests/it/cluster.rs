@@ -15,6 +15,7 @@ use crate::support::{Chance, PATIENCE, Seawall, http, run, wait};
 
 mod acl;
 mod agent;
+mod failsafe;
 mod joining;
 mod recovery;
 mod registry;

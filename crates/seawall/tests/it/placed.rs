@@ -30,7 +30,7 @@ routes:
 "#;
 
 /// Applies through one node, and waits until every node shows all of it ready.
-fn shop(cluster: &Cluster, through: usize, body: &str) {
+pub fn shop(cluster: &Cluster, through: usize, body: &str) {
     cluster.node(through).apply(0, body);
     settled(cluster);
 }
@@ -58,7 +58,7 @@ fn place_of(node: &str) -> usize {
 }
 
 /// The place of the node with the primary of `ledger`, and the primary's id.
-fn primary(cluster: &Cluster, seen_from: usize) -> (usize, String) {
+pub fn primary(cluster: &Cluster, seen_from: usize) -> (usize, String) {
     let status = cluster.node(seen_from).status();
     let ledger = service(&status, "ledger");
     let id = ledger["primary"].as_str().unwrap().to_owned();
@@ -67,7 +67,7 @@ fn primary(cluster: &Cluster, seen_from: usize) -> (usize, String) {
     (place_of(node), id)
 }
 
-fn ask(cluster: &Cluster, place: usize, path: &str) -> http::Answer {
+pub fn ask(cluster: &Cluster, place: usize, path: &str) -> http::Answer {
     cluster.node(place).get(path)
 }
 
