@@ -180,6 +180,8 @@ fn a_blocking_query_is_not_woken_by_what_its_token_may_not_see() {
         })
     };
     let (services, keys) = (waiting("/v1/catalog/services"), waiting("/v1/kv/?keys"));
+    // Whoever asks for services when some have changed already is answered at once: nobody knows what it has seen of that.
+    wait("it waits", || (super::faults::waiting(&seawall) >= 1.0).then_some(()));
     for n in 0..20 {
         ok(&put(&seawall, &root, "/v1/agent/service/register", &json!({ "Name": format!("db-{n}") })));
         ok(&put(&seawall, &root, &format!("/v1/kv/b/{n}"), &json!(n)));

@@ -109,6 +109,13 @@ fn a_check_that_answers_ten_megabytes_costs_ten_kilobytes() {
     assert_eq!(passing(), 20);
 }
 
+/// How many clients wait at this node.
+pub fn waiting(seawall: &Seawall) -> f64 {
+    let metrics = seawall.api("GET", "/metrics", b"").text();
+    let line = metrics.lines().find(|line| line.starts_with("seawall_discovery_blocking_queries "));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("the gauge is there")
+}
+
 /// Begins a blocking query and goes away.
 fn vanish(api: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(api).unwrap();
@@ -122,18 +129,13 @@ fn thousands_of_blocking_queries_whose_clients_vanish_end_and_cost_nothing() {
     done(&put(&seawall, "/v1/agent/service/register", &json!({ "Name": "web" })));
     let index = super::index(&seawall.api("GET", "/v1/health/service/web", b""));
     let path = |name: &str| format!("/v1/health/service/{name}?index={index}&wait=10m");
-    let waiting = || {
-        let metrics = seawall.api("GET", "/metrics", b"").text();
-        let line = metrics.lines().find(|line| line.starts_with("seawall_discovery_blocking_queries "));
-        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).expect("the gauge is there")
-    };
     let mut before = 0;
     // More than ten times as many as the API has places for connections: each has to be given back.
     for round in 0..14 {
         let some: Vec<TcpStream> = (0..400).map(|n| vanish(seawall.api, &path(&format!("s{}", n % 40)))).collect();
-        wait("they wait", || (waiting() >= 400.0).then_some(()));
+        wait("they wait", || (waiting(&seawall) >= 400.0).then_some(()));
         drop(some);
-        wait("they have ended", || (waiting() == 0.0).then_some(()));
+        wait("they have ended", || (waiting(&seawall) == 0.0).then_some(()));
         if round == 3 {
             before = resident(seawall.node());
         }
@@ -145,7 +147,7 @@ fn thousands_of_blocking_queries_whose_clients_vanish_end_and_cost_nothing() {
     let api = seawall.api;
     let own = path("web");
     let stays = std::thread::spawn(move || http::request(api, "GET", &own, &[], b"").unwrap());
-    wait("it waits", || (waiting() == 1.0).then_some(()));
+    wait("it waits", || (waiting(&seawall) == 1.0).then_some(()));
     done(&put(&seawall, "/v1/agent/service/register", &json!({ "Name": "web", "ID": "web-2" })));
     assert_eq!(ids(&stays.join().unwrap()), ["web", "web-2"]);
 }
