@@ -114,7 +114,8 @@ async fn keep_in_step(streams: &Replica, base: &Replica, before: u64) {
     if streams.leader() != Leader::Here || base.leader() == Leader::Nobody || base.shared.options.is_witness() {
         return;
     }
-    let (Some(wanted), Some(have)) = (group(base), group(streams)) else { return };
+    let Some(have) = group(streams) else { return finish(streams).await };
+    let Some(wanted) = group(base) else { return };
     let change = async {
         for (id, node) in wanted.nodes.iter().filter(|(id, _)| !have.nodes.contains_key(id)) {
             tracing::info!(node = node.addr, "the streams are replicated to a new member");
@@ -138,6 +139,16 @@ async fn keep_in_step(streams: &Replica, base: &Replica, before: u64) {
     };
     if let Ok(Err(error)) = tokio::time::timeout(CHANGE, change).await {
         tracing::debug!(%error, "the members of the streams could not be changed yet");
+    }
+}
+
+/// A change of the voters is two entries, and whoever asked for it writes the second one. If that was lost between them, or gave
+/// up, a majority of the old voters and one of the new ones would be needed for ever: losing a single node could stop everything.
+/// Who votes no more stays for now, and goes with the next change.
+async fn finish(streams: &Replica) {
+    let nobody_more = ChangeMembers::AddVoterIds(BTreeSet::new());
+    if let Ok(Err(error)) = tokio::time::timeout(CHANGE, streams.raft.change_membership(nobody_more, true)).await {
+        tracing::debug!(%error, "a change of the members of the streams could not be finished yet");
     }
 }
 
@@ -167,4 +178,82 @@ fn group(replica: &Replica) -> Option<Group> {
         nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
         dto: types::membership_dto(membership),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use data::{DEFAULT_MAX_BYTES, Retention};
+    use openraft::ChangeMembers;
+    use openraft::async_runtime::watch::WatchReceiver;
+
+    use super::group;
+    use crate::options::Options;
+    use crate::peers::{PeerOptions, Peers};
+    use crate::replica::{Leader, Replica};
+    use crate::store::RaftStore;
+    use crate::streams::{RaftStreams, StreamOptions};
+    use crate::transport::MemoryNetwork;
+
+    fn open(network: &MemoryNetwork, directory: &Path, name: &str) -> (Arc<RaftStore>, Arc<RaftStreams>) {
+        let names = vec!["n1".to_owned(), "n2".to_owned()];
+        let options = PeerOptions {
+            cluster: "test".into(),
+            name: name.into(),
+            advertise: name.into(),
+            join: names.clone(),
+            founders: names,
+            voter: true,
+            witness: false,
+            agent: false,
+        };
+        let transport = network.attach(name);
+        let peers = Peers::start(options, move || Ok(Arc::new(transport))).unwrap();
+        let directory = directory.join(name);
+        let options = Options { segment_bytes: 8192, reserve_bytes: 0, peers: Some(peers), ..Options::new(directory) };
+        let store = RaftStore::open(options).unwrap();
+        let streams = StreamOptions::new(Retention { max_bytes: DEFAULT_MAX_BYTES, max_age_ms: None });
+        let streams = store.open_streams(streams).unwrap();
+        (store, streams)
+    }
+
+    async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !holds() {
+            assert!(Instant::now() < until, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn is_joint(streams: &Replica) -> bool {
+        streams.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Whoever wanted it was lost before the second entry of the change.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_change_of_the_voters_that_was_left_half_done_is_finished() {
+        let (network, directory) = (MemoryNetwork::default(), tempfile::tempdir().unwrap());
+        let nodes = [open(&network, directory.path(), "n1"), open(&network, directory.path(), "n2")];
+        let whole = || nodes.iter().all(|(_, streams)| group(streams.replica()).is_some_and(|it| it.voters.len() == 2));
+        eventually("both vote", whole).await;
+        let leads = |streams: &Replica| streams.leader() == Leader::Here;
+        eventually("one of them leads", || nodes.iter().any(|(_, streams)| leads(streams.replica()))).await;
+        let leader = nodes.iter().find(|(_, streams)| leads(streams.replica())).unwrap().1.replica().clone();
+        let other = *group(&leader).unwrap().voters.iter().find(|id| **id != leader.shared.options.node_id).unwrap();
+        let upto = leader.read_index().await.unwrap();
+        leader.applied(upto.index).await.unwrap();
+        network.isolate("n2");
+        let raft = leader.raft.clone();
+        let change = tokio::spawn(async move {
+            raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([other])), true).await
+        });
+        eventually("the first entry is written", || is_joint(&leader)).await;
+        change.abort();
+        network.heal();
+        eventually("the change is finished, and both vote again", whole).await;
+    }
 }
