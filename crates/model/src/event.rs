@@ -133,7 +133,7 @@ pub enum EventKind {
     StoreState,
     /// In a cluster: there is no quorum, and primaries go on because every other voter agrees.
     FailsafeBegan,
-    /// There is a quorum again.
+    /// There is a quorum again; or a voter does not agree any more, and primaries end.
     FailsafeEnded,
     /// Changed certificate files were taken over.
     CertificateReloaded,

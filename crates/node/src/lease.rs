@@ -64,7 +64,7 @@ pub async fn renew(store: Arc<dyn Store>, without: Without, inputs: mpsc::Sender
     loop {
         let (known, sent) = (lease, platform::clock::since_boot());
         let mut kept = Err(None);
-        let renewed: Renewed = {
+        let renewed: Option<Renewed> = {
             // A disk that stalls must not cost the primary its life either.
             let mut renewal = pin!(timeout(EVERY, once(&*store, &mut lease)));
             let doubt = tokio::time::sleep(DOUBT);
@@ -77,21 +77,21 @@ pub async fn renew(store: Arc<dyn Store>, without: Without, inputs: mpsc::Sender
                 kept = confirmed(&*store, known, good).await;
             }
             match early {
-                Some(renewed) => renewed,
-                // What the others let go on may be renewed again soon.
-                None if kept.is_ok() => Ok(Err(StoreError::Unknown)),
-                None => renewal.await,
+                Some(renewed) => Some(renewed),
+                // What the others let go on is not waited for any longer.
+                None if kept.is_ok() => None,
+                None => Some(renewal.await),
             }
         };
         let problem = match renewed {
-            Ok(Ok(())) => None,
-            Ok(Err(StoreError::Closed)) => return,
-            Ok(Err(StoreError::Unknown)) => Some(format!("no answer of a quorum within {} ms", DOUBT.as_millis())),
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) if without == Without::Alone => {
+            Some(Ok(Ok(()))) => None,
+            Some(Ok(Err(StoreError::Closed))) => return,
+            Some(Ok(Err(error))) => Some(error.to_string()),
+            Some(Err(_)) if without == Without::Alone => {
                 Some(format!("the store did not answer within {} ms: the disk is slow", EVERY.as_millis()))
             }
-            Err(_) => Some(format!("no answer of a quorum within {} ms", EVERY.as_millis())),
+            Some(Err(_)) => Some(format!("no answer of a quorum within {} ms", EVERY.as_millis())),
+            None => Some(format!("no answer of a quorum within {} ms", DOUBT.as_millis())),
         };
         let input = match (problem, kept) {
             (None, _) => {
