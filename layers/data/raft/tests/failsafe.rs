@@ -108,7 +108,18 @@ async fn whoever_reaches_a_quorum_refuses() {
     shop.cluster.network.isolate(&name(place));
     eventually("it has noticed", async || shop.cluster.node(place).status().not_serving.is_some()).await;
     let why = shop.refusal(place, lease).await;
-    assert!(why.contains("n") && !why.contains("this node"), "{why}");
+    let others = [leader, (leader + 2) % 3].map(|other| format!("{}: ", name(other)));
+    assert!(others.iter().any(|other| why.starts_with(other)), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_own_disk_is_full_is_refused_by_those_that_decide_without_it() {
+    let (shop, leader) = Shop::start().await;
+    let place = (leader + 1) % 3;
+    let lease = shop.lease(place).await;
+    shop.fill(&[place]).await;
+    let why = shop.refusal(place, lease).await;
+    assert!(!why.starts_with("this node") && why.ends_with(": it reaches a quorum, which is what decides"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
