@@ -4,6 +4,7 @@
 //! of a service.
 
 mod authority;
+mod bulk;
 mod consul;
 mod control;
 mod events;

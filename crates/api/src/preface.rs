@@ -36,7 +36,7 @@ pub(crate) struct Begun {
 /// # Errors
 /// The connection's; one that ends before it is clear is an HTTP/1.1 one.
 pub(crate) async fn listen(stream: TcpStream) -> io::Result<(Speaks, Begun)> {
-    let mut begun = Begun { read: Vec::with_capacity(FIRST_BYTES), given: 0, stream };
+    let mut begun = Begun::of(Vec::with_capacity(FIRST_BYTES), stream);
     while begun.read.len() < PREFACE.len() {
         let count = begun.more().await?;
         let known = begun.read.len().min(PREFACE.len());
@@ -48,6 +48,17 @@ pub(crate) async fn listen(stream: TcpStream) -> io::Result<(Speaks, Begun)> {
 }
 
 impl Begun {
+    /// A connection of which so much has been read.
+    pub(crate) fn of(read: Vec<u8>, stream: TcpStream) -> Self {
+        Self { read, given: 0, stream }
+    }
+
+    /// What was read and is not given to anybody yet, and the rest of the connection.
+    pub(crate) fn into_parts(mut self) -> (Vec<u8>, TcpStream) {
+        self.read.drain(..self.given);
+        (self.read, self.stream)
+    }
+
     /// Reads on; 0 at the end of the connection. Nothing is lost when this is dropped.
     ///
     /// # Errors

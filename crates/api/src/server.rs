@@ -1,5 +1,6 @@
 //! Serves the API on a socket that the keeper bound: HTTP/1.1, and HTTP/2 to clients that begin with it, so that many
 //! requests of one program share a connection. On the controller's thread: whoever has seen an event sees its state as well.
+//! Only large entries of streams come on a thread of their own (`bulk.rs`).
 
 use std::convert::Infallible;
 use std::io;
@@ -14,10 +15,12 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::authority::Peer;
+use crate::bulk::{self, Bulk};
 use crate::hot::Answers;
 use crate::plain;
 use crate::preface::{self, Begun, Speaks};
@@ -62,7 +65,8 @@ fn serve_within(listener: TcpListener, answers: Answers, bounds: Bounds) -> io::
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (stop, stopped) = watch::channel(false);
-    let task = tokio::spawn(accept(listener, answers, bounds, stopped));
+    let bulk = Arc::new(Bulk::start()?);
+    let task = tokio::spawn(accept(listener, answers, bulk, bounds, stopped));
     Ok(Server { stop, task })
 }
 
@@ -70,6 +74,7 @@ fn serve_within(listener: TcpListener, answers: Answers, bounds: Bounds) -> io::
 async fn accept(
     listener: tokio::net::TcpListener,
     answers: Answers,
+    bulk: Arc<Bulk>,
     bounds: Bounds,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -83,9 +88,9 @@ async fn accept(
         };
         match accepted {
             Ok((stream, remote)) => {
-                let (answers, stopped) = (answers.clone(), stopped.clone());
+                let (answers, bulk, stopped) = (answers.clone(), Arc::clone(&bulk), stopped.clone());
                 tokio::spawn(async move {
-                    connection(stream, remote, answers, bounds.head, stopped).await;
+                    connection(stream, remote, answers, &bulk, bounds.head, stopped).await;
                     drop(place);
                 });
             }
@@ -104,6 +109,7 @@ async fn connection(
     stream: TcpStream,
     remote: SocketAddr,
     answers: Answers,
+    bulk: &Bulk,
     head: Duration,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -113,9 +119,13 @@ async fn connection(
         _ = stopped.wait_for(|stop| *stop) => return,
     };
     match spoken {
+        Ok(Ok((Speaks::Http1, begun))) if bulk::begins_with_much(&begun.read) => {
+            let home = Handle::current();
+            Box::pin(bulk.serve(begun, move |stream| http1(stream, peer, answers, Some(home), head, stopped))).await;
+        }
         Ok(Ok((Speaks::Http1, stream))) => {
             if let Some(stream) = plain::serve(stream, &peer, &answers, head, &mut stopped).await {
-                http1(stream, peer, answers, head, stopped).await;
+                http1(stream, peer, answers, None, head, stopped).await;
             }
         }
         // Larger, and rare: others need not have room for it.
@@ -125,9 +135,21 @@ async fn connection(
     }
 }
 
-async fn http1(stream: Begun, peer: Peer, answers: Answers, head: Duration, mut stopped: watch::Receiver<bool>) {
+/// With a `home` on the thread for what is much.
+async fn http1(
+    stream: Begun,
+    peer: Peer,
+    answers: Answers,
+    home: Option<Handle>,
+    head: Duration,
+    mut stopped: watch::Receiver<bool>,
+) {
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let answering = answers.answer(&peer, request.map(Body::new));
+        let request = request.map(Body::new);
+        let answering = match &home {
+            None => answers.answer(&peer, request),
+            Some(home) => bulk::answer(request, |request| answers.answer(&peer, request), home),
+        };
         async move { Ok::<_, Infallible>(answering.await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -252,7 +274,7 @@ mod tests {
     use axum::Router;
     use axum::body::Bytes;
     use axum::http::{HeaderMap, header};
-    use axum::routing::get;
+    use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
     use tokio::time::{Instant, timeout};
@@ -269,9 +291,12 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let host = |headers: HeaderMap| async move { headers[header::HOST].to_str().unwrap().to_owned() };
+        let thread = |_: Bytes| async { std::thread::current().name().unwrap_or("none").to_owned() };
         let router = Router::new()
             .route("/", get(|| async { "here" }))
             .route("/host", get(host))
+            .route("/thread", get(thread))
+            .route("/api/v1/streams/s", post(thread))
             .route("/hang", get(std::future::pending::<()>));
         (super::serve_within(listener, Answers::new(router, None), bounds).unwrap(), address)
     }
@@ -329,6 +354,30 @@ mod tests {
     }
 
     type Calls = h2::client::SendRequest<Bytes>;
+
+    #[tokio::test]
+    async fn large_entries_of_streams_are_served_by_a_thread_of_their_own_and_all_else_is_not() {
+        let (server, address) = start(Bounds { connections: 1, head: PATIENCE });
+        let append = |bytes: usize| {
+            let entry = "x".repeat(bytes);
+            format!("POST /api/v1/streams/s HTTP/1.1\r\nhost: localhost\r\ncontent-length: {bytes}\r\n\r\n{entry}")
+        };
+        let asked = "GET /thread HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let mut large = send(address, &append(65_536)).await;
+        let there = read(&mut large).await.unwrap();
+        assert!(there.starts_with("HTTP/1.1 200 ") && there.ends_with("\r\n\r\napi-bulk"), "{there}");
+        large.write_all(asked.as_bytes()).await.unwrap();
+        let elsewhere = read(&mut large).await.unwrap();
+        assert!(elsewhere.starts_with("HTTP/1.1 200 ") && !elsewhere.contains("api-bulk"), "{elsewhere}");
+        large.write_all(append(10).as_bytes()).await.unwrap();
+        assert!(read(&mut large).await.unwrap().ends_with("\r\n\r\napi-bulk"));
+        // Its place is free when it goes.
+        drop(large);
+        let mut small = send(address, &append(10)).await;
+        let here = timeout(PATIENCE, read(&mut small)).await.unwrap().unwrap();
+        assert!(here.starts_with("HTTP/1.1 200 ") && !here.contains("api-bulk"), "{here}");
+        timeout(PATIENCE, server.stop(PATIENCE)).await.unwrap();
+    }
 
     async fn http2(address: SocketAddr) -> (Calls, tokio::task::JoinHandle<Result<(), h2::Error>>) {
         let stream = TcpStream::connect(address).await.unwrap();

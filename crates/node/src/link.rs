@@ -28,6 +28,8 @@ pub fn read_hello() -> io::Result<Report> {
 /// Passes the keeper's reports on until it is gone; then ends what `tree_prefix` marks, and this process.
 pub fn follow(inputs: mpsc::Sender<Input>, tree_prefix: String) -> io::Result<()> {
     let reader = move || {
+        // That a process has ended is known here first.
+        platform::thread::answer_soon();
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             match serde_json::from_str(&line) {
                 Ok(report) => {

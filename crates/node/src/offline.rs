@@ -7,7 +7,7 @@ use std::sync::Arc;
 use data::{NotServing, StoreError};
 pub use data_raft::{Kept, OpenError, RecoverError, Saved, SavedError, SavedMember, Survivor, verify};
 
-use crate::cluster::seat::Seat;
+use crate::cluster::seat::{self, Seat};
 
 /// The store's folder within a data directory.
 pub(crate) const STORE: &str = "store";
@@ -35,9 +35,11 @@ pub fn restore(file: &Path, data_dir: &Path) -> Result<Saved, SavedError> {
 /// Makes the node of a data directory its cluster's only voter; with `carry_out` false, says what that would mean.
 ///
 /// # Errors
-/// The directory is in use, damaged, or no member's.
+/// The directory is in use and stays so, is damaged, or no member's.
 pub fn recover(data_dir: &Path, carry_out: bool) -> Result<Survivor, RecoverError> {
-    data_raft::recover(&data_dir.join(STORE), carry_out)
+    // Whoever asks holds the directory as its keeper.
+    let is_held = |error: &RecoverError| matches!(error, RecoverError::Other(OpenError::Locked { .. }));
+    seat::when_free(|| data_raft::recover(&data_dir.join(STORE), carry_out), is_held)
 }
 
 /// How the API saves the store; an agent has none.

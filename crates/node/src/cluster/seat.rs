@@ -67,7 +67,9 @@ impl Seat {
             options.witness_log_bytes = config.node.witness_log_limit;
         }
         options.peers = peers;
-        open_when_free(&options).map(Self::Member)
+        let is_held = |error: &OpenError| matches!(error, OpenError::Locked { .. });
+        let store = when_free(|| RaftStore::open(options.clone()), is_held).map_err(|error| error.to_string())?;
+        Ok(Self::Member(store))
     }
 
     /// The store itself.
@@ -144,12 +146,16 @@ impl Seat {
     }
 }
 
-fn open_when_free(options: &Options) -> Result<Arc<RaftStore>, String> {
+/// Has a store opened that a node process on its way out may still hold: the last of it that goes may be a flush.
+///
+/// # Errors
+/// As `open`; the store is still held after [`LEFT_OVER`], too.
+pub(crate) fn when_free<T, E>(open: impl Fn() -> Result<T, E>, is_held: impl Fn(&E) -> bool) -> Result<T, E> {
     let until = Instant::now() + LEFT_OVER;
     loop {
-        match RaftStore::open(options.clone()) {
-            Err(OpenError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LOOK_AGAIN),
-            opened => return opened.map_err(|error| error.to_string()),
+        match open() {
+            Err(error) if is_held(&error) && Instant::now() < until => std::thread::sleep(LOOK_AGAIN),
+            opened => return opened,
         }
     }
 }
@@ -161,5 +167,25 @@ impl WeakSeat {
             Self::Member(store) => store.upgrade().map(Seat::Member),
             Self::Agent(store) => store.upgrade().map(Seat::Agent),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::when_free;
+
+    #[test]
+    fn what_is_held_for_a_moment_is_waited_for_and_nothing_else() {
+        let asked = Cell::new(0);
+        let open = || {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { Err("held") } else { Ok(asked.get()) }
+        };
+        assert_eq!(when_free(open, |error| *error == "held"), Ok(3));
+        asked.set(0);
+        assert_eq!(when_free(open, |error| *error == "lost"), Err("held"));
+        assert_eq!(asked.get(), 1);
     }
 }

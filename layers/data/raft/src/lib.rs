@@ -18,6 +18,7 @@ mod disk;
 mod engine;
 mod failsafe;
 mod gather;
+mod joint;
 mod leading;
 mod leases;
 mod lock;

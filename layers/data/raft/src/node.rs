@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::disk::FileLock;
+use crate::joint;
 use crate::lock;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Shared};
@@ -279,6 +280,9 @@ async fn run(
                 let (replica, base) = (replica.clone(), base.clone());
                 surroundings::spawn(witness::keep(replica, base))
             });
+            // The streams' members are changed by one alone, which finishes what it finds.
+            let is_base = shared.options.group == 0 && shared.options.peers.is_some();
+            let changing = is_base.then(|| surroundings::spawn(joint::look_after(replica.clone())));
             let keeping = surroundings::spawn(streams::keep(replica, base));
             ready(Ok(raft.clone()));
             let _ = stop.await;
@@ -291,6 +295,9 @@ async fn run(
             snapshots.abort();
             if let Some(witnessing) = witnessing {
                 witnessing.abort();
+            }
+            if let Some(changing) = changing {
+                changing.abort();
             }
             keeping.abort();
             rounds.abort();

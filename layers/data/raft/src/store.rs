@@ -207,7 +207,7 @@ impl RaftStore {
         Ok(members::described(self.replica(), &list))
     }
 
-    fn replica(&self) -> &Replica {
+    pub(crate) fn replica(&self) -> &Replica {
         &self.node.replica
     }
 

@@ -9,6 +9,7 @@ use data::{Command, Compare, Key, RangeRequest, Txn};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{BasicNode, ChangeMembers};
 
+use crate::joint;
 use crate::members;
 use crate::replica::{Leader, Replica};
 use crate::types::{self, Proposal};
@@ -114,7 +115,7 @@ async fn keep_in_step(streams: &Replica, base: &Replica, before: u64) {
     if streams.leader() != Leader::Here || base.leader() == Leader::Nobody || base.shared.options.is_witness() {
         return;
     }
-    let Some(have) = group(streams) else { return finish(streams).await };
+    let Some(have) = group(streams) else { return joint::finish(streams).await };
     let Some(wanted) = group(base) else { return };
     let change = async {
         for (id, node) in wanted.nodes.iter().filter(|(id, _)| !have.nodes.contains_key(id)) {
@@ -139,16 +140,6 @@ async fn keep_in_step(streams: &Replica, base: &Replica, before: u64) {
     };
     if let Ok(Err(error)) = tokio::time::timeout(CHANGE, change).await {
         tracing::debug!(%error, "the members of the streams could not be changed yet");
-    }
-}
-
-/// A change of the voters is two entries, and whoever asked for it writes the second one. If that was lost between them, or gave
-/// up, a majority of the old voters and one of the new ones would be needed for ever: losing a single node could stop everything.
-/// Who votes no more stays for now, and goes with the next change.
-async fn finish(streams: &Replica) {
-    let nobody_more = ChangeMembers::AddVoterIds(BTreeSet::new());
-    if let Ok(Err(error)) = tokio::time::timeout(CHANGE, streams.raft.change_membership(nobody_more, true)).await {
-        tracing::debug!(%error, "a change of the members of the streams could not be finished yet");
     }
 }
 
