@@ -5,7 +5,13 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// On a data directory that was used before, an address that is taken is waited for so long: what a keeper that was killed ran
+/// is on its way out, and may be in a flush.
+const LEFT_OVER: Duration = Duration::from_secs(3);
+/// Between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the keeper is started with.
 #[derive(Debug)]
@@ -107,10 +113,16 @@ pub fn prepare(options: Options) -> Result<Ground, StartError> {
     let lock = lock(&data_dir)?;
     platform::process::adopt_descendants()
         .map_err(|reason| StartError::System { what: "claiming what instances leave behind", reason })?;
+    let until = Instant::now() + if data_dir.join(MARK).exists() { LEFT_OVER } else { Duration::ZERO };
     let tree_prefix = tree_prefix(&data_dir).map_err(data_error)?;
     platform::process::kill_strays(&tree_prefix);
     let bind = |address, what, workers| {
-        platform::socket::bind(address, workers).map_err(|reason| {
+        let mut bound = platform::socket::bind(address, workers);
+        while bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) && Instant::now() < until {
+            std::thread::sleep(TRY_AGAIN);
+            bound = platform::socket::bind(address, workers);
+        }
+        bound.map_err(|reason| {
             let hint = match reason.kind() {
                 io::ErrorKind::AddrInUse => {
                     "; another program has this port: stop it, or change `listen` (port 0 picks a free one)"
@@ -128,10 +140,13 @@ pub fn prepare(options: Options) -> Result<Ground, StartError> {
     Ok(Ground { data_dir, api, peers, gateway, stop_patience, node_arguments, tree_prefix, _lock: lock })
 }
 
+/// The file of [`tree_prefix`].
+const MARK: &str = "keeper.id";
+
 /// What marks the processes of this data directory: random, so that a directory made anew at the same path never claims
 /// what belonged to the old one.
 fn tree_prefix(data_dir: &Path) -> io::Result<String> {
-    let path = data_dir.join("keeper.id");
+    let path = data_dir.join(MARK);
     match std::fs::read_to_string(&path) {
         Ok(known) if known.len() > 16 => return Ok(known),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,13 +1,15 @@
 //! The node process or the keeper is killed: who goes on, who does not, and what was acknowledged is still there.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::http;
 use crate::support::load::{Load, Options, Outcome};
-use crate::support::{Chance, Seawall, processes, wait};
+use crate::support::pebble::free_addresses;
+use crate::support::{Chance, Seawall, configuration, processes, wait};
 
 const SHOP: &str = r"
 services:
@@ -138,6 +140,26 @@ routes:
     println!("keeper killed: {} processes gone after {took:?}", all.len());
     assert!(took <= Duration::from_secs(1), "{took:?}");
     assert_eq!(seawall.processes(), Vec::<u64>::new());
+}
+
+/// The last of a killed process that goes may be a flush, and its sockets go with it.
+#[test]
+fn a_port_that_is_held_for_a_moment_by_what_ran_before_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let [gateway] = free_addresses();
+    let text = configuration("services:\n  demo: { command: [DEMO] }\n");
+    let text = text.replace("listen: [\"127.0.0.1:0\"]", &format!("listen: [\"{gateway}\"]"));
+    std::fs::write(folder.path().join("seawall.yaml"), text).unwrap();
+    let folder = Seawall::up_in(folder).into_folder();
+    let held = wait("the port is free", || TcpListener::bind(gateway).ok());
+    let passing = std::thread::spawn(move || {
+        // Long enough that a keeper that does not wait has been refused.
+        std::thread::sleep(Duration::from_millis(500));
+        drop(held);
+    });
+    let seawall = Seawall::up_in(folder);
+    passing.join().unwrap();
+    assert_eq!(seawall.ready()["gateway"][0], gateway.to_string());
 }
 
 #[test]

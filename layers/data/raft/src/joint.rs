@@ -52,61 +52,25 @@ fn between(replica: &Replica) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::Path;
-    use std::sync::Arc;
-    use std::time::{Duration, Instant};
 
     use openraft::ChangeMembers;
-    use openraft::async_runtime::watch::WatchReceiver;
 
     use crate::members;
-    use crate::options::Options;
-    use crate::peers::{PeerOptions, Peers};
     use crate::replica::{Leader, Replica};
-    use crate::store::RaftStore;
+    use crate::streams::following::tests::{eventually, is_joint, open};
     use crate::transport::MemoryNetwork;
-
-    fn open(network: &MemoryNetwork, directory: &Path, name: &str) -> Arc<RaftStore> {
-        let names = vec!["n1".to_owned(), "n2".to_owned()];
-        let options = PeerOptions {
-            cluster: "test".into(),
-            name: name.into(),
-            advertise: name.into(),
-            join: names.clone(),
-            founders: names,
-            voter: true,
-            witness: false,
-            agent: false,
-        };
-        let transport = network.attach(name);
-        let peers = Peers::start(options, move || Ok(Arc::new(transport))).unwrap();
-        let directory = directory.join(name);
-        let options = Options { segment_bytes: 8192, reserve_bytes: 0, peers: Some(peers), ..Options::new(directory) };
-        RaftStore::open(options).unwrap()
-    }
-
-    async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-        let until = Instant::now() + Duration::from_secs(30);
-        while !holds() {
-            assert!(Instant::now() < until, "never: {what}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    fn voters(replica: &Replica) -> usize {
-        replica.raft.metrics().borrow_watched().membership_config.membership().voter_ids().count()
-    }
 
     /// Whoever wanted it was lost before the second entry of the change, and did not ask again.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_change_of_the_voters_that_was_left_half_done_is_finished() {
+    async fn a_change_of_the_stores_voters_that_was_left_half_done_is_finished() {
         let (network, directory) = (MemoryNetwork::default(), tempfile::tempdir().unwrap());
         let nodes = ["n1", "n2"].map(|name| open(&network, directory.path(), name));
-        let both_vote = || nodes.iter().all(|node| voters(node.replica()) == 2);
-        eventually("both vote", both_vote).await;
-        let leads = |node: &&Arc<RaftStore>| node.replica().leader() == Leader::Here;
-        eventually("one of them leads", || nodes.iter().any(|node| leads(&node))).await;
-        let leader = nodes.iter().find(leads).unwrap().replica().clone();
+        let replicas = || nodes.iter().map(|(store, _)| store.replica());
+        let voters = |replica: &Replica| members::list(replica).members.iter().filter(|member| member.voter).count();
+        eventually("both vote", || replicas().all(|replica| voters(replica) == 2)).await;
+        let leader = || replicas().find(|replica| replica.leader() == Leader::Here);
+        eventually("one of them leads", || leader().is_some()).await;
+        let leader = leader().unwrap().clone();
         let upto = leader.read_index().await.unwrap();
         leader.applied(upto.index).await.unwrap();
         let members = members::list(&leader).members;
@@ -116,13 +80,9 @@ mod tests {
         let change = tokio::spawn(async move {
             raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([other])), true).await
         });
-        let is_joint = |node: &Replica| {
-            node.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
-        };
         eventually("the first entry is written", || is_joint(&leader)).await;
         change.abort();
         network.heal();
-        let is_finished = || nodes.iter().all(|node| !is_joint(node.replica()));
-        eventually("the change is finished", is_finished).await;
+        eventually("the change is finished", || replicas().all(|replica| !is_joint(replica))).await;
     }
 }

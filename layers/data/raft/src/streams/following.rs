@@ -172,7 +172,7 @@ fn group(replica: &Replica) -> Option<Group> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
     use std::sync::Arc;
@@ -190,7 +190,7 @@ mod tests {
     use crate::streams::{RaftStreams, StreamOptions};
     use crate::transport::MemoryNetwork;
 
-    fn open(network: &MemoryNetwork, directory: &Path, name: &str) -> (Arc<RaftStore>, Arc<RaftStreams>) {
+    pub(crate) fn open(network: &MemoryNetwork, directory: &Path, name: &str) -> (Arc<RaftStore>, Arc<RaftStreams>) {
         let names = vec!["n1".to_owned(), "n2".to_owned()];
         let options = PeerOptions {
             cluster: "test".into(),
@@ -212,7 +212,7 @@ mod tests {
         (store, streams)
     }
 
-    async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         let until = Instant::now() + Duration::from_secs(30);
         while !holds() {
             assert!(Instant::now() < until, "never: {what}");
@@ -220,13 +220,13 @@ mod tests {
         }
     }
 
-    fn is_joint(streams: &Replica) -> bool {
-        streams.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
+    pub(crate) fn is_joint(replica: &Replica) -> bool {
+        replica.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
     }
 
     /// Whoever wanted it was lost before the second entry of the change.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_change_of_the_voters_that_was_left_half_done_is_finished() {
+    async fn a_change_of_the_streams_voters_that_was_left_half_done_is_finished() {
         let (network, directory) = (MemoryNetwork::default(), tempfile::tempdir().unwrap());
         let nodes = [open(&network, directory.path(), "n1"), open(&network, directory.path(), "n2")];
         let whole = || nodes.iter().all(|(_, streams)| group(streams.replica()).is_some_and(|it| it.voters.len() == 2));
