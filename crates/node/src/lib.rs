@@ -364,7 +364,8 @@ impl Start {
             Ok(token) if token.len() >= 32 => token,
             _ => {
                 let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-                platform::identity::write_private(&path, token.as_bytes())
+                // Whole or not there: somebody may look for it already.
+                platform::identity::replace_private(&path, token.as_bytes())
                     .map_err(|error| CannotStart(format!("{}: {error}", path.display())))?;
                 token
             }

@@ -115,7 +115,7 @@ impl Client {
             return Some(connection);
         }
         let opened = enter(&self.field.namespaces[node]).ok().and_then(|()| Connection::open(TIMEOUT).ok());
-        let opened = opened.map(|open| open.with_token(self.field.tokens[node].as_deref()));
+        let opened = opened.and_then(|open| open.with_token(self.field.tokens[node].as_deref()).ok());
         if opened.is_none() {
             self.seen.unreachable += 1;
             self.avoid_until[node] = Instant::now() + Duration::from_millis(AVOIDS.0);

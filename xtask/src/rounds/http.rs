@@ -53,10 +53,13 @@ impl Connection {
         Ok(Self { reader: BufReader::new(stream), host, token: None })
     }
 
-    /// Sends what is in this file with each request, if there is one: a node that cannot tell who calls wants it.
-    pub fn with_token(mut self, file: Option<&Path>) -> Self {
-        self.token = file.and_then(|file| std::fs::read_to_string(file).ok()).map(|token| token.trim().to_owned());
-        self
+    /// Sends what is in this file with each request, if one is named: a node that cannot tell who calls wants it.
+    ///
+    /// # Errors
+    /// There is none: a node whose disk was lost accepts connections a moment before it has written another.
+    pub fn with_token(mut self, file: Option<&Path>) -> io::Result<Self> {
+        self.token = file.map(std::fs::read_to_string).transpose()?.map(|token| token.trim().to_owned());
+        Ok(self)
     }
 
     /// Sends and waits for the answer.

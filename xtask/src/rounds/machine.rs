@@ -298,16 +298,16 @@ impl Machine {
     /// A document of the API.
     pub fn get(&self, path: &str, patience: Duration) -> Option<Value> {
         enter(&self.namespace).ok()?;
-        let answer =
-            Connection::open(patience).ok()?.with_token(self.token().as_deref()).send("GET", path, b"").ok()?;
+        let mut connection = Connection::open(patience).ok()?.with_token(self.token().as_deref()).ok()?;
+        let answer = connection.send("GET", path, b"").ok()?;
         (answer.status == 200).then(|| answer.json())
     }
 
     /// An answer of the API that is one JSON object a line.
     pub fn lines(&self, path: &str, patience: Duration) -> Option<Vec<Value>> {
         enter(&self.namespace).ok()?;
-        let answer =
-            Connection::open(patience).ok()?.with_token(self.token().as_deref()).send("GET", path, b"").ok()?;
+        let mut connection = Connection::open(patience).ok()?.with_token(self.token().as_deref()).ok()?;
+        let answer = connection.send("GET", path, b"").ok()?;
         let text = String::from_utf8(answer.body).ok().filter(|_| answer.status == 200)?;
         text.lines().map(|line| serde_json::from_str(line).ok()).collect()
     }

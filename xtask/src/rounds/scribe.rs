@@ -177,7 +177,7 @@ impl Scribe {
             if self.into == Into::Ledger {
                 return Connection::to(GATEWAY, TIMEOUT).ok();
             }
-            Some(Connection::to(API, TIMEOUT).ok()?.with_token(self.field.tokens[node].as_deref()))
+            Connection::to(API, TIMEOUT).ok()?.with_token(self.field.tokens[node].as_deref()).ok()
         };
         let answer = self.connections[node].take().or_else(open).and_then(|mut connection| {
             let answer = connection.send_with(method, path, more, body).ok()?;
