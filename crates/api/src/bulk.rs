@@ -77,7 +77,8 @@ pub(crate) fn begins_with_much(read: &[u8]) -> bool {
 }
 
 fn is_append(method: Option<&str>, path: Option<&str>) -> bool {
-    method == Some("POST") && path.is_some_and(|path| path.starts_with(STREAMS))
+    let path = path.and_then(|path| path.split('?').next()?.strip_prefix(STREAMS));
+    method == Some("POST") && path.is_some_and(|stream| !stream.contains('/'))
 }
 
 /// Answers a request of such a connection; what is no append is answered by `home`.
@@ -115,6 +116,7 @@ mod tests {
         assert!(!much("POST /api/v1/streams/s HTTP/1.1\r\ncontent-length: 65536\r\n"), "half a head");
         assert!(!much("POST /api/v1/streams/s HTTP/1.1\r\ncontent-length: much\r\n\r\n"));
         assert!(!much("POST /api/v1/streams/s HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"));
+        assert!(!much("POST /api/v1/streams/s/seal?epoch=1 HTTP/1.1\r\ncontent-length: 65536\r\n\r\n"), "no entry");
         assert!(!much("GET /api/v1/streams/s HTTP/1.1\r\ncontent-length: 65536\r\n\r\n"));
         assert!(!much("PUT /api/v1/kv/key HTTP/1.1\r\ncontent-length: 65536\r\n\r\n"));
     }
