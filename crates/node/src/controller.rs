@@ -214,8 +214,8 @@ impl Controller {
                 });
             }
             Input::Noticed(signal) => self.noticed(signal, now),
-            Input::Proposed { service, outcome } => {
-                self.with(&service, |service, shell, _| service.proposed(shell, &outcome, now))
+            Input::Proposed { service, over, outcome } => {
+                self.with(&service, |service, shell, _| service.proposed(shell, over, &outcome, now))
             }
             Input::RecordRead { service, result } => {
                 self.with(&service, |service, shell, _| service.record_read(shell, result, now))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use data::{KeyValue, LeaseId, RangeResult, StoreError, WatchItem};
 use health::decide::Holder;
 use health::detect::ProbeKind;
-use model::{Epoch, Incarnation, InstanceId, ServiceName};
+use model::{Epoch, Incarnation, InstanceId, Revision, ServiceName};
 use runtime::protocol::Report;
 
 use crate::cluster::publisher::Saying;
@@ -36,6 +36,8 @@ pub enum Input {
     Proposed {
         /// Of which service.
         service: ServiceName,
+        /// Which record it was to replace, if there was one.
+        over: Option<Revision>,
         /// The reply.
         outcome: Outcome,
     },

@@ -198,10 +198,10 @@ impl Shell {
         });
     }
 
-    /// Proposes a transaction for `service`.
-    pub fn commit(&self, service: ServiceName, txn: Txn) {
+    /// Proposes a transaction for `service` that replaces its record of a revision.
+    pub fn commit(&self, service: ServiceName, over: Option<Revision>, txn: Txn) {
         let store = Arc::clone(&self.store);
-        self.spawn(async move { Input::Proposed { service, outcome: store.txn(txn).await } });
+        self.spawn(async move { Input::Proposed { service, over, outcome: store.txn(txn).await } });
     }
 }
 

@@ -199,6 +199,13 @@ impl Controller {
         (holder.node.as_ref() == Some(&self.own)).then_some(holder.incarnation.0)
     }
 
+    /// The committed primary is this node's, and its process is not what it was or hangs.
+    fn ended_here(&self) -> bool {
+        self.own_holder().is_some_and(|holder| {
+            self.keeper.hangs.get() || self.keeper.incarnation.get().is_none_or(|runs| runs != holder)
+        })
+    }
+
     fn give_deadline(&self) {
         if let Some(incarnation) = self.own_holder()
             && let Some(until) = self.lives_until(incarnation)
@@ -357,7 +364,9 @@ impl Controller {
         let leads = status.role == RaftRole::Leader;
         let (record, at) = self.state.borrow().record.clone().map_or((None, Revision(0)), |(r, at)| (Some(r), at));
         let views = self.views();
-        let step = decide(record.as_ref(), &views, None, Stream::None);
+        // Who runs the primary sees its end before the leader hears of it.
+        let ended_here = self.ended_here();
+        let step = if ended_here { Step::Fence } else { decide(record.as_ref(), &views, None, Stream::None) };
         let epoch = record.as_ref().map_or(Epoch(0), |record| record.epoch(at));
         let base = Record {
             version: 1,
@@ -377,10 +386,10 @@ impl Controller {
                 self.propose(Record { phase: Phase::Fenced, epoch, ..record }, at, None);
             }
             Step::AwaitEnd(previous) => self.end_previous(&previous),
-            _ if !leads => {}
+            _ if !leads && !ended_here => {}
             Step::Fence | Step::FencePlanned => {
                 let previous = record.and_then(|record| record.holder);
-                let proof = previous.as_ref().and_then(|holder| self.proof(holder));
+                let proof = previous.as_ref().filter(|_| !ended_here).and_then(|holder| self.proof(holder));
                 self.propose(Record { previous, ..base }, at, proof);
             }
             Step::Fenced => {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-use super::promotion::record_key;
+use super::promotion::{Promotion, record_key};
 use super::{RollKind, Service};
 use crate::Input;
 use crate::cluster::awaited::Awaited;
@@ -166,7 +166,8 @@ impl Service {
         spread.agreed.cancelled = Some(now);
         let agreed = key(&format!("{SWITCH}{}", self.name));
         let txn = Txn::delete(KeyRange::key(&agreed)).when(Compare::mod_revision(agreed, *at));
-        shell.commit(self.name.clone(), txn);
+        let over = self.promotion.as_ref().and_then(Promotion::recorded_at);
+        shell.commit(self.name.clone(), over, txn);
     }
 
     /// Whether this gateway has answered its last request to the primary that hands over; and for which switch.

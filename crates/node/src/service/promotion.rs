@@ -92,6 +92,11 @@ impl Promotion {
         self.record.as_ref().map(|(record, at)| record.epoch(*at))
     }
 
+    /// Where the newest record is stored.
+    pub(super) fn recorded_at(&self) -> Option<Revision> {
+        self.record.as_ref().map(|(_, at)| *at)
+    }
+
     /// The newest record, and where it is stored.
     pub(super) fn recorded(&self) -> Option<(&Record, Revision)> {
         self.record.as_ref().map(|(record, at)| (record, *at))
@@ -206,6 +211,7 @@ impl Service {
         let decides = self.spread.is_none() || shell.leads;
         let stream = self.stream_for_decision(decides, &mut views, now);
         let agreed = self.agreed_switch();
+        let ended_here = self.primary_ended_here();
         let Some(promotion) = &mut self.promotion else { return };
         promotion.avoided.retain(|(_, until)| *until > now);
         if promotion.not_before.is_some_and(|at| at > now) || promotion.proposing || !promotion.known {
@@ -215,7 +221,11 @@ impl Service {
         // A switch is over for the decision once its old primary is not the committed one any more.
         let switching = promotion.switching.as_ref().filter(|switching| promotion.holder() == Some(switching.from()));
         let switch = if self.spread.is_some() { agreed } else { switching.map(Switching::as_switch) };
-        let step = decide(promotion.record.as_ref().map(|(record, _)| record), &views, switch.as_ref(), stream);
+        let step = if ended_here {
+            Step::Fence
+        } else {
+            decide(promotion.record.as_ref().map(|(record, _)| record), &views, switch.as_ref(), stream)
+        };
         if step != Step::NoCandidate {
             promotion.no_candidate = false;
         }
@@ -226,15 +236,30 @@ impl Service {
         match step {
             Step::Stay => self.serve_term(shell, now),
             Step::AwaitEnd(holder) => self.end_previous(shell, &holder),
+            Step::Fence if ended_here => self.fence(shell, false, None),
             // What the leader decides comes by the store.
             _ if !decides => {}
-            Step::Fence => self.fence(shell, false),
-            Step::FencePlanned => self.fence(shell, true),
-            Step::Fenced => self.propose_fenced(shell),
+            Step::Fence | Step::FencePlanned => self.fence(shell, step == Step::FencePlanned, self.proof_of_end()),
+            Step::Fenced => {
+                self.propose_fenced(shell);
+                self.begin_sealing(shell, &views, now);
+            }
             Step::Seal | Step::AwaitEntries(_) => self.look_at_stream(shell, &views, now),
             Step::Promote(holder) => self.propose_primary(shell, holder),
             Step::NoCandidate => self.say_no_candidate(shell),
         }
+    }
+
+    /// In a cluster: the primary is a process of this node, and has ended or is about to. Who has seen that says at once that
+    /// nobody is primary; the leader, which would, hears of it a commit later. That one steps down needs no other proof.
+    fn primary_ended_here(&self) -> bool {
+        let holder = self.promotion.as_ref().and_then(Promotion::holder);
+        let Some((spread, holder)) = self.spread.as_ref().zip(holder) else { return false };
+        holder.node.as_ref() == Some(spread.own())
+            && self.instances.get(&holder.instance).is_some_and(|instance| {
+                !instance.is_alive()
+                    || instance.process.as_ref().is_none_or(|process| process.incarnation != holder.incarnation)
+            })
     }
 
     fn views(&self, shell: &Shell, now: Instant) -> Vec<View> {

@@ -14,9 +14,11 @@ use tokio::time::Instant;
 use crate::gather::{self, Bounds};
 use crate::machine::Shared;
 use crate::members;
+use crate::streams::limit::Turn;
 use crate::surroundings::planted;
 use crate::types::{LogId, Proposal, Raft, Reply, Types};
 use crate::wal::lock;
+use crate::way::LARGE;
 use crate::witness;
 
 /// Readers and keep-alives that share a round of a quorum.
@@ -148,13 +150,31 @@ impl Replica {
         let Some(proposal) = admitted.proposal.take() else {
             return Ok((0, admitted.answers(Reply::Store(Vec::new()))));
         };
+        let turn = self.turn(&proposal).await;
+        let asked = self.shared.wal.way().asked();
         match self.raft.client_write(proposal).await {
-            Ok(written) => Ok((written.log_id.index, admitted.answers(written.data))),
+            Ok(written) => {
+                // One that made way for others says nothing of how long it takes.
+                if let Some(turn) = turn.filter(|_| asked == self.shared.wal.way().asked()) {
+                    turn.answered();
+                }
+                Ok((written.log_id.index, admitted.answers(written.data)))
+            }
             // Refused before it was appended.
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(self.elsewhere(&forward)),
             // It may be on disk, or not: nobody knows until the log is read again.
             Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(StoreError::Unknown),
         }
+    }
+
+    /// Waits until a large entry of a stream may go.
+    async fn turn(&self, proposal: &Proposal) -> Option<Turn> {
+        let part = self.shared.streams.as_ref().filter(|_| proposal.encoded.len() >= LARGE)?;
+        let mut turn = part.limit.enter(proposal.encoded.len()).await?;
+        // It may have waited for the line so long that others have the way now.
+        self.shared.wal.way().free().await;
+        turn.begin();
+        Some(turn)
     }
 
     /// Up to where a reader must have applied, as the leader, after a quorum round begun now or later.

@@ -33,6 +33,7 @@ use crate::wal::lock;
 use crate::wire::{self as encoding, DecodeError, LogIdV1};
 
 pub(crate) mod following;
+pub(crate) mod limit;
 pub(crate) mod part;
 pub(crate) mod pieces;
 pub(crate) mod segments;

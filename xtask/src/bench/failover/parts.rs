@@ -18,6 +18,8 @@ const AFTER: Duration = Duration::from_millis(1500);
 const CUT_FOR: Duration = Duration::from_secs(1);
 /// Entries acknowledged before the next primary is killed: the flood gave way to the promotion before, and flows again.
 const FLOWS: usize = 64;
+/// Promotions of each service between the beginning of a flood and its end.
+const ABREAST: usize = 10;
 /// Longest answer of a read of the stream.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -157,11 +159,12 @@ pub fn flood(field: &mut Field, count: usize) -> Result<Section> {
     field.services()?;
     let mut times: BTreeMap<(&str, bool), Vec<Duration>> = BTreeMap::new();
     let (mut flooded, mut flooded_for) = (0, Duration::ZERO);
-    // Side by side in time: quiet, flooded, flooded, quiet.
-    for quarter in [false, true, true, false] {
+    // Side by side in time: some quiet, some flooded, some flooded, some quiet, and so on.
+    for part in 0..count.div_ceil(ABREAST) * 2 {
+        let is_flooded = matches!(part % 4, 1 | 2);
         let begun = Instant::now();
-        let load = quarter.then(|| Load::start(&field.network, &[0, 1, 2], 4, Doing::Flood)).transpose()?;
-        for _ in 0..count.div_ceil(2) {
+        let load = is_flooded.then(|| Load::start(&field.network, &[0, 1, 2], 4, Doing::Flood)).transpose()?;
+        for _ in 0..ABREAST.min(count - part / 2 * ABREAST) {
             for (service, path) in [("plain", "/plain"), ("ledger", "/ledger")] {
                 let old = field.settled(service)?;
                 if let Some(load) = &load {
@@ -173,7 +176,7 @@ pub fn flood(field: &mut Field, count: usize) -> Result<Section> {
                 let killed = Instant::now();
                 signal(old.pid, "KILL");
                 let next = field.wait("another primary", |_| reading.first(killed, |call| call.epoch > old.epoch))?;
-                times.entry((service, quarter)).or_default().push(next.done - killed);
+                times.entry((service, is_flooded)).or_default().push(next.done - killed);
                 reading.finish();
             }
         }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use data::{Compare, Key, KeyRange, Op, Txn, TxnOutcome};
+use data::{Compare, Key, KeyRange, Op, Revision, Txn, TxnOutcome};
 use health::decide::{Holder, Phase, Record};
 use model::{Epoch, EventKind, NodeName};
 
@@ -35,9 +35,13 @@ impl Service {
         }
     }
 
-    pub(super) fn fence(&mut self, shell: &Shell, planned: bool) {
+    /// What the leader knows of the primary that it takes for lost.
+    pub(super) fn proof_of_end(&self) -> Option<Compare> {
+        self.proof(self.promotion.as_ref()?.record.as_ref()?.0.holder.as_ref()?)
+    }
+
+    pub(super) fn fence(&mut self, shell: &Shell, planned: bool, proof: Option<Compare>) {
         let previous = self.promotion.as_ref().and_then(|promotion| promotion.record.as_ref()?.0.holder.clone());
-        let proof = previous.as_ref().and_then(|holder| self.proof(holder));
         let agreed = self.agreed_switch();
         if let Some(holder) = previous.as_ref().filter(|_| self.spread.is_some()) {
             self.note_loss(shell, holder);
@@ -106,9 +110,9 @@ impl Service {
         let ends_switch = self.end_of_switch().filter(|_| record.phase == Phase::Primary || record.wanted.is_none());
         let Some(promotion) = &mut self.promotion else { return };
         promotion.proposing = true;
-        let key = record_key(&name);
-        let compare = match &promotion.record {
-            Some((_, at)) => Compare::mod_revision(key.clone(), *at),
+        let (key, over) = (record_key(&name), promotion.recorded_at());
+        let compare = match over {
+            Some(at) => Compare::mod_revision(key.clone(), at),
             None => Compare::absent(key.clone()),
         };
         let instance = record.holder.as_ref().or(record.previous.as_ref()).map(|holder| holder.instance.clone());
@@ -129,19 +133,24 @@ impl Service {
             let end = format!("{}{name}/{:020}/~", events_prefix(), oldest.0).into_bytes();
             txn = txn.then(Op::Delete { range: KeyRange::between(start, Some(end.into())) });
         }
-        shell.commit(name, txn);
+        shell.commit(name, over, txn);
     }
 
-    /// A proposal got its reply. The record itself comes by the watch.
-    pub fn proposed(&mut self, shell: &Shell, outcome: &Outcome, now: Instant) {
+    /// A proposal to replace the record of that revision got its reply. The record itself comes by the watch.
+    pub fn proposed(&mut self, shell: &Shell, over: Option<Revision>, outcome: &Outcome, now: Instant) {
+        let ended_here = self.primary_ended_here();
         let Some(promotion) = &mut self.promotion else { return };
+        if promotion.recorded_at() != over {
+            // Somebody wrote, and that has been read already.
+            return;
+        }
         match outcome {
             Ok(TxnOutcome::Committed { .. }) => {}
             Ok(TxnOutcome::Rejected { .. } | TxnOutcome::Unknown) => {
                 // Either somebody else wrote, or nobody knows: the record decides.
                 let pause = if self.spread.is_some() { AFTER_OTHERS } else { RETRY_PAUSE };
                 promotion.not_before = Some(now + pause);
-                if self.spread.is_some() && promotion.holder().is_some() {
+                if self.spread.is_some() && !ended_here && promotion.holder().is_some() {
                     // What looked like a loss was none, or is looked at anew with what is known then.
                     promotion.not_lost();
                 }

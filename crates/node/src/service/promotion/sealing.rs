@@ -45,6 +45,21 @@ pub struct Seen {
 }
 
 impl Sealing {
+    fn new(epoch: Epoch, stream: &str, now: Instant) -> Self {
+        Self {
+            epoch,
+            stream: stream.to_owned(),
+            since: now,
+            end: None,
+            cursors: Vec::new(),
+            asking: false,
+            idle: false,
+            not_before: now,
+            trouble: None,
+            said: false,
+        }
+    }
+
     /// When there is something to do about it, apart from inputs.
     pub(super) fn next_look(&self) -> Option<Instant> {
         (!self.asking && !self.idle).then_some(self.not_before)
@@ -95,30 +110,31 @@ impl Service {
             None => return self.forget_sealing(),
         };
         let Some(promotion) = &mut self.promotion else { return Stream::None };
-        let fenced = promotion.record.as_ref().filter(|(record, _)| record.phase == Phase::Fenced);
-        let Some(epoch) = fenced.map(|(record, at)| record.epoch(*at)).filter(|_| decides) else {
+        let phase = promotion.record.as_ref().map(|(record, _)| record.phase);
+        let Some(epoch) = promotion.epoch().filter(|_| decides && phase.is_some_and(|phase| phase != Phase::Primary))
+        else {
             promotion.sealing = None;
             return Stream::Open;
         };
-        let sealing = promotion.sealing.take().filter(|known| known.epoch == epoch && known.stream == *wanted);
-        let sealing = promotion.sealing.insert(sealing.unwrap_or_else(|| Sealing {
-            epoch,
-            stream: wanted.clone(),
-            since: now,
-            end: None,
-            cursors: Vec::new(),
-            asking: false,
-            idle: false,
-            not_before: now,
-            trouble: None,
-            said: false,
-        }));
+        promotion.sealing.take_if(|known| known.epoch != epoch || known.stream != *wanted);
+        if phase == Some(Phase::Fence) {
+            return Stream::Open;
+        }
+        let sealing = promotion.sealing.get_or_insert_with(|| Sealing::new(epoch, wanted, now));
         for view in views {
             let known = sealing.cursors.iter().find(|(holder, _)| *holder == view.holder);
             view.cursor = known.map_or(0, |(_, cursor)| *cursor);
         }
         let overdue = now.saturating_duration_since(sealing.since) >= catch_up;
         sealing.end.map_or(Stream::Open, |end| Stream::Sealed { end, overdue })
+    }
+
+    /// The old primary is no more, and that is being committed: its stream is sealed meanwhile.
+    pub(super) fn begin_sealing(&mut self, shell: &Shell, views: &[View], now: Instant) {
+        let Some((promotion, stream)) = self.promotion.as_mut().zip(self.definition.stream.as_ref()) else { return };
+        let Some(epoch) = promotion.epoch() else { return };
+        promotion.sealing.get_or_insert_with(|| Sealing::new(epoch, &stream.name, now));
+        self.look_at_stream(shell, views, now);
     }
 
     /// What of other streams waits for a promotion: what is under way goes on where the service's own would stand behind it.

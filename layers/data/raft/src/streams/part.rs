@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use data::{Name, Place, StreamCommand, StreamRequest, StreamsState};
 use tokio::sync::Notify;
 
+use super::limit::Limit;
 use super::segments::{SegmentName, Segments};
 use crate::disk::going::Going;
 use crate::machine::View;
@@ -18,6 +19,8 @@ use crate::wal::lock;
 /// The group's part of the shared state.
 pub(crate) struct Part {
     pub segments: Segments,
+    /// Large entries on their way through the log, as the leader.
+    pub limit: Limit,
     /// Readers that wait, by stream; a stream without any is absent.
     waiting: Mutex<BTreeMap<Name, Arc<Notify>>>,
     pub appended_entries: AtomicU64,
@@ -41,6 +44,7 @@ impl Part {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             segments: Segments::new(options),
+            limit: Limit::new(),
             waiting: Mutex::default(),
             appended_entries: AtomicU64::new(0),
             appended_bytes: AtomicU64::new(0),
