@@ -53,6 +53,7 @@ fn count_streams(streams: &dyn Streams, gauges: &StreamGauges) {
     gauges.appended_bytes.set(whole(counted.appended_bytes));
     gauges.wal_bytes.set(whole(counted.log_bytes));
     gauges.gave_way.set(whole(counted.gave_way));
+    gauges.limit_bytes.set(whole(counted.limit_bytes));
     // One that was deleted leaves no figure behind.
     gauges.kept_bytes.clear();
     for (stream, bytes) in counted.kept_bytes {

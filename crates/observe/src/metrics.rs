@@ -114,6 +114,8 @@ pub struct StreamGauges {
     pub appended_bytes: Gauge,
     /// How often large entries were made to wait.
     pub gave_way: Gauge,
+    /// Bytes of large entries that are worked on at once, as the leader.
+    pub limit_bytes: Gauge,
     /// Bytes of each stream.
     pub kept_bytes: Family<StreamLabels, Gauge>,
     /// Bytes of their write-ahead log on disk.
@@ -208,6 +210,8 @@ impl ControlMetrics {
         registry.register_with_unit("seawall_stream_wal_size", log, Unit::Bytes, s.wal_bytes.clone());
         let way = "How often large entries of streams were made to wait, for a promotion";
         registry.register("seawall_stream_gave_way", way, s.gave_way.clone());
+        let limit = "Bytes of large entries of streams that this node would work on at once as their leader";
+        registry.register_with_unit("seawall_stream_limit", limit, Unit::Bytes, s.limit_bytes.clone());
         let s = &m.discovery;
         registry.register("seawall_discovery_services", "Services in the registry", s.services.clone());
         registry.register("seawall_discovery_instances", "Instances in the registry", s.instances.clone());

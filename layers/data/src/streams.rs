@@ -230,6 +230,8 @@ pub struct StreamsMetrics {
     pub log_bytes: u64,
     /// How often it was asked to give way since the streams were opened ([`Streams::give_way`]).
     pub gave_way: u64,
+    /// How many bytes of large entries this node would work on at once, as the leader.
+    pub limit_bytes: u64,
 }
 
 /// Who is to give way.

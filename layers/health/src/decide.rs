@@ -1,6 +1,6 @@
 //! The next step of a promotion, from committed state and what is known of the instances; nothing else.
 //! Three commits: `fence` (nobody is primary), `fenced` (the old one has provably stopped), `primary` (the new one).
-//! Between the last two a service's stream is sealed, and whoever becomes primary has read it up to there.
+//! From the second on a service's stream is sealed, and whoever becomes primary has read it up to there.
 //! The epoch of a term is the store revision of its `fence`, so it can only grow.
 
 use std::cmp::Reverse;

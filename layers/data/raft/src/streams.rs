@@ -438,6 +438,7 @@ impl Streams for RaftStreams {
             kept_bytes,
             log_bytes,
             gave_way: shared.wal.way().asked(),
+            limit_bytes: part.map_or(0, |part| part.limit.bytes() as u64),
         }
     }
 

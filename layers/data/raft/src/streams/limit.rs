@@ -104,6 +104,11 @@ impl Limit {
         Self { line: Arc::new(Mutex::new(line)) }
     }
 
+    /// How many are worked on at once now.
+    pub(crate) fn bytes(&self) -> usize {
+        lock(&self.line).limit
+    }
+
     /// Waits for a place for so many bytes; `None` if nobody gives places any more.
     pub(crate) async fn enter(&self, bytes: usize) -> Option<Turn> {
         let entered = {
@@ -219,14 +224,10 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{FIRST, LEAST, Limit};
+    use super::{FIRST, LEAST, Limit, MOST};
     use crate::wal::lock;
 
     const ENTRY: usize = 64 * 1024;
-
-    fn limit(line: &Limit) -> usize {
-        lock(&line.line).limit
-    }
 
     /// Works that take `alone` for an entry, if that is less than what stands in line at so many bytes a second.
     async fn load(line: &Arc<Limit>, clients: usize, alone: Duration, rate: usize, time: Duration) -> usize {
@@ -257,9 +258,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_more_is_let_in_than_keeps_the_works_busy() {
         let (line, rate) = (Arc::new(Limit::new()), 64 * 1024 * 1024);
+        // So much that nobody has to wait at first.
+        lock(&line.line).limit = MOST;
         let got = load(&line, 40, Duration::from_millis(4), rate, Duration::from_secs(30)).await;
         let busy = rate / 250;
-        assert!((busy..=busy * 2).contains(&limit(&line)), "{} of {busy}", limit(&line));
+        assert!((busy..=busy * 2).contains(&line.bytes()), "{} of {busy}", line.bytes());
         assert!(got > rate * 95 / 100, "{got} of {rate}");
     }
 
@@ -268,7 +271,7 @@ mod tests {
         let (line, rate) = (Arc::new(Limit::new()), 64 * 1024 * 1024);
         let got = load(&line, 1000, Duration::from_millis(100), rate, Duration::from_secs(60)).await;
         let busy = rate / 10;
-        assert!((busy..=busy * 2).contains(&limit(&line)), "{} of {busy}", limit(&line));
+        assert!((busy..=busy * 2).contains(&line.bytes()), "{} of {busy}", line.bytes());
         assert!(got > rate * 9 / 10, "{got} of {rate}");
     }
 
@@ -277,7 +280,7 @@ mod tests {
         let line = Arc::new(Limit::new());
         line.enter(ENTRY).await.unwrap().answered();
         load(&line, 4, Duration::from_millis(4), usize::MAX, Duration::from_secs(5)).await;
-        assert_eq!(limit(&line), FIRST);
+        assert_eq!(line.bytes(), FIRST);
         let began = Instant::now();
         let all = [line.enter(ENTRY).await, line.enter(ENTRY).await, line.enter(ENTRY).await];
         assert!(all.iter().all(Option::is_some) && began.elapsed().is_zero());
@@ -309,14 +312,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_nobody_takes_is_given_back() {
         let line = Arc::new(Limit::new());
-        let first = line.enter(MANY).await.unwrap();
-        let mut waiting = Box::pin(line.enter(MANY));
+        let first = line.enter(FIRST).await.unwrap();
+        let mut waiting = Box::pin(line.enter(FIRST));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         // It has its turn, and does not know it yet.
         drop(first);
         drop(waiting);
         assert_eq!(lock(&line.line).under_way, 0);
     }
-
-    const MANY: usize = FIRST;
 }
