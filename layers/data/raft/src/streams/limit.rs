@@ -278,7 +278,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_line_nothing_changes_and_nobody_waits() {
         let line = Arc::new(Limit::new());
-        line.enter(ENTRY).await.unwrap().answered();
+        load(&line, 1, Duration::from_millis(4), usize::MAX, Duration::from_secs(1)).await;
         load(&line, 4, Duration::from_millis(4), usize::MAX, Duration::from_secs(5)).await;
         assert_eq!(line.bytes(), FIRST);
         let began = Instant::now();
