@@ -220,8 +220,8 @@ impl Controller {
             Input::RecordRead { service, result } => {
                 self.with(&service, |service, shell, _| service.record_read(shell, result, now))
             }
-            Input::StreamSeen { service, epoch, result } => {
-                self.with(&service, |service, shell, _| service.stream_seen(shell, epoch, result, now))
+            Input::StreamSeen { service, epoch, stream, result } => {
+                self.with(&service, |service, shell, _| service.stream_seen(shell, (epoch, &stream), result, now))
             }
             Input::Watched(item) if self.world.is_some() => self.followed(&item, now),
             Input::Watched(item) => self.watched(item, now),

@@ -36,7 +36,7 @@ pub enum Input {
     Proposed {
         /// Of which service.
         service: ServiceName,
-        /// Which record it was to replace, if there was one.
+        /// Which record was the newest when it was made, if there was one.
         over: Option<Revision>,
         /// The reply.
         outcome: Outcome,
@@ -56,6 +56,8 @@ pub enum Input {
         service: ServiceName,
         /// For which term.
         epoch: Epoch,
+        /// Which one.
+        stream: String,
         /// What was found.
         result: Result<crate::service::Seen, data::StreamError>,
     },

@@ -198,7 +198,7 @@ impl Shell {
         });
     }
 
-    /// Proposes a transaction for `service` that replaces its record of a revision.
+    /// Proposes a transaction for `service`, over the record of a revision: once there is a newer one, its reply is old.
     pub fn commit(&self, service: ServiceName, over: Option<Revision>, txn: Txn) {
         let store = Arc::clone(&self.store);
         self.spawn(async move { Input::Proposed { service, over, outcome: store.txn(txn).await } });

@@ -82,7 +82,7 @@ pub struct Promotion {
     /// What had ended before the record was known, with the chain of events: one of them may have been the primary.
     ended_early: Vec<(Holder, String)>,
     pub(super) switching: Option<Switching>,
-    /// What is known of the service's stream, for whoever decides, between `fenced` and `primary`.
+    /// What is known of the service's stream, for whoever decides, from when the old primary is gone until there is another.
     sealing: Option<Sealing>,
 }
 
@@ -251,10 +251,11 @@ impl Service {
     }
 
     /// In a cluster: the primary is a process of this node, and has ended or is about to. Who has seen that says at once that
-    /// nobody is primary; the leader, which would, hears of it a commit later. That one steps down needs no other proof.
+    /// nobody is primary; the leader, which would, hears of it a commit later. That one steps down needs no other proof. Who reads nothing any more leaves
+    /// it to the leader: its records go with its lease.
     fn primary_ended_here(&self) -> bool {
         let holder = self.promotion.as_ref().and_then(Promotion::holder);
-        let Some((spread, holder)) = self.spread.as_ref().zip(holder) else { return false };
+        let Some((spread, holder)) = self.spread.as_ref().zip(holder).filter(|_| !self.blind) else { return false };
         holder.node.as_ref() == Some(spread.own())
             && self.instances.get(&holder.instance).is_some_and(|instance| {
                 !instance.is_alive()
@@ -374,6 +375,9 @@ impl Service {
         shell.metrics.epoch.get_or_create(&labels).set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
         if is_fence {
             self.say_lost(shell);
+            if let Some(promotion) = self.promotion.as_mut().filter(|_| shell.leads && deposed.is_some()) {
+                promotion.mark_lost(now);
+            }
         }
         if let Some((spread, holder)) = self.spread.as_mut().zip(deposed) {
             spread.depose(&holder);

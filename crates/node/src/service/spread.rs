@@ -90,10 +90,11 @@ impl Spread {
         }
     }
 
-    /// The term of this process was ended without its doing, so whatever is under way to it is of no use.
+    /// The term of this process, which is said not to work any more, was ended: whatever is under way to it is of no use. One
+    /// that has ended itself has had its connections closed by its system.
     pub(super) fn depose(&mut self, holder: &Holder) {
         let Some(node) = holder.node.clone() else { return };
-        if self.counts(&(holder.instance.clone(), node)) && self.process(holder).is_some() {
+        if self.counts(&(holder.instance.clone(), node)) && self.process(holder).is_some_and(|process| !process.alive) {
             self.lost.insert(holder.instance.clone(), Some(holder.incarnation));
         }
     }

@@ -150,7 +150,7 @@ impl Replica {
         let Some(proposal) = admitted.proposal.take() else {
             return Ok((0, admitted.answers(Reply::Store(Vec::new()))));
         };
-        let turn = self.turn(&proposal).await;
+        let turn = self.turn(&proposal).await?;
         let asked = self.shared.wal.way().asked();
         match self.raft.client_write(proposal).await {
             Ok(written) => {
@@ -167,14 +167,17 @@ impl Replica {
         }
     }
 
-    /// Waits until a large entry of a stream may go.
-    async fn turn(&self, proposal: &Proposal) -> Option<Turn> {
-        let part = self.shared.streams.as_ref().filter(|_| proposal.encoded.len() >= LARGE)?;
-        let mut turn = part.limit.enter(proposal.encoded.len()).await?;
+    /// Waits until a large entry of a stream may go: not for longer than its caller waits.
+    async fn turn(&self, proposal: &Proposal) -> Result<Option<Turn>, StoreError> {
+        let bytes = proposal.encoded.len();
+        let Some(part) = self.shared.streams.as_ref().filter(|_| bytes >= LARGE) else { return Ok(None) };
+        let waited = tokio::time::timeout(self.shared.options.patience, part.limit.enter(bytes)).await;
+        let mut turn = waited.ok().flatten().ok_or(StoreError::Unknown)?;
         // It may have waited for the line so long that others have the way now.
         self.shared.wal.way().free().await;
+        self.serving()?;
         turn.begin();
-        Some(turn)
+        Ok(Some(turn))
     }
 
     /// Up to where a reader must have applied, as the leader, after a quorum round begun now or later.

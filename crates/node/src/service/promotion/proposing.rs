@@ -13,13 +13,15 @@ use crate::service::Service;
 use crate::shell::{Outcome, Shell, Subject};
 
 impl Service {
-    /// The primary of another node is lost: the chain of events is the one its node has begun, or begins here.
+    /// The primary is lost: the chain of events is the one its node has begun, or begins here.
     fn note_loss(&mut self, shell: &Shell, holder: &Holder) {
         let Some(promotion) = self.promotion.as_mut().filter(|promotion| promotion.lost_at.is_none()) else { return };
         promotion.mark_lost(Instant::now());
         let spread = self.spread.as_ref();
         let switch = spread.and_then(|spread| Some(spread.agreed.switch.as_ref()?.0.cause.clone()));
-        let told = switch.or_else(|| spread.and_then(|spread| spread.cause_of(holder)));
+        let here =
+            self.instances.get(&holder.instance).filter(|_| holder.node == shell.own).map(|own| own.cause.clone());
+        let told = switch.or(here).or_else(|| spread.and_then(|spread| spread.cause_of(holder)));
         promotion.cause = told.unwrap_or_else(|| shell.new_cause());
     }
 
@@ -136,7 +138,7 @@ impl Service {
         shell.commit(name, over, txn);
     }
 
-    /// A proposal to replace the record of that revision got its reply. The record itself comes by the watch.
+    /// A proposal got its reply; the record was of that revision when it was made. The record itself comes by the watch.
     pub fn proposed(&mut self, shell: &Shell, over: Option<Revision>, outcome: &Outcome, now: Instant) {
         let ended_here = self.primary_ended_here();
         let Some(promotion) = &mut self.promotion else { return };

@@ -1,4 +1,4 @@
-//! The stream of a service between `fenced` and `primary`: sealed with the new term's epoch, so that nothing is added to what
+//! The stream of a service from when its old primary is gone until there is another: sealed with the new term's epoch, so that nothing is added to what
 //! the older terms acknowledged; then watched until somebody has read all of it. Part of the failure walk.
 //! Deliberately absent: who is chosen, and what time may change about it (`health::decide`).
 
@@ -103,7 +103,7 @@ impl Promotion {
 }
 
 impl Service {
-    /// What the decision may know of the stream. Only who decides looks at it, and only between `fenced` and `primary`.
+    /// What the decision may know of the stream. Only who decides looks at it, and only once the old primary is gone.
     pub(super) fn stream_for_decision(&mut self, decides: bool, views: &mut [View], now: Instant) -> Stream {
         let (wanted, catch_up) = match &self.definition.stream {
             Some(stream) => (&stream.name, stream.catch_up),
@@ -133,7 +133,9 @@ impl Service {
     pub(super) fn begin_sealing(&mut self, shell: &Shell, views: &[View], now: Instant) {
         let Some((promotion, stream)) = self.promotion.as_mut().zip(self.definition.stream.as_ref()) else { return };
         let Some(epoch) = promotion.epoch() else { return };
-        promotion.sealing.get_or_insert_with(|| Sealing::new(epoch, &stream.name, now));
+        let sealing = promotion.sealing.get_or_insert_with(|| Sealing::new(epoch, &stream.name, now));
+        // It is looked at again only once the commit has been read.
+        sealing.idle = true;
         self.look_at_stream(shell, views, now);
     }
 
@@ -164,13 +166,13 @@ impl Service {
         }
         sealing.asking = true;
         let (streams, epoch, end) = (Arc::clone(&shell.streams), sealing.epoch, sealing.end);
-        let stream = sealing.stream.clone();
+        let name = sealing.stream.clone();
         // Named before they are asked about: whoever is ready by now has said how far it is.
         let ready = views.iter().filter(|view| view.alive && view.ready).map(|view| view.holder.clone());
         let ready: Vec<Holder> = ready.collect();
         shell.spawn(async move {
             let looked = async {
-                let stream = Name::new(&stream)?;
+                let stream = Name::new(&name)?;
                 let end = match end {
                     Some(end) => end,
                     None => streams.seal(stream.clone(), epoch.0).await?,
@@ -182,14 +184,24 @@ impl Service {
                 };
                 Ok(Seen { end, cursors: ready.into_iter().map(cursor).collect() })
             };
-            Input::StreamSeen { service, epoch, result: looked.await }
+            let result = looked.await;
+            Input::StreamSeen { service, epoch, stream: name, result }
         });
     }
 
     /// What [`Service::look_at_stream`] has found.
-    pub fn stream_seen(&mut self, shell: &Shell, epoch: Epoch, result: Result<Seen, StreamError>, now: Instant) {
+    pub fn stream_seen(
+        &mut self,
+        shell: &Shell,
+        (epoch, stream): (Epoch, &str),
+        result: Result<Seen, StreamError>,
+        now: Instant,
+    ) {
         let sealing = self.promotion.as_mut().and_then(|promotion| promotion.sealing.as_mut());
-        let Some(sealing) = sealing.filter(|sealing| sealing.epoch == epoch) else { return };
+        // The definition may have got another stream meanwhile.
+        let Some(sealing) = sealing.filter(|sealing| sealing.epoch == epoch && sealing.stream == stream) else {
+            return;
+        };
         sealing.asking = false;
         match result {
             Ok(seen) => {

@@ -21,7 +21,7 @@ const LINE: usize = 64 * 1024;
 const SLACK: f64 = 1.05;
 /// The limit at first,
 const FIRST: usize = 256 * 1024;
-/// at least,
+/// at least, or two of the largest entries,
 const LEAST: usize = 128 * 1024;
 /// and at most. One entry is let in whatever its size.
 const MOST: usize = 32 * 1024 * 1024;
@@ -75,6 +75,7 @@ enum Lone {
 struct Round {
     entries: u32,
     bytes: usize,
+    largest: usize,
     took: Duration,
     /// Somebody had to wait: without that, more would not have come.
     full: bool,
@@ -160,6 +161,7 @@ impl Line {
         }
         self.round.entries += 1;
         self.round.bytes += turn.bytes;
+        self.round.largest = self.round.largest.max(turn.bytes);
         self.round.took += took;
         if self.round.entries >= ROUND && self.round.bytes >= self.limit {
             let round = std::mem::take(&mut self.round);
@@ -175,7 +177,7 @@ impl Line {
         let mean = (round.took / round.entries).max(Duration::from_micros(1));
         let line = LINE.max(round.bytes / round.entries as usize) as f64;
         let factor = alone.mul_f64(SLACK).div_duration_f64(mean).clamp(1.0 / STEP, STEP);
-        let next = ((self.limit as f64 * factor + line) as usize).clamp(LEAST, MOST);
+        let next = ((self.limit as f64 * factor + line) as usize).clamp(LEAST, MOST).max(round.largest * 2);
         // Where nobody waited, more would not have come.
         Some(if round.full { next } else { next.min(self.limit) })
     }
