@@ -29,7 +29,8 @@ const MOST: usize = 32 * 1024 * 1024;
 const LONE_AFTER: u32 = 200;
 /// within these bounds.
 const EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// What is known of entries that went alone: the middle one of so many counts, since one may have met a slow disk.
+/// What is known of entries that went alone: of so many the one counts that a quarter were faster than. Others met what else the
+/// machine does, and the fastest may have met luck.
 const KNOWN: usize = 9;
 /// The limit changes after so many entries, and as many bytes as it lets in,
 const ROUND: u32 = 16;
@@ -173,7 +174,7 @@ impl Line {
     fn next_limit(&self, round: &Round) -> Option<usize> {
         let mut alone: Vec<Duration> = self.alone.iter().copied().collect();
         alone.sort();
-        let alone = alone.get(alone.len() / 2)?;
+        let alone = alone.get(alone.len() / 4)?;
         let mean = (round.took / round.entries).max(Duration::from_micros(1));
         let line = LINE.max(round.bytes / round.entries as usize) as f64;
         let factor = alone.mul_f64(SLACK).div_duration_f64(mean).clamp(1.0 / STEP, STEP);
