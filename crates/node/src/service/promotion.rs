@@ -251,8 +251,8 @@ impl Service {
     }
 
     /// In a cluster: the primary is a process of this node, and has ended or is about to. Who has seen that says at once that
-    /// nobody is primary; the leader, which would, hears of it a commit later. That one steps down needs no other proof. Who reads nothing any more leaves
-    /// it to the leader: its records go with its lease.
+    /// nobody is primary; the leader, which would, hears of it a commit later. That one steps down needs no other proof. Who
+    /// reads nothing any more leaves it to the leader: its records go with its lease.
     fn primary_ended_here(&self) -> bool {
         let holder = self.promotion.as_ref().and_then(Promotion::holder);
         let Some((spread, holder)) = self.spread.as_ref().zip(holder).filter(|_| !self.blind) else { return false };

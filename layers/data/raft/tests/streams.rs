@@ -214,3 +214,25 @@ async fn a_seal_is_not_behind_a_flood_of_appends() {
     assert!(end <= APPENDS / 2, "the seal waited for {end} of {APPENDS}");
     alone.close().await;
 }
+
+#[tokio::test]
+async fn large_entries_stand_in_line_and_the_limit_follows_what_they_take() {
+    let directory = tempfile::tempdir().unwrap();
+    let alone = Alone::open(Options::new(directory.path()), StreamOptions::new(RETENTION));
+    let first = alone.streams.metrics().limit_bytes;
+    let clients = (0..20).map(|client| {
+        let streams = Arc::clone(&alone.streams);
+        tokio::spawn(async move {
+            for seq in 1..=10 {
+                put(&streams, by(&format!("p{client}"), seq, vec![b'x'; 64 * 1024])).await.unwrap();
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    let metrics = alone.streams.metrics();
+    assert_eq!(metrics.appended_entries, 200);
+    assert_ne!(metrics.limit_bytes, first, "nothing was measured");
+    alone.close().await;
+}
